@@ -1,0 +1,51 @@
+# Two commands matter: `make run` and `make test`. Both set up whatever is missing first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check -q
+AT2_HOST ?= 127.0.0.1
+AT2_PORT ?= 8000
+export AT2_HOST AT2_PORT
+export HF_HUB_DISABLE_TELEMETRY = 1
+
+.PHONY: run test check lint types bench clean
+
+run: $(VENV)/installed
+	$(BIN)/python -m service
+
+test: $(VENV)/installed-dev .peers/at2
+	$(BIN)/python -m pytest
+
+check: lint types test
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+bench: $(VENV)/installed-dev .peers/at2
+	$(BIN)/python -m benchmarks
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and by its exact version: a range would let pip take a build with CUDA
+$(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -c constraints.txt "$$(grep ^torch== constraints.txt)"
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(PIP) install -c constraints.txt -e ".[dev]"
+	touch $@
+
+# the published package, to compare with: in a folder of its own, so that it shadows nothing
+.peers/at2:
+	$(PYTHON) -m pip --disable-pip-version-check -q install --no-deps --target $@.tmp at2==0.0.1
+	mv $@.tmp $@
+
+clean:
+	rm -rf $(VENV) .peers build *.egg-info

@@ -1,0 +1,69 @@
+"""Every exception that this library raises on purpose.
+
+    At2Error
+    ├── InputError (also a ValueError)      the caller's text, span or setting is wrong
+    │   ├── SpanError                       a span lies outside the response or covers no token
+    │   ├── PromptError                     the chat template or tokenizer cannot express the prompt
+    │   └── PromptTooLongError              the prompt and response do not fit the model
+    ├── ModelError                          the model or tokenizer cannot be used here
+    │   ├── UnsupportedModelError           its attention or tokenizer lacks what attribution needs
+    │   └── CaptureMismatchError            captured attention disagrees with eager attention
+    ├── EstimatorError                      a score estimator file cannot be used
+    │   └── EstimatorMismatchError          it was trained for another model
+    └── TrainingError                       a trainer's folder, data or settings do not fit together
+
+Catch `InputError` to answer a caller, `At2Error` for anything that is not a bug.
+"""
+
+
+class At2Error(Exception):
+    """Base of all deliberate errors; its message is one line and safe to show to a user."""
+
+
+class InputError(At2Error, ValueError):
+    """The caller can mend this by changing the call.
+
+    Args:
+        message: one line naming the value and the limit.
+        param: the argument at fault, as the caller spells it, if there is one.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+class SpanError(InputError):
+    """A span of the response is reversed, outside the response, or covers no token."""
+
+
+class PromptError(InputError):
+    """The prompt cannot be built from the given text with this chat template."""
+
+
+class PromptTooLongError(InputError):
+    """Prompt plus response exceed what the model takes; the message names both numbers."""
+
+
+class ModelError(At2Error):
+    """The model or its tokenizer cannot be used for attribution."""
+
+
+class UnsupportedModelError(ModelError):
+    """The model bypasses transformers' attention interface, or its tokenizer has no offsets."""
+
+
+class CaptureMismatchError(ModelError):
+    """The self-test found captured attention to differ from eager attention."""
+
+
+class EstimatorError(At2Error):
+    """A score estimator file is missing, damaged or of an unknown layout."""
+
+
+class EstimatorMismatchError(EstimatorError):
+    """A score estimator was trained for another model; the message names both sides."""
+
+
+class TrainingError(At2Error):
+    """A training folder, its data and the current settings do not belong together."""

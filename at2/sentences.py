@@ -1,0 +1,173 @@
+"""Splitting text into sentences, words and paragraphs.
+
+Ranges are half-open, in characters (Unicode code points) of the text as it was given, in order,
+without overlap and without white space at their ends. Nothing is downloaded and no language is
+asked for. Knows nothing of tokens or of models.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+import regex
+
+from at2._boundaries import sentences_of_line
+from at2.errors import InputError
+
+CharRange = tuple[int, int]
+SentenceSplitter = Callable[[str], list[CharRange]]
+"""The type of `split_sentences`, for those who supply their own."""
+
+_WORD = regex.compile(
+    r"""
+    (?:https?://|www\.)[^\s\x1c-\x1f<>"]*[^\s\x1c-\x1f\p{P}<>]/?    # an address of the web
+    | [\p{L}\p{N}._%+-]{1,64}+@[\p{L}\p{N}-]{1,63}+(?:\.[\p{L}\p{N}-]{1,63}+){1,9}+  # of mail
+    | (?:\p{L}\.){2,}                                              # U.S., e.g.
+    | \p{Nd}++(?:[.,:]\p{Nd}++)*+                                  # 3.14, 1,000, 10:30
+    | ['’](?i:s|re|ve|ll|d|m)\b                                    # clitics: it|'s, we|'ll
+    | (?i:n['’]t)\b                                                # do|n't
+    | (?:(?!(?i:n['’]t\b)|[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])
+        [\p{L}\p{M}\p{N}_\u200c\u200d])++
+    | ([.\-=_*#~])\1++                                             # an ellipsis or a rule
+    | (?![\s\x1c-\x1f])\X                                          # any other visible character
+    """,
+    regex.VERBOSE,
+)
+
+
+def split_sentences(text: str) -> list[CharRange]:
+    """The sentences of a text.
+
+    Every line break that `str.splitlines` knows ends a sentence, as in the published splitter:
+    headings and list items have no stop. Text that is hard-wrapped is therefore cut at its line
+    breaks; join its lines first. Inside a line `at2._boundaries` decides.
+
+    A piece without a letter (`1.`, `---`, `—`, an emoji) says nothing that could be attributed: it
+    is no sentence, and lies between two. The published splitter means the same but knows only
+    ASCII punctuation, so that a lone dash or quotation mark counts as a sentence there; here a
+    letter is what Unicode calls one. Bullets and numbers before a list item lie between sentences
+    too. Every letter is in exactly one sentence.
+
+    Returns:
+        Ranges `(start, end)` in characters; none if the text has no letter.
+    """
+    pieces = (piece for start, end in _lines(text) for piece in sentences_of_line(text, start, end))
+    return _with_letters(text, pieces)
+
+
+def split_words(text: str) -> list[CharRange]:
+    """The words, numbers and punctuation marks of a text; together all that is not white space.
+
+    Like spaCy's English tokenizer in the published package: punctuation stands alone, `don't` is
+    `do` and `n't`, addresses, decimals and dotted letters (`U.S.`) stay whole. In scripts without
+    spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese) every character is a word: a dictionary
+    would make the result depend on its version. Characters that are shown as one (an accent after
+    its letter, an emoji of several) are never separated. NLTK's tokenizers are not used because
+    they rewrite quotation marks and then cannot always find them in the text again.
+
+    Returns:
+        Ranges `(start, end)` in characters.
+    """
+    return [match.span() for match in _WORD.finditer(text)]
+
+
+def split_paragraphs(text: str) -> list[CharRange]:
+    """The paragraphs of a text: runs of lines between lines that are empty or white space.
+
+    A paragraph separator (U+2029) ends one too.
+
+    Returns:
+        Ranges `(start, end)` in characters.
+    """
+    paragraphs: list[CharRange] = []
+    start, goes_on = 0, False
+    for line in text.splitlines(keepends=True):
+        first, last = _trimmed(text, start, start + len(line))
+        start += len(line)
+        if first < last:
+            paragraphs.append((paragraphs.pop()[0] if goes_on else first, last))
+        goes_on = first < last and not line.endswith("\u2029")
+    return paragraphs
+
+
+_SPLITTERS: dict[str, SentenceSplitter] = {
+    "sentence": split_sentences,
+    "word": split_words,
+    "paragraph": split_paragraphs,
+}
+
+
+def split_text(text: str, split_by: str) -> tuple[list[str], list[str], list[CharRange]]:
+    """Split a text as the published `at2.utils.split_text` does.
+
+    Args:
+        split_by: "sentence", "word" or "paragraph".
+
+    Returns:
+        The parts, the text before each part since the part before it, and the parts' ranges.
+        Separators and parts in turn make up the text, but for what follows the last part.
+
+    Raises:
+        InputError: `split_by` is something else.
+    """
+    if split_by not in _SPLITTERS:
+        allowed = ", ".join(_SPLITTERS)
+        raise InputError(f"cannot split by {split_by!r}: not one of {allowed}", param="split_by")
+    ranges = _SPLITTERS[split_by](text)
+    parts = [text[start:end] for start, end in ranges]
+    ends = [0, *(end for _, end in ranges)]
+    separators = [text[before:start] for before, (start, _) in zip(ends, ranges, strict=False)]
+    return parts, separators, ranges
+
+
+def punkt_tab_splitter(language: str = "english") -> SentenceSplitter:
+    """A splitter that uses NLTK's trained Punkt model, as the published package does.
+
+    Its data is not part of this package or of NLTK; `python -m nltk.downloader punkt_tab` fetches
+    it. Line breaks end sentences and pieces without a letter are left out, as in `split_sentences`.
+
+    Raises:
+        InputError: the data for this language is not installed.
+    """
+    from nltk.tokenize.punkt import (
+        PunktTokenizer,
+    )  # NLTK takes long to import, and only this needs it
+
+    try:
+        tokenizer = PunktTokenizer(language)
+    except (LookupError, ValueError) as error:
+        raise InputError(
+            f"NLTK has no punkt_tab data for {language!r} here: "
+            "install it with `python -m nltk.downloader punkt_tab`",
+            param="language",
+        ) from error
+
+    def split(text: str) -> list[CharRange]:
+        pieces = (
+            (start + first, start + last)
+            for start, end in _lines(text)
+            for first, last in tokenizer.span_tokenize(text[start:end])
+        )
+        return _with_letters(text, pieces)
+
+    return split
+
+
+def _lines(text: str) -> Iterator[CharRange]:
+    """The lines of a text, without line ends and other white space at their ends."""
+    start = 0
+    for line in text.splitlines(keepends=True):
+        yield start, start + len(line.rstrip())
+        start += len(line)
+
+
+def _with_letters(text: str, pieces: Iterable[CharRange]) -> list[CharRange]:
+    """The pieces that hold a letter, trimmed."""
+    return [
+        _trimmed(text, start, end)
+        for start, end in pieces
+        if any(map(str.isalpha, text[start:end]))
+    ]
+
+
+def _trimmed(text: str, start: int, end: int) -> CharRange:
+    piece = text[start:end]
+    return start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip())

@@ -1,0 +1,281 @@
+"""Splitting: a table of hard cases, and properties that hold for any text."""
+
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from nltk.tokenize.punkt import PunktSentenceTokenizer
+
+from at2.errors import InputError
+from at2.sentences import (
+    CharRange,
+    punkt_tab_splitter,
+    split_paragraphs,
+    split_sentences,
+    split_text,
+    split_words,
+)
+from tests.helpers.sentences import Case, read_cases
+
+CASES = read_cases("sentences.txt")
+HELD_OUT = read_cases("sentences_heldout.txt")
+
+# fmt: off
+PIECES = st.sampled_from([
+    *'.!?…。！？।؟;:,"“”«»‘’„()[]{}*-—•#123 \t\n\r\x0b\x1c\x85\u00a0\u2028\u2029\u3000',
+    "\r\n", "...", ". . .", "Dr.", "U.S.", "z. B.", "3. ", "[...]", "[1]", "e.g. ", "I", "a",
+    "The ", "word", "don't", "n’t", "'", "été", "e\u0301", "\u0301", "子", "で", "ไทย", "한글",
+    "مرحبا", "नमस्ते", "\u200d", "\ufe0f", "😀", "👩\u200d👩\u200d👧", "🇩🇪",
+    "http://a.b/c", "a@b.cd", "_", "ß",
+])
+# fmt: on
+"""What the rules look at, so that random texts reach them."""
+TEXTS = st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=40).map("".join))
+
+
+def texts_of(text: str, ranges: list[CharRange]) -> list[str]:
+    return [text[start:end] for start, end in ranges]
+
+
+def name_of(case: Case) -> str:
+    return f"{case.language}-{case.text[:30]!r}"
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.known_failure], ids=name_of)
+def test_hard_case_is_split_as_a_reader_would(case: Case) -> None:
+    ranges = split_sentences(case.text)
+
+    assert texts_of(case.text, ranges) == case.sentences
+    assert ranges == list(case.ranges)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.known_failure], ids=name_of)
+def test_known_failures_still_fail(case: Case) -> None:
+    """If one is right at last, take the mark off it."""
+    assert split_sentences(case.text) != list(case.ranges)
+
+
+def test_table_is_large_and_few_of_it_fail() -> None:
+    assert len(CASES) >= 150
+    assert len({case.text for case in CASES + HELD_OUT}) == len(CASES) + len(HELD_OUT)
+    assert len({case.language for case in CASES}) >= 15
+    assert sum(case.known_failure for case in CASES) / len(CASES) < 0.03
+
+
+@pytest.mark.parametrize(("cases", "least"), [(CASES, 0.97), (HELD_OUT, 0.9)])
+def test_more_cases_are_right_than_with_bare_punkt(cases: list[Case], least: float) -> None:
+    punkt = PunktSentenceTokenizer()
+
+    ours = sum(texts_of(c.text, split_sentences(c.text)) == c.sentences for c in cases)
+    bare = sum(
+        [
+            sentence
+            for line in c.text.splitlines()
+            for sentence in punkt.tokenize(line)
+            if any(map(str.isalpha, sentence))
+        ]
+        == c.sentences
+        for c in cases
+    )
+
+    assert ours / len(cases) >= least
+    assert ours / len(cases) >= bare / len(cases) + 0.3
+
+
+@settings(max_examples=400, deadline=None)
+@given(TEXTS)
+@example("\u0301a. \u0301B")
+@example("1. 2. a) b. ¿?!")
+def test_every_letter_is_in_exactly_one_sentence(text: str) -> None:
+    ranges = split_sentences(text)
+
+    check_ranges(text, ranges)
+    covered = {i for start, end in ranges for i in range(start, end)}
+    assert all(i in covered for i, char in enumerate(text) if char.isalpha())
+    assert all(any(map(str.isalpha, part)) for part in texts_of(text, ranges))
+    assert all(len(part.splitlines()) == 1 for part in texts_of(text, ranges))
+
+
+@settings(max_examples=400, deadline=None)
+@given(TEXTS)
+@example("e\u0301 👩‍👩‍👧 🇩🇪 don't")
+@example("\x1c \x1f.\x1fa")
+def test_words_are_all_that_is_not_white_space(text: str) -> None:
+    ranges = split_words(text)
+
+    check_ranges(text, ranges)
+    covered = {i for start, end in ranges for i in range(start, end)}
+    assert all((i in covered) is not char.isspace() for i, char in enumerate(text))
+
+
+@settings(max_examples=400, deadline=None)
+@given(TEXTS)
+def test_paragraphs_are_what_blank_lines_part(text: str) -> None:
+    ranges = split_paragraphs(text)
+
+    check_ranges(text, ranges)
+    slow: list[list[str]] = [[]]
+    for block in text.replace("\r\n", "\n").split("\u2029"):
+        for line in block.splitlines():
+            if line.strip():
+                slow[-1].append(line)
+            else:
+                slow.append([])
+        slow.append([])
+    assert [p.splitlines() for p in texts_of(text, ranges)] == [
+        "\n".join(lines).strip().splitlines() for lines in slow if lines
+    ]
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS, st.sampled_from(["sentence", "word", "paragraph"]))
+def test_separators_and_parts_make_up_the_text(text: str, split_by: str) -> None:
+    parts, separators, ranges = split_text(text, split_by)
+
+    assert parts == texts_of(text, ranges)
+    joined = "".join(s + p for s, p in zip(separators, parts, strict=True))
+    assert text.startswith(joined)
+    assert ranges == [
+        (place + len(separator), place + len(separator) + len(part))
+        for place, separator, part in placed(separators, parts)
+    ]
+    if split_by != "sentence":
+        assert not text[len(joined) :].strip()
+
+
+def placed(separators: list[str], parts: list[str]) -> list[tuple[int, str, str]]:
+    result, place = [], 0
+    for separator, part in zip(separators, parts, strict=True):
+        result.append((place, separator, part))
+        place += len(separator) + len(part)
+    return result
+
+
+def check_ranges(text: str, ranges: list[CharRange]) -> None:
+    flat = [0, *(place for pair in ranges for place in pair), len(text)]
+    assert flat == sorted(flat)
+    assert all(start < end for start, end in ranges)
+    assert all(part == part.strip() for part in texts_of(text, ranges))
+
+
+@pytest.mark.parametrize(
+    "text", ["", " ", "\n\n", "42", "1.", "—", "“”", "...", "😀", "१२", "---\n***"]
+)
+def test_text_without_a_letter_has_no_sentence(text: str) -> None:
+    assert split_sentences(text) == []
+
+
+def test_numbers_and_bullets_of_a_list_are_separators() -> None:
+    parts, separators, _ = split_text("1. One.\n2. Two. Three.\n- Four", "sentence")
+
+    assert parts == ["One.", "Two.", "Three.", "Four"]
+    assert separators == ["1. ", "\n2. ", " ", "\n- "]
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r", "\u2028", "\u2029", "\x0b", "\x85"])
+def test_any_line_break_ends_a_sentence(line_end: str) -> None:
+    text = f"A heading{line_end}A line without a stop"
+
+    assert texts_of(text, split_sentences(text)) == ["A heading", "A line without a stop"]
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r", "\u2028"])
+def test_blank_lines_part_paragraphs(line_end: str) -> None:
+    text = f"{line_end} One{line_end}two {line_end} \t{line_end}Three{line_end}"
+
+    assert texts_of(text, split_paragraphs(text)) == [f"One{line_end}two", "Three"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("He doesn't, she'll.", ["He", "does", "n't", ",", "she", "'ll", "."]),
+        ("It’s Ann’s", ["It", "’s", "Ann", "’s"]),
+        ('"Hi" (there)', ['"', "Hi", '"', "(", "there", ")"]),
+        ("$3.14 or 1,000%", ["$", "3.14", "or", "1,000", "%"]),
+        ("the U.S. and 10:30", ["the", "U.S.", "and", "10:30"]),
+        ("see https://a.org/b?c=d.", ["see", "https://a.org/b?c=d", "."]),
+        ("to a.b@c.org now", ["to", "a.b@c.org", "now"]),
+        ("well-known... snake_case", ["well", "-", "known", "...", "snake_case"]),
+        ("我用iPhone。", ["我", "用", "iPhone", "。"]),
+        ("오늘은 춥다.", ["오늘은", "춥다", "."]),
+        ("नमस्ते दुनिया।", ["नमस्ते", "दुनिया", "।"]),
+        ("e\u0301te\u0301 👩‍👩‍👧🇩🇪", ["e\u0301te\u0301", "👩‍👩‍👧", "🇩🇪"]),
+        ("`` quoted ''", ["`", "`", "quoted", "'", "'"]),
+    ],
+)
+def test_words_of_a_text(text: str, words: list[str]) -> None:
+    assert texts_of(text, split_words(text)) == words
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(categories=["Lu", "Ll", "Lo", "Mn", "Mc"]), min_size=1, max_size=12))
+def test_accent_stays_with_its_letter(text: str) -> None:
+    starts = [start for start, _ in split_words(text)]
+
+    assert all(start == 0 or unicodedata.combining(text[start]) == 0 for start in starts)
+
+
+def test_unknown_unit_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match=r"'line'.*sentence, word, paragraph") as caught:
+        split_text("a", "line")
+
+    assert caught.value.param == "split_by"
+
+
+@pytest.mark.parametrize(
+    "unit",
+    ["word ", ".", ". ", "! ", "a. ", "aa.", 'x."', "!😀", "1. ", "- ", "a@", "a-", "[1] ", "\n",
+     "http://", "e\u0301", "'", "。」"],
+)  # fmt: skip
+def test_long_monotonous_texts_are_split_at_once(unit: str) -> None:
+    """Nothing is timed: with a quadratic step this would take minutes."""
+    text = "A" + unit * (300_000 // len(unit))
+
+    for split in (split_sentences, split_words, split_paragraphs):
+        check_ends(text, split(text))
+
+
+def check_ends(text: str, ranges: list[CharRange]) -> None:
+    assert ranges[0][0] == 0
+    assert ranges[-1][1] <= len(text)
+
+
+def test_megabytes_of_prose_keep_their_sentences() -> None:
+    text = "Dr. Smith met J. R. Jones at 5 p.m. He left. 今日は。" * 20_000  # 1 MB
+
+    ranges = split_sentences(text)
+
+    assert len(ranges) == 3 * 20_000
+    assert texts_of(text, ranges[-3:]) == [
+        "Dr. Smith met J. R. Jones at 5 p.m.",
+        "He left.",
+        "今日は。",
+    ]
+
+
+def test_missing_punkt_tab_data_is_said_clearly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nltk.data.path", [])
+
+    with pytest.raises(InputError, match=r"'german'.*nltk\.downloader punkt_tab") as caught:
+        punkt_tab_splitter("german")
+
+    assert caught.value.param == "language"
+
+
+def test_punkt_tab_data_is_used_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "tokenizers" / "punkt_tab" / "english"
+    model.mkdir(parents=True)
+    (model / "abbrev_types.txt").write_text("zq\n")
+    for name in ("collocations.tab", "sent_starters.txt", "ortho_context.tab"):
+        (model / name).write_text("")
+    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
+    text = "Heading\n1. Zq. Brown left. Rt. Green stayed."
+
+    split = punkt_tab_splitter("english")
+
+    assert texts_of(text, split(text)) == ["Heading", "Zq. Brown left.", "Rt.", "Green stayed."]
