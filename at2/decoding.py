@@ -1,0 +1,138 @@
+"""Token ids to text, piece by piece, with the characters of each token.
+
+One implementation serves finished responses and streams. Nothing is ever encoded again, so the text
+and its offsets are right for any ids, also those that no text would encode to.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from at2.alignment import CharRange, TokenizedText
+from at2.encoding import codec_of
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+# A character has at most 4 UTF-8 bytes and a token at least one, so no character spans more tokens.
+_MAX_TOKENS_PER_CHARACTER = 4
+# Enough of the prompt to know whether a first token shows its leading space.
+_CONTEXT_TOKENS = 8
+
+
+class TextStream:
+    """Decodes ids one by one; each step returns the text that became certain.
+
+    A token that ends inside a character is held back until the character is whole. Bytes that turn
+    out to be no character at all become U+FFFD each.
+
+    Args:
+        tokenizer: a fast transformers tokenizer.
+        context_ids: what comes before, usually the prompt; decides whether a leading space shows.
+        skip_special_tokens: show nothing for special tokens.
+
+    Attributes:
+        text: everything returned so far.
+        ranges: characters of each token that has been decided; parts of one character share it.
+    """
+
+    def __init__(
+        self, tokenizer: Any, context_ids: Sequence[int] = (), *, skip_special_tokens: bool = False
+    ) -> None:
+        self._backend = codec_of(tokenizer).plain
+        self._skip = skip_special_tokens
+        self._context: list[int] = []
+        self._context_text = ""
+        self._pending: list[int] = []
+        self._deltas: list[str] = []
+        self._length = 0
+        self.ranges: list[CharRange] = []
+        for count in range(1, min(_CONTEXT_TOKENS, len(context_ids)) + 1):
+            self._set_context(list(context_ids[-count:]))
+            if self._context_text.strip(REPLACEMENT):
+                break
+
+    @property
+    def text(self) -> str:
+        """The text decided so far."""
+        return "".join(self._deltas)
+
+    def step(self, token_id: int) -> str:
+        """Take one more id; returns the new text, often that of this id, or an empty string."""
+        self._pending.append(token_id)
+        delta = ""
+        while self._pending:
+            shown = self._decode(self._pending)
+            if not shown.endswith(REPLACEMENT):
+                return delta + self._emit_all(shown)
+            if len(self._pending) < _MAX_TOKENS_PER_CHARACTER:
+                break
+            # The first pending token cannot be waiting for more: whatever it ends in is decided.
+            delta += self._emit(1, self._decode(self._pending[:1]))
+        return delta
+
+    def finish(self) -> str:
+        """Decide what is still held back: an unfinished character becomes U+FFFD."""
+        return self._emit_all(self._decode(self._pending)) if self._pending else ""
+
+    def _emit_all(self, shown: str) -> str:
+        """Emit the pending tokens in the smallest groups that show the same text."""
+        delta = ""
+        while len(self._pending) > 1:
+            for count in range(1, len(self._pending)):
+                head = self._decode(self._pending[:count])
+                rest = self._decode(self._pending[count:], after=self._pending[:count])
+                if head + rest == shown:
+                    delta += self._emit(count, head)
+                    shown = rest
+                    break
+            else:
+                break
+        return delta + self._emit(len(self._pending), shown)
+
+    def _emit(self, count: int, shown: str) -> str:
+        ids, self._pending = self._pending[:count], self._pending[count:]
+        start, self._length = self._length, self._length + len(shown)
+        self.ranges += [(start, self._length)] * count
+        self._deltas.append(shown)
+        if shown and REPLACEMENT not in shown:  # broken bytes would break those that follow
+            self._set_context(ids)
+        return shown
+
+    def _set_context(self, ids: list[int]) -> None:
+        self._context, self._context_text = ids, self._text_of(ids)
+
+    def _decode(self, ids: list[int], after: list[int] | None = None) -> str:
+        """What `ids` show after the context (and after the ids `after` it)."""
+        context, context_text = self._context, self._context_text
+        if after:
+            context = context + after
+            context_text = self._text_of(context)
+        whole = self._text_of(context + ids)
+        if whole.startswith(context_text):
+            return whole[len(context_text) :]
+        # Decoders that treat a run of byte tokens as one string spoil the context as well.
+        return self._text_of(ids)
+
+    def _text_of(self, ids: list[int]) -> str:
+        text: str = self._backend.decode(ids, skip_special_tokens=self._skip)
+        return text
+
+
+def decode_with_offsets(
+    tokenizer: Any,
+    ids: Iterable[int],
+    context_ids: Sequence[int] = (),
+    *,
+    skip_special_tokens: bool = False,
+) -> TokenizedText:
+    """The text of ids that continue `context_ids`, and the characters of each of them.
+
+    Linear in the number of ids. For ids whose bytes are valid UTF-8 the text is that of
+    `tokenizer.decode` without `clean_up_tokenization_spaces`, apart from leading white space, which
+    is shown as in a continuation.
+    """
+    stream = TextStream(tokenizer, context_ids, skip_special_tokens=skip_special_tokens)
+    taken = []
+    for token_id in ids:
+        taken.append(token_id)
+        stream.step(token_id)
+    stream.finish()
+    return TokenizedText(stream.text, tuple(taken), tuple(stream.ranges))
