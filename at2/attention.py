@@ -1,0 +1,335 @@
+"""Attention of target tokens to earlier tokens, reduced while a forward pass runs.
+
+Knows models, token ids and ranges; nothing of text, prompts or sources' meaning. Every function
+runs one forward pass, which ends inside the last attention layer, and leaves the model as it was.
+
+The attention of target token t is that of position t - 1, where the model predicts t (Cohen-Wang,
+Chuang, Madry 2025, arXiv 2504.13752). Ranges are half-open and absolute in the ids. What exists at
+any time is one block of one layer's rows and the result, never layers × heads × targets × tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from at2.capture import (
+    DEFAULT_ROW_BYTES,
+    AttentionCall,
+    attention_implementation,
+    capture_pass,
+    input_device,
+)
+from at2.errors import CaptureMismatchError, InputError, UnsupportedModelError
+
+TokenRange = tuple[int, int]
+
+# The self-test's prompt is longer than the model's attention window where that stays short.
+_TEST_TOKENS = 24
+_LONGEST_TEST = 128
+# Allowed difference of any weight from eager attention's, per layer: rounding grows with depth.
+_FLOAT_TOLERANCE = 1e-5
+# Half precision rounds hidden states and logits so coarsely that single weights may differ by
+# tenths, the more where experts are switched; there it limits the mean total variation distance of
+# a layer's rows. Tiny random models stay below half of it; a missing cap or sink exceeds it twice.
+_HALF_TOLERANCE = {torch.bfloat16: 0.15, torch.float16: 0.05}
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """The attention that a model exposes.
+
+    Attributes:
+        num_layers: captured attention layers; hybrid models have fewer than blocks.
+        num_heads: heads in each.
+        window: tokens in the smallest sliding window or chunk of any layer; None if there is none.
+    """
+
+    num_layers: int
+    num_heads: int
+    window: int | None
+
+
+_shapes: WeakKeyDictionary[Any, AttentionShape] = WeakKeyDictionary()
+
+
+def attention_shape(model: Any) -> AttentionShape:
+    """Layers and heads that a capture sees, found once per model by a pass over two tokens.
+
+    Raises:
+        UnsupportedModelError: the model does not use transformers' attention interface, its layers
+            differ in heads, or it is not a decoder.
+    """
+    shape = _shapes.get(model)
+    if shape is None:
+        shape = _shapes[model] = _probe(model)
+    return shape
+
+
+def _probe(model: Any) -> AttentionShape:
+    name = type(model).__name__
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(f"{name} is not a decoder: it has an encoder")
+    heads: list[int] = []
+    looks_ahead = False
+
+    def on_layer(_: int, call: AttentionCall) -> None:
+        nonlocal looks_ahead
+        heads.append(call.num_heads)
+        looks_ahead = looks_ahead or bool(call.rows(0, 1)[..., 1:].any())
+
+    try:
+        report = capture_pass(model, probe_ids(model, 2), on_layer)
+    except (KeyError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+        raise UnsupportedModelError(
+            f"{name} cannot run under transformers' attention interface: {error!r}"
+        ) from error
+    if not heads:
+        raise UnsupportedModelError(
+            f"{name} does not call transformers' attention interface: its attention is not visible"
+        )
+    if looks_ahead:
+        raise UnsupportedModelError(f"{name} is not a decoder: it attends to later tokens")
+    if len(set(heads)) > 1:
+        raise UnsupportedModelError(
+            f"{name} has layers with different numbers of attention heads: {sorted(set(heads))}"
+        )
+    return AttentionShape(report.num_layers, heads[0], report.window)
+
+
+def probe_ids(model: Any, count: int) -> Tensor:
+    """A made-up sequence of `count` valid ids that is the same every time."""
+    vocabulary: int = model.get_input_embeddings().weight.shape[0]
+    # Strides by a large prime: spread over the vocabulary, no repeats in short sequences.
+    return (torch.arange(1, count + 1) * 7919) % vocabulary
+
+
+def token_scores(
+    model: Any,
+    input_ids: Tensor | Sequence[int],
+    target_range: TokenRange,
+    weights: Tensor,
+    *,
+    row_bytes: int = DEFAULT_ROW_BYTES,
+) -> Tensor:
+    """Weighted attention of each target token to each token up to the last target.
+
+    `score[t, k] = Σ_layer Σ_head weights[layer, head] · A[layer, head, t - 1, k]`
+
+    Args:
+        model: a transformers decoder.
+        input_ids: [tokens]; those after the target are not used.
+        target_range: which tokens are targets; the first token of all cannot be one.
+        weights: [layers, heads].
+        row_bytes: memory for one block of one layer's attention rows.
+
+    Returns:
+        Float32 [targets, target end] on the device of the model's embeddings. The last column, the
+        last target itself, is zero: nothing that predicts it can attend to it.
+
+    Raises:
+        InputError: the range or the weights do not fit.
+        UnsupportedModelError: the model's attention cannot be captured.
+    """
+    ids = _as_ids(input_ids)
+    first, last = _rows_of(target_range, len(ids))
+    shape = attention_shape(model)
+    if tuple(weights.shape) != (shape.num_layers, shape.num_heads):
+        raise InputError(
+            f"weights have shape {tuple(weights.shape)}, but the model has "
+            f"{shape.num_layers} layers × {shape.num_heads} heads"
+        )
+    device = input_device(model)
+    scores = torch.zeros(last - first, last + 1, dtype=torch.float32, device=device)
+    if first == last:
+        return scores
+
+    def on_layer(layer: int, call: AttentionCall) -> None:
+        for start, end in call.blocks(first, last, row_bytes):
+            rows = call.rows(start, end)[0]  # [heads, rows, keys]
+            head_weights = weights[layer].to(rows)
+            block = (head_weights @ rows.flatten(1)).view(rows.shape[1:])  # [rows, keys]
+            scores[start - first : end - first, : block.shape[1]] += block.to(scores)
+
+    _capture_all(model, shape, ids[:last], on_layer)
+    return scores
+
+
+def source_features(
+    model: Any,
+    input_ids: Tensor | Sequence[int],
+    target_ranges: Sequence[TokenRange],
+    source_ranges: Sequence[TokenRange],
+    *,
+    row_bytes: int = DEFAULT_ROW_BYTES,
+) -> Tensor:
+    """Attention of each head from target ranges to source ranges.
+
+    Feature `layer · heads + head` is the mean over tokens of the target range of the sum over
+    tokens of the source range. An empty range gives zeros.
+
+    Args:
+        model: a transformers decoder.
+        input_ids: [tokens]; those after the last target are not used.
+        target_ranges: any ranges of tokens, overlapping or not; none may hold the very first.
+        source_ranges: any ranges of tokens.
+        row_bytes: memory for one block of one layer's attention rows.
+
+    Returns:
+        Float32 [targets, sources, layers × heads] on the device of the model's embeddings.
+
+    Raises:
+        InputError: a range does not fit.
+        UnsupportedModelError: the model's attention cannot be captured.
+    """
+    ids = _as_ids(input_ids)
+    rows_of_targets = [_rows_of(target, len(ids)) for target in target_ranges]
+    for start, end in source_ranges:
+        if not 0 <= start <= end <= len(ids):
+            raise InputError(f"source range ({start}, {end}) is not within {len(ids)} tokens")
+    shape = attention_shape(model)
+    device = input_device(model)
+    heads = shape.num_heads
+    features = torch.zeros(
+        len(target_ranges), len(source_ranges), shape.num_layers * heads, device=device
+    )
+    wanted = [(start, end) for start, end in rows_of_targets if start < end]
+    if not wanted or not source_ranges:
+        return features
+    first, last = min(start for start, _ in wanted), max(end for _, end in wanted)
+    edges = torch.tensor(source_ranges, device=device).clamp(max=last).T  # [start or end, sources]
+
+    def on_layer(layer: int, call: AttentionCall) -> None:
+        of_layer = features[..., layer * heads : (layer + 1) * heads]  # [targets, sources, heads]
+        for start, end in call.blocks(first, last, row_bytes):
+            touched = [
+                (target, max(s, start) - start, min(e, end) - start, e - s)
+                for target, (s, e) in enumerate(rows_of_targets)
+                if max(s, start) < min(e, end)
+            ]
+            if not touched:
+                continue
+            rows = call.rows(start, end)[0]  # [heads, rows, keys]
+            for target, s, e, length in touched:
+                mean = rows[:, s:e].sum(1) / length  # [heads, keys]
+                sums = _range_sums(mean, edges.to(mean.device))  # [heads, sources]
+                of_layer[target] += sums.T.to(features)
+
+    _capture_all(model, shape, ids[:last], on_layer)
+    return features
+
+
+def _range_sums(values: Tensor, edges: Tensor) -> Tensor:
+    """Sums of ranges of the last dimension: [rows, keys] and [2, ranges] to [rows, ranges]."""
+    # Differences of float32 prefix sums would lose the small sources; Apple GPUs have no float64.
+    dtype = torch.float32 if values.device.type == "mps" else torch.float64
+    prefix = torch.nn.functional.pad(values.to(dtype).cumsum(-1), (1, 0))  # [rows, keys + 1]
+    start, end = edges.clamp(max=values.shape[-1])
+    return prefix[:, end] - prefix[:, start]
+
+
+def _as_ids(input_ids: Tensor | Sequence[int]) -> Tensor:
+    ids = torch.as_tensor(input_ids, dtype=torch.long)
+    if ids.dim() != 1:
+        raise InputError(f"input_ids must be one sequence, not of shape {tuple(ids.shape)}")
+    return ids
+
+
+def _rows_of(target_range: TokenRange, num_tokens: int) -> TokenRange:
+    """The positions whose attention predicts the targets."""
+    start, end = target_range
+    if not 1 <= start <= end <= num_tokens:
+        raise InputError(
+            f"target range ({start}, {end}) is not within tokens 1 to {num_tokens} "
+            "(the first token of all is not predicted from anything)"
+        )
+    return start - 1, end - 1
+
+
+def _capture_all(model: Any, shape: AttentionShape, ids: Tensor, on_layer: Any) -> None:
+    """A capture pass that ends with the last layer, and must get that far."""
+    report = capture_pass(model, ids, on_layer, stop_after=shape.num_layers)
+    if report.num_layers != shape.num_layers:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} ran {report.num_layers} attention layers of "
+            f"{shape.num_layers}: was its attention implementation changed meanwhile?"
+        )
+
+
+def check_capture(model: Any, *, tolerance: float | None = None) -> float:
+    """Compare captured attention with the model's own, under eager attention, on a short prompt.
+
+    Every row of every layer and head is compared, by the same code that scores use. The prompt is
+    longer than the model's attention window where that is at most about a hundred tokens.
+
+    Args:
+        model: a transformers decoder that nothing else uses meanwhile.
+        tolerance: allowed error; by default one that fits dtype and depth. In float32 and float64
+            the error is the largest difference of two attention weights. In half precision it is
+            the larger of two shares: a layer's mean total variation distance between rows, and
+            a row's attention to tokens that only one of the two can see at all.
+
+    Returns:
+        The error found.
+
+    Raises:
+        CaptureMismatchError: the error is above the tolerance; the message names both.
+        UnsupportedModelError: the model's attention cannot be captured, or the model does not
+            return it under eager attention.
+    """
+    shape = attention_shape(model)
+    length = _TEST_TOKENS
+    if shape.window is not None and shape.window < _LONGEST_TEST:
+        length = max(length, min(shape.window + shape.window // 2, _LONGEST_TEST))
+    ids = probe_ids(model, length)
+    captured: list[Tensor] = []
+
+    def on_layer(_: int, call: AttentionCall) -> None:
+        rows = torch.zeros(call.num_heads, length, length)
+        for start, end in call.blocks(0, length, DEFAULT_ROW_BYTES):
+            block = call.rows(start, end)[0]
+            rows[:, start:end, : block.shape[-1]] = block
+        captured.append(rows)
+
+    _capture_all(model, shape, ids, on_layer)
+    name = type(model).__name__
+    with attention_implementation(model, "eager"), torch.no_grad():
+        output = model(
+            input_ids=ids[None].to(input_device(model)), use_cache=False, output_attentions=True
+        )
+    # Hybrids report nothing, or something that is no attention, for their other layers.
+    expected = [
+        attention[0].cpu().float()
+        for attention in output.attentions or ()
+        if attention is not None and attention.shape[-2:] == (length, length)
+    ]
+    if len(expected) != len(captured):
+        raise UnsupportedModelError(
+            f"{name} has {len(captured)} captured attention layers, but shows {len(expected)} "
+            "under eager attention"
+        )
+    half = _HALF_TOLERANCE.get(model.dtype)
+    measure = _largest_difference if half is None else _share_misplaced
+    errors = [measure(ours, theirs) for ours, theirs in zip(captured, expected, strict=True)]
+    error = max(errors, key=lambda value: float("inf") if value != value else value)
+    if tolerance is None:
+        tolerance = _FLOAT_TOLERANCE * len(captured) if half is None else half
+    if not error <= tolerance:
+        raise CaptureMismatchError(
+            f"captured attention of {name} differs from eager attention by {error:.2g}, "
+            f"more than {tolerance:.2g}"
+        )
+    return error
+
+
+def _largest_difference(ours: Tensor, theirs: Tensor) -> float:
+    return (ours - theirs).abs().max().item()
+
+
+def _share_misplaced(ours: Tensor, theirs: Tensor) -> float:
+    distance = (ours - theirs).abs().sum(-1).mean() / 2
+    seen_by_one = ours * (theirs == 0) + theirs * (ours == 0)  # [heads, rows, keys]
+    return torch.maximum(distance, seen_by_one.sum(-1).max()).item()

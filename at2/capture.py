@@ -1,0 +1,319 @@
+"""A window into every attention layer of a transformers model, for one forward pass.
+
+An attention function and a mask function are registered with transformers under one name. A model
+switched to that name computes what its ordinary kernel would; while a capture is active in the
+calling context, each layer first hands over what its attention weights follow from. Knows nothing
+of what the weights are used for, and materialises none unless asked for rows of them.
+
+How the pieces fit (transformers 5): a layer looks up the function for `config._attn_implementation`
+and calls it with the query and key after normalisation and rotary embedding; the model builds its
+mask with the mask function registered under the same name.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "at2_capture"
+# Memory that one layer's attention rows may take while they are reduced.
+DEFAULT_ROW_BYTES = 256 * 2**20
+# Copies of a block of rows that exist at once: logits, mask, softmax, and one to spare.
+_COPIES = 4
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What the attention weights of one layer follow from.
+
+    Attributes:
+        query: [batch, heads, tokens, dim], ready to be multiplied.
+        key: [batch, key heads, keys, dim]; every key head serves `heads / key heads` query heads.
+        mask: boolean (True: visible) or additive, [batch, 1 or heads, tokens, keys]; None where
+            every token sees itself and all before it, or all tokens if `causal` is False.
+        scaling: factor of the dot products.
+        softcap: logits are squashed to ±softcap by tanh (Gemma 2), if given.
+        sinks: [heads] logits that take part in the softmax and belong to no token (gpt-oss).
+        bias: additive, broadcastable to [batch, heads, tokens, keys].
+        causal: what a missing mask means.
+    """
+
+    query: Tensor
+    key: Tensor
+    mask: Tensor | None
+    scaling: float
+    softcap: float | None = None
+    sinks: Tensor | None = None
+    bias: Tensor | None = None
+    causal: bool = True
+
+    @property
+    def num_heads(self) -> int:
+        """Attention heads of the layer."""
+        return self.query.shape[1]
+
+    def rows(self, start: int, end: int) -> Tensor:
+        """Attention weights of the query positions `[start, end)`, in at least float32.
+
+        Returns:
+            [batch, heads, end - start, keys]; keys after the last visible one may be left out.
+        """
+        batch, heads, _, dim = self.query.shape
+        plain_causal = self.mask is None and self.causal
+        keys = end if plain_causal else self.key.shape[2]
+        dtype = torch.promote_types(self.query.dtype, torch.float32)
+        query = self.query[:, :, start:end].to(dtype) * self.scaling
+        key = self.key[:, :, :keys].to(dtype)
+        # Query heads that share a key head stand side by side: one product serves them all.
+        grouped = query.reshape(batch, key.shape[1], -1, dim)
+        logits = (grouped @ key.transpose(2, 3)).view(batch, heads, end - start, keys)
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        if self.bias is not None:
+            logits = logits + self.bias[..., start:end, :keys]
+        # The lowest finite number and not -inf, as in eager attention: a row that sees nothing
+        # becomes uniform instead of NaN.
+        hidden = torch.finfo(dtype).min
+        if plain_causal:
+            later = torch.ones(end - start, end - start, dtype=torch.bool, device=logits.device)
+            logits[..., start:].masked_fill_(later.triu(1), hidden)
+        elif self.mask is not None:
+            mask = self.mask[..., start:end, :keys]
+            if mask.dtype == torch.bool:
+                logits = logits.masked_fill_(~mask, hidden)
+            else:
+                logits = logits + mask
+        if self.sinks is None:
+            return logits.softmax(-1)
+        sinks = self.sinks.to(logits).view(1, heads, 1, 1).expand(batch, heads, end - start, 1)
+        return torch.cat([logits, sinks], dim=-1).softmax(-1)[..., :-1]
+
+    def blocks(self, start: int, end: int, row_bytes: int) -> Iterator[tuple[int, int]]:
+        """Cut rows `[start, end)` so that computing one block takes about `row_bytes` at most."""
+        batch, heads, _, _ = self.query.shape
+        itemsize = torch.promote_types(self.query.dtype, torch.float32).itemsize
+        step = max(1, row_bytes // (_COPIES * batch * heads * self.key.shape[2] * itemsize))
+        for first in range(start, end, step):
+            yield first, min(first + step, end)
+
+    def output(self, value: Tensor, row_bytes: int = DEFAULT_ROW_BYTES) -> Tensor:
+        """The layer's output [batch, tokens, heads, value dim], block by block.
+
+        For softcaps and sinks, which torch's kernel does not know.
+        """
+        parts = []
+        for start, end in self.blocks(0, self.query.shape[2], row_bytes):
+            rows = self.rows(start, end)  # [batch, heads, rows, keys]
+            weights = rows.to(value.dtype).reshape(
+                value.shape[0], value.shape[1], -1, rows.shape[-1]
+            )  # [batch, key heads, groups × rows, keys]
+            part = weights @ value[:, :, : rows.shape[-1]]
+            parts.append(part.view(value.shape[0], self.num_heads, end - start, -1))
+        return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
+
+
+class _Enough(Exception):  # noqa: N818 (control flow, not an error)
+    """Ends a forward pass once the last layer of interest has been seen."""
+
+
+class _Capture:
+    """The layers seen so far in one forward pass, and who wants them."""
+
+    def __init__(self, on_layer: Callable[[int, AttentionCall], None], stop_after: int | None):
+        self._on_layer = on_layer
+        self._stop_after = stop_after
+        self.num_layers = 0
+        self.windows: set[int] = set()
+
+    def receive(self, call: AttentionCall) -> None:
+        self._on_layer(self.num_layers, call)
+        self.num_layers += 1
+        if self.num_layers == self._stop_after:
+            raise _Enough
+
+
+@dataclass(frozen=True)
+class CaptureReport:
+    """What a finished pass went through.
+
+    Attributes:
+        num_layers: attention layers seen.
+        window: tokens in the smallest sliding window or chunk of any layer; None if all is global.
+    """
+
+    num_layers: int
+    window: int | None
+
+
+# Each thread and each asyncio task sees its own capture only.
+_active: ContextVar[_Capture | None] = ContextVar("at2_active_capture", default=None)
+
+
+def _attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """The attention function: report to the active capture, then compute as usual."""
+    capture = _active.get()
+    needs_rows = softcap is not None or s_aux is not None
+    if capture is not None or needs_rows:
+        call = AttentionCall(
+            query=query,
+            key=key,
+            mask=attention_mask,
+            scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+            softcap=softcap,
+            sinks=s_aux,
+            bias=position_bias,
+            causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
+        )
+        if capture is not None:
+            capture.receive(call)
+        if needs_rows:
+            return call.output(value), None
+    output: tuple[Tensor, None] = sdpa_attention_forward(
+        module,
+        query,
+        key,
+        value,
+        attention_mask,
+        scaling=scaling,
+        position_bias=position_bias,
+        is_causal=is_causal,
+        **kwargs,
+    )
+    return output
+
+
+def _mask(
+    *,
+    q_length: int,
+    kv_length: int,
+    local_size: int | None = None,
+    allow_is_causal_skip: bool = True,
+    **kwargs: Any,
+) -> Tensor | None:
+    """The mask function: None only for a square causal mask, which kernels build for nothing."""
+    capture = _active.get()
+    if capture is not None and local_size:  # some configs spell "no window" as 0
+        capture.windows.add(local_size)
+    mask: Tensor | None = sdpa_mask(
+        q_length=q_length,
+        kv_length=kv_length,
+        local_size=local_size,
+        allow_is_causal_skip=allow_is_causal_skip and q_length == kv_length,
+        **kwargs,
+    )
+    return mask
+
+
+AttentionInterface.register(NAME, _attention)
+AttentionMaskInterface.register(NAME, _mask)
+
+
+class _Switches:
+    """Which configs run under another attention implementation now, and for how many passes.
+
+    Configs may be shared by passes and by models, so the first pass in switches and the last one
+    out restores. A pass that wants yet another implementation waits.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._held: dict[int, tuple[str, str | None, int]] = {}  # id: (name, original, passes)
+
+    @contextmanager
+    def hold(self, configs: list[Any], name: str) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: all(self._held.get(id(c), (name,))[0] == name for c in configs)
+            )
+            for config in configs:
+                original = config._attn_implementation
+                _, original, passes = self._held.get(id(config), (name, original, 0))
+                self._held[id(config)] = (name, original, passes + 1)
+                config._attn_implementation_internal = name
+        try:
+            yield
+        finally:
+            with self._changed:
+                for config in configs:
+                    _, original, passes = self._held.pop(id(config))
+                    if passes > 1:
+                        self._held[id(config)] = (name, original, passes - 1)
+                    else:
+                        config._attn_implementation_internal = original
+                self._changed.notify_all()
+
+
+_switches = _Switches()
+
+
+@contextmanager
+def attention_implementation(model: Any, name: str) -> Iterator[None]:
+    """Run the model's attention under another implementation, then put everything back.
+
+    Sets the configs that the layers themselves read, each of which may be a copy, and not the
+    property for all sub-models, which may re-dispatch kernels. Passes in other threads of a model
+    that shares a config see the switch too; under `NAME` they compute what they always do, only
+    never flash attention and never `output_attentions`.
+    """
+    configs: dict[int, Any] = {}
+    for module in model.modules():
+        config = module.__dict__.get("config")
+        if hasattr(config, "_attn_implementation_internal"):
+            configs[id(config)] = config
+    with _switches.hold(list(configs.values()), name):
+        yield
+
+
+def input_device(model: Any) -> torch.device:
+    """Where token ids have to be; models spread over devices have several."""
+    device: torch.device = model.get_input_embeddings().weight.device
+    return device
+
+
+def capture_pass(
+    model: Any,
+    input_ids: Tensor,
+    on_layer: Callable[[int, AttentionCall], None],
+    *,
+    stop_after: int | None = None,
+) -> CaptureReport:
+    """One forward pass over one sequence, calling `on_layer` for each attention layer in turn.
+
+    Args:
+        model: a transformers decoder, left exactly as it was.
+        input_ids: [tokens].
+        on_layer: receives the number of the layer among those seen and the call, batch of 1.
+        stop_after: end the pass inside this many-th layer: its output and whatever comes after,
+            the language-model head included, are never computed.
+    """
+    capture = _Capture(on_layer, stop_after)
+    token = _active.set(capture)
+    try:
+        # Not inference mode: what a model caches on the way must stay usable for gradients.
+        with attention_implementation(model, NAME), torch.no_grad():
+            model(input_ids=input_ids[None].to(input_device(model)), use_cache=False)
+    except _Enough:
+        pass
+    finally:
+        _active.reset(token)
+    return CaptureReport(capture.num_layers, min(capture.windows, default=None))
