@@ -1,0 +1,162 @@
+"""Attribute a response to the context it was given: one text, or several documents."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from string import Formatter
+from typing import Any
+
+from at2.alignment import CharRange, TokenRange
+from at2.encoding import check_text
+from at2.errors import PromptError
+from at2.prompts import Message
+from at2.tasks.base import DEFAULT_GENERATE_KWARGS
+from at2.tasks.chat import AttributionTaskWithChatPrompt
+
+_BETWEEN_DOCUMENTS = "\n\n"
+
+
+class ContextAttributionTask(AttributionTaskWithChatPrompt):
+    """The target is the whole response. A subclass that defines `prompt` and `_get_document_ranges`
+    attributes to any number of documents."""
+
+    @property
+    def target_token_range(self) -> TokenRange:
+        """The whole response."""
+        return self.generation_token_start, self.generation_token_end
+
+
+class SimpleContextAttributionTask(ContextAttributionTask):
+    """A context and a query.
+
+    Args:
+        context: the text to attribute to.
+        query: the question about it.
+        source_ranges: character ranges of the context to use as sources, instead of `source_type`.
+
+    The other arguments are those of `AttributionTaskWithChatPrompt`.
+    """
+
+    template = "Context: {context}\n\nQuery: {query}"
+
+    def __init__(
+        self,
+        context: str,
+        query: str,
+        model: Any,
+        tokenizer: Any,
+        generate_kwargs: Mapping[str, Any] = DEFAULT_GENERATE_KWARGS,
+        previous_messages: Sequence[Message] | None = None,
+        source_type: str = "token",
+        source_ranges: Sequence[CharRange] | None = None,
+        chat_template: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.context = check_text(context, "context")
+        self.query = check_text(query, "query")
+        super().__init__(
+            model,
+            tokenizer,
+            generate_kwargs,
+            previous_messages=previous_messages,
+            source_type=source_type,
+            source_ranges=None if source_ranges is None else [source_ranges],
+            chat_template=chat_template,
+            template_kwargs=template_kwargs,
+        )
+
+    @property
+    def prompt(self) -> str:
+        """The template with context and query filled in."""
+        return _fill(self.template, context=self.context, query=self.query)[0]
+
+    def _get_document_ranges(self) -> list[CharRange]:
+        start = _fill(self.template, context=self.context, query=self.query)[1]
+        return [(start, start + len(self.context))]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A document to attribute to. Its title is shown to the model but is no source."""
+
+    text: str
+    id: str | None = None
+    title: str | None = None
+
+
+class DocumentsContextAttributionTask(ContextAttributionTask):
+    """Several documents and a query, in the same words as a single context.
+
+    Args:
+        documents: in the order in which the model reads them.
+        query: the question about them.
+        source_ranges: per document the character ranges of its text to use as sources.
+
+    The other arguments are those of `AttributionTaskWithChatPrompt`.
+    """
+
+    template = SimpleContextAttributionTask.template
+
+    def __init__(
+        self,
+        documents: Sequence[Document],
+        query: str,
+        model: Any,
+        tokenizer: Any,
+        generate_kwargs: Mapping[str, Any] = DEFAULT_GENERATE_KWARGS,
+        previous_messages: Sequence[Message] | None = None,
+        source_type: str = "document",
+        source_ranges: Sequence[Sequence[CharRange]] | None = None,
+        chat_template: str | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        for document in documents:
+            check_text(document.text, "documents")
+            check_text(document.title or "", "documents")
+        self.documents = tuple(documents)
+        self.query = check_text(query, "query")
+        super().__init__(
+            model,
+            tokenizer,
+            generate_kwargs,
+            previous_messages=previous_messages,
+            source_type=source_type,
+            source_ranges=source_ranges,
+            chat_template=chat_template,
+            template_kwargs=template_kwargs,
+        )
+
+    def _joined(self) -> tuple[str, list[CharRange]]:
+        """The context and the characters of each document's text in it."""
+        context, ranges = "", []
+        for number, document in enumerate(self.documents):
+            context += _BETWEEN_DOCUMENTS if number else ""
+            context += f"{document.title}\n" if document.title else ""
+            ranges.append((len(context), len(context) + len(document.text)))
+            context += document.text
+        return context, ranges
+
+    @property
+    def prompt(self) -> str:
+        """The template with the joined documents and the query filled in."""
+        return _fill(self.template, context=self._joined()[0], query=self.query)[0]
+
+    def _get_document_ranges(self) -> list[CharRange]:
+        context, ranges = self._joined()
+        offset = _fill(self.template, context=context, query=self.query)[1]
+        return [(offset + start, offset + end) for start, end in ranges]
+
+
+def _fill(template: str, **fields: str) -> tuple[str, int]:
+    """`template.format(**fields)` and where the context begins in it, whatever the context says."""
+    text, start = "", None
+    for literal, field, _, _ in Formatter().parse(template):
+        text += literal
+        if field is not None:
+            if field not in fields:
+                raise PromptError(f"the task's template has an unknown field {field!r}")
+            if field == "context" and start is None:
+                start = len(text)
+            text += fields[field]
+    if start is None:
+        raise PromptError("the task's template has no field {context}")
+    return text, start

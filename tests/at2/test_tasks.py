@@ -1,0 +1,499 @@
+from functools import cache
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from at2.errors import InputError, PromptError, PromptTooLongError, SpanError
+from at2.tasks import (
+    SOURCE_TYPES,
+    ContextAttributionTask,
+    Document,
+    DocumentsContextAttributionTask,
+    SimpleContextAttributionTask,
+    SimpleThoughtAttributionTask,
+    ThoughtAttributionTask,
+)
+from tests.helpers.tokenizers import CONTROL, KINDS, MARKUP, control_ids, tiny_tokenizer
+
+CONTEXT = (
+    "Ada wrote the program. It ran in 1987!\r\n\tThe fox 😀 saw it. 你好，世界。 Nobody else did."
+)
+QUERY = "Who wrote it?"
+any_text = st.lists(
+    st.sampled_from(
+        [*CONTROL, *MARKUP, " ", "\n\n", "\r\n", "the ", "It was. ", "😀", "你好。", "é"]
+    )
+    | st.text(max_size=4),
+    max_size=8,
+).map("".join)
+
+
+@cache
+def tiny_model(vocab_size, limit=2048):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=limit,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def parts(kind="byte_level", limit=2048):
+    tokenizer = tiny_tokenizer(kind)
+    return tiny_model(len(tokenizer), limit), tokenizer
+
+
+def context_task(context=CONTEXT, query=QUERY, kind="byte_level", source_type="sentence", **kwargs):
+    model, tokenizer = parts(kind)
+    kwargs.setdefault("generate_kwargs", {"max_new_tokens": 12, "do_sample": False})
+    return SimpleContextAttributionTask(
+        context, query, model, tokenizer, source_type=source_type, **kwargs
+    )
+
+
+def thought_task(**kwargs):
+    return SimpleThoughtAttributionTask("How many?", *parts(), **kwargs)
+
+
+def covered(task, first, last):
+    """The characters of the prompt and response that these tokens show."""
+    ranges = task.token_char_ranges[first:last]
+    return {c for start, end in ranges for c in range(start, end)}
+
+
+# Sources
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("source_type", SOURCE_TYPES)
+@settings(deadline=None, max_examples=25)
+@given(context=any_text, query=any_text)
+def test_what_is_cut_out_is_what_is_reported_and_no_token_is_in_two_sources(
+    kind, source_type, context, query
+):
+    task = context_task(context, query, kind, source_type)
+    owners = {}
+    for index, (span, (first, last)) in enumerate(
+        zip(task.source_spans, task.source_token_ranges, strict=True)
+    ):
+        assert span.index == index
+        assert span.document == 0
+        assert 0 <= span.start <= span.end <= len(context)
+        assert span.text == context[span.start : span.end] == task.sources[index]
+        assert 0 <= first <= last <= len(task.input_ids)
+        for token in range(first, last):
+            assert owners.setdefault(token, index) == index
+    assert task.num_sources == len(task.sources)
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "byte_level_trim", "metaspace_first"])
+@settings(deadline=None, max_examples=30)
+@given(context=any_text)
+def test_levels_are_nested_and_the_document_is_the_sum_of_its_tokens(kind, context):
+    tokens_of = {}
+    for source_type in SOURCE_TYPES:
+        task = context_task(context, QUERY, kind, source_type)
+        tokens_of[source_type] = {
+            t for first, last in task.source_token_ranges for t in range(first, last)
+        }
+    assert tokens_of["token"] == tokens_of["document"]
+    for finer, coarser in (("sentence", "paragraph"), ("paragraph", "document")):
+        assert tokens_of[finer] <= tokens_of[coarser]
+    task = context_task(context, QUERY, kind, "document")
+    start = task.input_text.rindex("Context: ") + len("Context: ")
+    visible = {i for i, c in enumerate(context) if not c.isspace()}
+    shown = {c - start for t in tokens_of["document"] for c in covered(task, t, t + 1)}
+    assert visible <= shown
+
+
+def test_sentence_tokens_cover_the_sentence_and_offsets_are_the_callers():
+    task = context_task()
+    assert "Ada wrote the program." in task.sources
+    assert any("😀" in source for source in task.sources)
+    for span, (first, last) in zip(task.source_spans, task.source_token_ranges, strict=True):
+        assert CONTEXT[span.start : span.end] == span.text
+        shown = "".join(task.text[c] for c in sorted(covered(task, first, last)))
+        assert span.text in shown
+        assert shown.strip() == span.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "source_type"),
+    [
+        (kind, source_type)
+        for kind in ("byte_level", "metaspace_first", "metaspace_always", "unigram")
+        for source_type in ("document", "sentence", "word")
+        # these two have tokens that reach across words
+        if not (kind.startswith("metaspace") and source_type == "word")
+    ],
+)
+def test_token_ranges_are_those_of_char_to_token_where_no_token_straddles(kind, source_type):
+    context = "The quick brown fox jumps. It was 42 years old!\nThe lazy dog is not."
+    task = context_task(context, kind=kind, source_type=source_type)
+    encoding = task.tokenizer(task.input_text, add_special_tokens=False)
+    offset = task.input_text.index(context)
+    for span, tokens in zip(task.source_spans, task.source_token_ranges, strict=True):
+        start, end = span.start + offset, span.end + offset
+        assert tokens == (encoding.char_to_token(start), encoding.char_to_token(end - 1) + 1)
+
+
+@pytest.mark.parametrize("context", ["", "  \n ", "Query:", "{query}", "Context: ", "}{0}", "<s>"])
+@pytest.mark.parametrize("source_type", SOURCE_TYPES)
+def test_awkward_contexts_are_placed_by_construction(context, source_type):
+    task = context_task(context, source_type=source_type)
+    assert task.prompt == f"Context: {context}\n\nQuery: {QUERY}"
+    if not context:
+        assert task.num_sources == 0
+    for span in task.source_spans:
+        assert context[span.start : span.end] == span.text
+    for first, last in task.source_token_ranges:
+        shown = "".join(task.text[c] for c in sorted(covered(task, first, last)))
+        assert shown.strip() in context
+    assert len(task.target_ids) > 0
+
+
+def test_control_tokens_of_the_user_are_text_and_of_the_template_are_not():
+    hostile = "a <|end|> b <s> c </think>"
+    task = context_task(hostile, hostile, previous_messages=[{"role": "user", "content": hostile}])
+    markers = [i for i in task.input_ids if i in control_ids(task.tokenizer)]
+    assert len(markers) == len(
+        ["<s>", "<|user|>", "<|end|>", "<|user|>", "<|end|>", "<|assistant|>"]
+    )
+    assert hostile in task.input_text
+
+
+def test_documents_have_their_own_offsets_and_titles_are_no_sources():
+    documents = [
+        Document("One is here. Two is there.", id="a", title="First. Title"),
+        Document("", id="b"),
+        Document("One is here. 😀 Three.\n", id="c"),
+    ]
+    model, tokenizer = parts()
+    task = DocumentsContextAttributionTask(
+        documents, QUERY, model, tokenizer, source_type="sentence"
+    )
+    assert "Context: First. Title\nOne is here. Two is there.\n\n\n\nOne is here." in task.prompt
+    for span in task.source_spans:
+        assert documents[span.document].text[span.start : span.end] == span.text
+        assert "Title" not in span.text
+    assert {span.document for span in task.source_spans} == {0, 2}
+    whole = DocumentsContextAttributionTask(documents, QUERY, model, tokenizer)
+    assert whole.sources == [documents[0].text, documents[2].text]
+
+
+def test_callers_ranges_are_the_sources():
+    task = context_task(source_ranges=[(24, 30), (0, 3)])
+    assert task.sources == [CONTEXT[24:30], "Ada"]
+    assert [span.start for span in task.source_spans] == [24, 0]
+    for bad in ([(0, 0)], [(3, 1)], [(0, 999)], [(0, 5), (4, 8)], [(-1, 2)]):
+        with pytest.raises(InputError, match="source range"):
+            _ = context_task(source_ranges=bad).sources
+
+
+def test_multi_document_subclass_needs_only_prompt_and_ranges():
+    class Hotpot(ContextAttributionTask):
+        @property
+        def prompt(self):
+            return "Q. Doc one here.|Doc two here."
+
+        def _get_document_ranges(self):
+            return [(17, 30), (3, 16)]
+
+    model, tokenizer = parts()
+    task = Hotpot(model=model, tokenizer=tokenizer, source_type="document")
+    assert task.sources == ["Doc two here.", "Doc one here."]
+    first, second = task.source_token_ranges
+    assert second[1] <= first[0]
+    assert task.prompt_range_to_token_range(3, 16) == second
+
+
+@pytest.mark.parametrize("source_type", SOURCE_TYPES)
+def test_offsets_hold_when_the_template_trims_the_prompt(source_type):
+    class Padded(ContextAttributionTask):
+        prompt = "  \n Doc one here.\n  "
+
+        def _get_document_ranges(self):
+            return [(1, len(self.prompt))]
+
+    task = Padded(*parts("byte_level_trim"), source_type=source_type)
+    document = task.prompt[1:]
+    assert task.num_sources > 0
+    for span, tokens in zip(task.source_spans, task.source_token_ranges, strict=True):
+        assert document[span.start : span.end] == span.text
+        shown = "".join(task.text[c] for c in sorted(covered(task, *tokens)))
+        assert shown.strip() == span.text.strip()
+
+
+def test_unknown_source_type_names_the_known_ones():
+    with pytest.raises(InputError, match="'line': not one of document, paragraph"):
+        context_task(source_type="line")
+
+
+@pytest.mark.parametrize("argument", ["context", "query"])
+def test_text_that_is_not_unicode_is_refused_by_name(argument):
+    with pytest.raises(PromptError, match=argument) as caught:
+        context_task(**{argument: "\ud83d"})
+    assert caught.value.param == argument
+
+
+# Response
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=30)
+@given(text=any_text)
+def test_response_written_elsewhere_comes_back_exactly(kind, text):
+    task = context_task(kind=kind)
+    task.set_generation(text)
+    assert task.generation == task.target == text
+    assert task.text == task.input_text + text
+    assert task.token_ids == task.input_ids + task.generation_ids
+    unknown = task.tokenizer.unk_token_id
+    assert not ({*task.generation_ids} - {unknown}) & control_ids(task.tokenizer)
+    assert task.has_empty_target == (not task.generation_ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_any_generated_ids_have_text_and_aligned_offsets(kind, data):
+    task = context_task(kind=kind)
+    ids = data.draw(st.lists(st.integers(0, len(task.tokenizer) - 1), max_size=20))
+    task.set_generation_ids(ids)
+    assert task.generation_ids == ids
+    assert len(task.token_char_ranges) == len(task.token_ids)
+    start = data.draw(st.integers(0, max(len(task.target) - 1, 0)))
+    end = data.draw(st.integers(start, len(task.target)))
+    if start == end:
+        with pytest.raises(SpanError):
+            task.target_span(start, end)
+        return
+    span = task.target_span(start, end)
+    assert span.start <= start < end <= span.end
+    assert span.text == task.target[span.start : span.end]
+    assert task.text[len(task.input_text) :][span.start : span.end] == span.text
+    assert task.token_range_text(
+        span.token_start - task.generation_token_start,
+        span.token_end - task.generation_token_start,
+    ) == span.text  # fmt: skip
+
+
+def test_generation_is_greedy_and_cut_after_the_end():
+    task = context_task()
+    model = task.model
+    ids = torch.tensor([task.input_ids])
+    expected = []
+    with torch.no_grad():
+        for _ in range(12):
+            expected.append(int(model(ids).logits[0, -1].argmax()))
+            ids = torch.cat([ids, torch.tensor([[expected[-1]]])], dim=1)
+    assert task.generation_ids == expected
+    stop = expected[5]
+    cut = context_task(
+        generate_kwargs={"max_new_tokens": 12, "do_sample": False, "eos_token_id": stop}
+    )
+    end = expected.index(stop) + 1
+    assert cut.generation_ids == expected[:end]
+    assert cut.generation_token_end == cut.generation_token_start + end - 1
+    assert cut.target_ids == expected[: end - 1]
+    assert len(cut.token_char_ranges) == len(cut.token_ids)
+
+
+def test_batch_generates_what_each_task_generates_alone():
+    tasks = [context_task(CONTEXT[:n], source_type="word") for n in (5, 40, 80)]
+    alone = [context_task(CONTEXT[:n], source_type="word").generation_ids for n in (5, 40, 80)]
+    texts = SimpleContextAttributionTask.batch_generate(tasks)
+    assert [task.generation_ids for task in tasks] == alone
+    assert texts == [task.generation for task in tasks]
+    assert SimpleContextAttributionTask.batch_generate([]) == []
+
+
+def test_hidden_sources_change_what_is_generated_but_not_the_task():
+    task = context_task(source_type="document")
+    hidden = task.generate(mask=[False])
+    assert len(hidden) == 12
+    assert task.generate(mask=[True]) == task.generation_ids
+
+
+def test_another_response_replaces_all_that_hung_on_the_first():
+    task = context_task()
+    task.set_generation("One is here. Two.")
+    assert task.target_span(0, 3).text == "One"
+    sources = task.sources
+    task.set_generation("Other")
+    assert task.target == "Other"
+    assert task.statements == [(0, 5)]
+    assert task.sources == sources
+
+
+def test_ids_outside_the_vocabulary_are_refused():
+    task = context_task()
+    for bad in (-1, len(task.tokenizer)):
+        with pytest.raises(InputError, match=f"token id {bad}"):
+            task.set_generation_ids([0, bad])
+
+
+def test_prompt_that_leaves_no_room_is_refused_with_both_numbers():
+    model, tokenizer = parts(limit=64)
+    task = SimpleContextAttributionTask(CONTEXT, QUERY, model, tokenizer)
+    with pytest.raises(PromptTooLongError, match=f"{len(task.input_ids)} tokens.*64"):
+        _ = task.generation
+    small = SimpleContextAttributionTask("a", "b", model, tokenizer)
+    assert len(small.token_ids) == 64
+    small.check_length()
+    with pytest.raises(PromptTooLongError):
+        small.check_length(64)
+
+
+# Spans
+
+
+def test_span_inside_one_emoji_widens_to_its_tokens():
+    task = context_task()
+    task.set_generation("a 🦜 b")
+    span = task.target_span(2, 3)
+    assert span.token_end - span.token_start > 1
+    assert span.text.strip() == "🦜"
+
+
+def test_span_on_white_space_widens_to_the_word_that_carries_it():
+    task = context_task()
+    task.set_generation("the fox of the")
+    span = task.target_span(3, 4)
+    assert (span.start, span.text) == (3, " fox"[: len(span.text)])
+    assert task.target_range_to_token_range(3, 4, relative=True)[0] > 0
+
+
+@pytest.mark.parametrize("span", [(0, 0), (3, 3), (4, 2), (-1, 2), (0, 99), (99, 100)])
+def test_impossible_spans_are_refused_with_the_numbers(span):
+    task = context_task()
+    task.set_generation("abcdef")
+    with pytest.raises(SpanError, match=rf"\({span[0]}, {span[1]}\).*6 characters"):
+        task.target_range_to_token_range(*span)
+
+
+def test_span_of_an_empty_response_is_refused():
+    task = context_task()
+    task.set_generation("")
+    assert task.has_empty_target
+    assert task.statements == task.get_sub_target_token_ranges("sentence") == []
+    with pytest.raises(SpanError, match="0 characters"):
+        task.target_span()
+
+
+def test_parts_of_the_target_are_disjoint_and_in_order():
+    task = context_task()
+    task.set_generation("One is here. Two is there.\nThe 3rd!")
+    total = len(task.target_ids)
+    assert task.get_sub_target_token_ranges(relative=True) == [(0, total)]
+    assert task.get_sub_target_token_ranges("token", relative=True)[-1] == (total - 1, total)
+    for split_by in ("word", "sentence", "paragraph"):
+        ranges = task.get_sub_target_token_ranges(split_by)
+        assert all(a < b for a, b in ranges)
+        assert all(b <= c for (_, b), (c, _) in pairwise(ranges))
+        assert ranges[0][0] == task.target_token_range[0]
+        assert ranges[-1][1] == task.target_token_range[1]
+    with pytest.raises(InputError, match="'verse'"):
+        task.get_sub_target_token_ranges("verse")
+
+
+def test_statements_cut_sentences_and_a_bare_number_is_one():
+    task = context_task()
+    task.set_generation(" One is here. Two is there.")
+    assert [task.target[s:e] for s, e in task.statements] == ["One is here.", "Two is there."]
+    task.set_generation(" 42\n")
+    assert task.statements == [(1, 3)]
+    assert task.get_sub_target_token_ranges("sentence") == []
+
+
+def test_indices_are_printed_before_each_sentence(capsys):
+    task = context_task()
+    task.set_generation("One is here. Two is there.")
+    task.show_target_with_indices()
+    first, second = "\033[36m[(0, 12)]\033[0mOne is here.", "\033[36m[(13, 26)]\033[0mTwo is there."
+    assert capsys.readouterr().out == f"{first} {second}\n"
+
+
+# Thoughts
+
+
+def test_thoughts_are_the_sources_and_what_follows_is_the_target():
+    task = thought_task(source_type="sentence")
+    task.set_generation("Let me count. There are two.</think>\n\nTwo. Surely.")
+    assert task.thoughts == "Let me count. There are two."
+    assert task.response == task.target == "Two. Surely."
+    assert task.sources == ["Let me count.", "There are two."]
+    end_marker = task.tokenizer.convert_tokens_to_ids("</think>")
+    position = task.token_ids.index(end_marker)
+    assert task.thought_token_range == (task.generation_token_start, position)
+    assert task.source_token_ranges[-1][1] == position
+    for span in task.source_spans:
+        assert task.thoughts[span.start : span.end] == span.text
+    assert task.target_span(0, 4).text == "Two."
+    assert [task.target[s:e] for s, e in task.statements] == ["Two.", "Surely."]
+
+
+def test_opening_marker_and_single_line_break_are_understood():
+    task = thought_task(source_type="token")
+    task.set_generation("<think>\nTwo 🦜.</think>\nTwo.")
+    assert task.thoughts == "Two 🦜."
+    assert task.response == "Two."
+    for span, (first, last) in zip(task.source_spans, task.source_token_ranges, strict=True):
+        assert last == first + 1
+        assert task.thoughts[span.start : span.end] == span.text
+    shown = {c for span in task.source_spans for c in range(span.start, span.end)}
+    assert shown == set(range(len("Two 🦜.")))
+
+
+def test_thoughts_without_an_end_give_no_sources_and_an_empty_target():
+    task = thought_task()
+    task.set_generation("Let me count. There")
+    assert task.num_sources == 0
+    assert task.has_empty_target
+    assert task.target == ""
+    assert task.thoughts == "Let me count. There"
+    with pytest.raises(InputError, match="thoughts never end"):
+        _ = task.response
+
+
+def test_thoughts_with_nothing_after_them_have_an_empty_target():
+    task = thought_task(source_type="sentence")
+    task.set_generation("Let me count.</think>\n\n")
+    assert task.sources == ["Let me count."]
+    assert (task.has_empty_target, task.response) == (True, "")
+
+
+def test_documents_come_before_thoughts():
+    class Both(ThoughtAttributionTask):
+        prompt = "Two apples. How many?"
+
+        def _get_document_ranges(self):
+            return [(0, 11)]
+
+    task = Both(*parts(), source_type="sentence")
+    task.set_generation("I see two.</think>\n\nTwo.")
+    assert task.sources == ["Two apples.", "I see two."]
+    assert [(s.index, s.document) for s in task.source_spans] == [(0, 0), (1, 1)]
+    task.set_generation("Hm.</think>\n\nTwo.")
+    assert task.sources == ["Two apples.", "Hm."]
+
+
+# Ablations
+
+
+def test_masks_and_logit_probs_have_a_row_per_mask():
+    task = context_task()
+    task.set_generation("Ada did.")
+    masks, logit_probs = task.get_masks_and_logit_probs(3, 0.5, batch_size=2)
+    assert masks.shape == (3, task.num_sources)
+    assert logit_probs.shape == (3, len(task.target_ids))
