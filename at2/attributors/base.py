@@ -1,0 +1,201 @@
+"""What every attribution method offers, whatever it computes.
+
+A method fills one matrix, a score for every (target token, source), once per task. The score of a
+span is the mean over its tokens, so any number of spans costs one slice and one sum each.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from at2.errors import InputError, SpanError
+from at2.tasks import AttributionTask, SourceSpan
+
+if TYPE_CHECKING:
+    from pandas.io.formats.style import Styler
+
+DEFAULT_NUM_SOURCES_TO_SHOW = 8
+
+
+@dataclass(frozen=True)
+class RankedSource:
+    """A source with its place in the ranking (from 1) and its score."""
+
+    rank: int
+    source: SourceSpan
+    score: float
+
+
+@dataclass(frozen=True)
+class Attribution:
+    """The answer for one span of the target.
+
+    Attributes:
+        start, end: the span that was asked for, in characters of the target.
+        text: the target between them.
+        attributed_text: the tokens that were in fact attributed; it may be wider than `text`.
+        sources: best first.
+    """
+
+    start: int
+    end: int
+    text: str
+    attributed_text: str
+    sources: tuple[RankedSource, ...]
+
+
+class Attributor(ABC):
+    """An attribution method applied to one task.
+
+    Args:
+        task: the task; its response is generated when first needed.
+    """
+
+    def __init__(self, task: AttributionTask) -> None:
+        self.task = task
+        self._scores: NDArray[np.float32] | None = None
+
+    @abstractmethod
+    def _compute_scores(self) -> NDArray[np.float32]:
+        """Scores [targets, sources] of every target token and source."""
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """Scores [targets, sources], computed when first read and kept."""
+        if self._scores is None:
+            if self.task.num_sources == 0 or self.task.has_empty_target:
+                shape = (len(self.task.target_ids), self.task.num_sources)
+                self._scores = np.zeros(shape, dtype=np.float32)
+            else:
+                self._scores = self._compute_scores()
+        return self._scores
+
+    def prepare_for_attribution(self) -> None:
+        """Compute everything that spans will need, so that later calls are a slice and a sum."""
+        _ = self.scores
+
+    def get_attribution_scores(
+        self,
+        start: int | None = None,
+        end: int | None = None,
+        token_start: int | None = None,
+        token_end: int | None = None,
+        verbose: bool = False,
+    ) -> NDArray[np.float32]:
+        """The score of every source for a span of the target.
+
+        Args:
+            start, end: the span in characters of the target; either may be left out.
+            token_start, token_end: instead, the span in tokens of the target.
+            verbose: print the text that is attributed.
+
+        Returns:
+            float32 [num_sources].
+
+        Raises:
+            SpanError: the span is reversed, outside the target, or covers no token.
+            InputError: both kinds of span are given.
+        """
+        token_start, token_end = self._token_range(start, end, token_start, token_end)
+        if verbose:
+            text = self.task.token_range_text(token_start, token_end).strip()
+            print("Computing attribution scores for:\n", text)
+        means: NDArray[np.float64] = self.scores[token_start:token_end].mean(
+            axis=0, dtype=np.float64
+        )
+        return means.astype(np.float32)
+
+    def attribute(
+        self, start: int | None = None, end: int | None = None, top_k: int | None = None
+    ) -> Attribution:
+        """Sources of a span of the target ranked by score, ties by their order in the context."""
+        length = len(self.task.target)
+        first, last = 0 if start is None else start, length if end is None else end
+        span = self.task.target_span(first, last)
+        scores = self.get_attribution_scores(start=first, end=last)
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        sources = self.task.source_spans
+        return Attribution(
+            start=first,
+            end=last,
+            text=self.task.target[first:last],
+            attributed_text=span.text,
+            sources=tuple(
+                RankedSource(rank, sources[i], float(scores[i]))
+                for rank, i in enumerate(order, start=1)
+            ),
+        )
+
+    def show_attribution(
+        self,
+        start: int | None = None,
+        end: int | None = None,
+        token_start: int | None = None,
+        token_end: int | None = None,
+        num_sources_to_show: int = DEFAULT_NUM_SOURCES_TO_SHOW,
+        cmap: str = "RdBu",
+        verbose: bool = False,
+    ) -> "Styler":
+        """The best sources as a styled table with columns Score and Source (needs pandas)."""
+        from at2.display import score_table
+
+        scores = self.get_attribution_scores(start, end, token_start, token_end, verbose)
+        return score_table(scores, self.task.sources, num_sources_to_show, cmap)
+
+    def highlight_attribution(
+        self,
+        start: int | None = None,
+        end: int | None = None,
+        token_start: int | None = None,
+        token_end: int | None = None,
+        max_score: float | None = None,
+    ) -> str:
+        """The whole prompt and response with terminal colours.
+
+        Sources are shaded blue by positive and red by negative score, the span is yellow.
+        """
+        from at2.display import highlight
+
+        span = self._token_range(start, end, token_start, token_end)
+        scores = self.get_attribution_scores(token_start=span[0], token_end=span[1])
+        return highlight(self.task, span, scores, max_score)
+
+    def _token_range(
+        self,
+        start: int | None,
+        end: int | None,
+        token_start: int | None,
+        token_end: int | None,
+    ) -> tuple[int, int]:
+        """Tokens relative to the target."""
+        by_characters = start is not None or end is not None
+        by_tokens = token_start is not None or token_end is not None
+        if by_characters and by_tokens:
+            raise InputError("give a span in characters or in tokens, not both", param="start")
+        if by_characters:
+            return self.task.target_range_to_token_range(start, end, relative=True)
+        length = len(self.task.target_ids)
+        first = 0 if token_start is None else token_start
+        last = length if token_end is None else token_end
+        if not 0 <= first < last <= length:
+            raise SpanError(
+                f"token span ({first}, {last}) is not inside the target's {length} tokens",
+                param="token_start",
+            )
+        return first, last
+
+
+def sum_by_source(
+    token_scores: NDArray[Any], source_ranges: list[tuple[int, int]]
+) -> NDArray[np.float32]:
+    """Column sums [targets, sources] of scores [targets, tokens] over each source's tokens.
+
+    Added up in float64: with thousands of columns float32 sums would lose digits.
+    """
+    out = np.zeros((token_scores.shape[0], len(source_ranges)), dtype=np.float32)
+    for index, (start, end) in enumerate(source_ranges):
+        out[:, index] = token_scores[:, start:end].sum(axis=1, dtype=np.float64)
+    return out

@@ -1,0 +1,52 @@
+"""AT2: attribution scores from attention weights and a trained score estimator."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from at2.attention import token_scores
+from at2.attributors.base import Attributor, sum_by_source
+from at2.estimators import LinearScoreEstimator
+from at2.identity import ModelIdentity
+from at2.tasks import AttributionTask
+
+
+class AT2Attributor(Attributor):
+    """Attribution with attention (Cohen-Wang, Chuang, Madry 2025, arXiv 2504.13752).
+
+    The score of source s for target token t is Σ over tokens of s, layers and heads of
+    weight × attention. One forward pass gives the scores of all tokens and sources.
+
+    Args:
+        task: the task to attribute.
+        score_estimator: the trained weights.
+
+    Raises:
+        EstimatorMismatchError: the estimator was trained for another model.
+    """
+
+    def __init__(self, task: AttributionTask, score_estimator: LinearScoreEstimator) -> None:
+        super().__init__(task)
+        score_estimator.check_fits(ModelIdentity.of(task.model, task.tokenizer))
+        self.score_estimator = score_estimator
+
+    @classmethod
+    def from_path(cls, task: AttributionTask, path: str | Path) -> "AT2Attributor":
+        """Use the estimator in a file (`.pt` or `.safetensors`) or a folder."""
+        return cls(task, LinearScoreEstimator.load(path))
+
+    @classmethod
+    def from_hub(cls, task: AttributionTask, model_name: str) -> "AT2Attributor":
+        """Use an estimator from the hub, e.g. "madrylab/at2-phi-4-mini-instruct"."""
+        return cls(task, LinearScoreEstimator.from_hub(model_name))
+
+    def _compute_scores(self) -> NDArray[np.float32]:
+        task = self.task
+        scores = token_scores(
+            task.model, task.token_ids, task.target_token_range, self.score_estimator.head_weights
+        )  # [targets, tokens]
+        bias = self.score_estimator.linear.bias
+        if bias is not None:  # a constant for every token of a source
+            scores = scores + bias.detach().to(scores)
+        return sum_by_source(scores.cpu().numpy(), task.source_token_ranges)

@@ -1,0 +1,241 @@
+"""Score estimators, learned functions from attention features to scores, and their files.
+
+Two formats hold the same estimator: the published package's dictionary (`.pt`, read with
+`weights_only=True`, so nothing in it can run) and safetensors with the metadata in its header.
+Knows nothing of how features are computed or of how an estimator is trained.
+"""
+
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+
+from at2.errors import EstimatorError, EstimatorMismatchError
+from at2.features import AttentionFeatureExtractor
+from at2.identity import ModelIdentity
+
+PUBLISHED_FILE = "score_estimator.pt"
+SAFETENSORS_FILE = "score_estimator.safetensors"
+
+
+class LinearScoreEstimator(nn.Module):
+    """A score as a linear function of attention features, one weight per layer and head.
+
+    Weights start at 1/n, so that an untrained estimator is average attention.
+
+    Args:
+        feature_extractor: what computes the features; fixes their number.
+        normalize: divide the weights by their L1 norm when training ends.
+        non_negative: clamp the weights at zero after every training step.
+        bias: add a constant to every score.
+        extras: metadata that travels with the estimator, plain values only.
+    """
+
+    def __init__(
+        self,
+        feature_extractor: AttentionFeatureExtractor,
+        normalize: bool = True,
+        non_negative: bool = False,
+        bias: bool = False,
+        extras: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.feature_extractor = feature_extractor
+        self.normalize = normalize
+        self.non_negative = non_negative
+        self.extras = dict(extras or {})
+        num_features = feature_extractor.num_features
+        self.linear = nn.Linear(num_features, 1, bias=bias)
+        with torch.no_grad():
+            self.linear.weight.fill_(1 / num_features)
+            if bias:
+                self.linear.bias.zero_()
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Scores [..., 1] of features [..., num_features]."""
+        scores: Tensor = self.linear(features)
+        return scores
+
+    @property
+    def head_weights(self) -> Tensor:
+        """The weights as float32 [num_layers, num_heads], detached, on the CPU."""
+        shape = (self.feature_extractor.num_layers, self.feature_extractor.num_heads)
+        return self.linear.weight.detach().to("cpu", torch.float32).view(shape)
+
+    @torch.no_grad()
+    def project_parameters(self) -> None:
+        """Return to the allowed space after a training step."""
+        if self.non_negative:
+            self.linear.weight.clamp_(min=0)
+
+    @torch.no_grad()
+    def finalize_parameters(self) -> None:
+        """L1-normalise the weights after training, unless they are all zero."""
+        norm = self.linear.weight.norm(p=1)
+        if self.normalize and norm > 0:
+            self.linear.weight.div_(norm)
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """The model that the estimator was trained for, if its file says so."""
+        identity = self.extras.get("identity")
+        return identity if isinstance(identity, dict) else None
+
+    def check_fits(self, identity: ModelIdentity) -> None:
+        """Make sure that the estimator was trained for this model.
+
+        Published estimators carry no identity: for them the number of layers and heads decides.
+
+        Raises:
+            EstimatorMismatchError: naming both sides.
+        """
+        own = self.feature_extractor
+        if (own.num_layers, own.num_heads) != (identity.num_layers, identity.num_heads):
+            raise EstimatorMismatchError(
+                f"the estimator has {own.num_layers} layers × {own.num_heads} heads, "
+                f"the model {identity.describe()}"
+            )
+        if self.identity is None:
+            return
+        for key in ("config", "tokenizer"):
+            if self.identity.get(key) != getattr(identity, key):
+                raise EstimatorMismatchError(
+                    f"the estimator was trained for {self.identity.get('model')!r} "
+                    f"({key} {self.identity.get(key)}), the model is {identity.model!r} "
+                    f"({key} {getattr(identity, key)})"
+                )
+
+    # -- files ---------------------------------------------------------------------------------
+
+    def save(self, path: str | Path, extras: dict[str, Any] | None = None) -> None:
+        """Write the estimator: `.safetensors`, or the published dictionary for any other suffix.
+
+        The file appears whole or not at all. `extras` are added to the estimator's own.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        header = {
+            "class": "LinearScoreEstimator",
+            "feature_extractor": self.feature_extractor.serialize(),
+            "kwargs": {
+                "normalize": self.normalize,
+                "non_negative": self.non_negative,
+                "bias": self.linear.bias is not None,
+            },
+            "extras": {**self.extras, **(extras or {})},
+        }
+        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            if path.suffix == ".safetensors":
+                temporary.write_bytes(
+                    safetensors_bytes(state, metadata={"at2": json.dumps(header, sort_keys=True)})
+                )
+            else:
+                torch.save({**header, "state_dict": state}, temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, device: str | torch.device | None = None
+    ) -> "LinearScoreEstimator":
+        """Read an estimator from a file of either format, or from a folder that holds one.
+
+        Raises:
+            EstimatorError: no such file, a damaged one, or one of an unknown layout.
+        """
+        path = _resolve(Path(path))
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="pt") as file:
+                    header = json.loads(file.metadata()["at2"])
+                    state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            else:
+                header = torch.load(path, map_location="cpu", weights_only=True)
+                state = header["state_dict"]
+        except (
+            OSError,
+            SafetensorError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+            RuntimeError,
+            EOFError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise EstimatorError(f"{path.name} is not a readable estimator: {reason}") from error
+        estimator = cls._from_parts(path.name, header, state)
+        return estimator if device is None else estimator.to(device)
+
+    @classmethod
+    def _from_parts(
+        cls, name: str, header: dict[str, Any], state: dict[str, Tensor]
+    ) -> "LinearScoreEstimator":
+        try:
+            if header["class"] != "LinearScoreEstimator":
+                raise EstimatorError(f"{name} holds an unknown estimator {header['class']!r}")
+            kwargs = dict(header["kwargs"])
+            estimator = cls(
+                AttentionFeatureExtractor.deserialize(header["feature_extractor"]),
+                normalize=bool(kwargs.get("normalize", True)),
+                non_negative=bool(kwargs.get("non_negative", False)),
+                bias=bool(kwargs.get("bias", False)),
+                extras=header.get("extras"),
+            )
+            estimator.load_state_dict({key: value.float() for key, value in state.items()})
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise EstimatorError(f"{name} has an unknown layout: {reason}") from error
+        if not all(torch.isfinite(value).all() for value in state.values()):
+            raise EstimatorError(f"{name} holds weights that are not finite")
+        return estimator
+
+    @classmethod
+    def from_hub(
+        cls, model_name: str, device: str | torch.device | None = None
+    ) -> "LinearScoreEstimator":
+        """Download an estimator from the hub, e.g. "madrylab/at2-phi-4-mini-instruct".
+
+        Raises:
+            EstimatorError: the hub cannot be reached or has no such estimator.
+        """
+        try:
+            path = hf_hub_download(repo_id=model_name, filename=PUBLISHED_FILE)
+        except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise EstimatorError(f"cannot fetch estimator {model_name!r}: {reason}") from error
+        return cls.load(path, device)
+
+
+def _resolve(path: Path) -> Path:
+    """The estimator file meant by a path: itself, or the one inside a folder."""
+    if path.is_dir():
+        for name in (SAFETENSORS_FILE, PUBLISHED_FILE):
+            if (path / name).is_file():
+                return path / name
+        raise EstimatorError(f"no {SAFETENSORS_FILE} or {PUBLISHED_FILE} in {path.name!r}")
+    if not path.is_file():
+        raise EstimatorError(f"no estimator file {path.name!r}")
+    return path
+
+
+def load_estimator(
+    name_or_path: str | Path, device: str | torch.device | None = None
+) -> LinearScoreEstimator:
+    """An estimator from a file, a folder, or else from the hub by name."""
+    if Path(name_or_path).exists():
+        return LinearScoreEstimator.load(name_or_path, device)
+    return LinearScoreEstimator.from_hub(str(name_or_path), device)

@@ -1,0 +1,77 @@
+"""Features of a (target, source) pair: the attention it gets, per layer and head.
+
+Feature `layer * num_heads + head` of target range T and source range S is the mean over tokens of
+T of the sum over tokens of S of the attention weight (Cohen-Wang, Chuang, Madry 2025,
+arXiv 2504.13752, section 3).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from at2.attention import attention_shape, source_features
+from at2.errors import EstimatorError
+from at2.tasks import AttributionTask
+
+TokenRange = tuple[int, int]
+
+
+class AttentionFeatureExtractor:
+    """Attention weights of every captured layer and head as features.
+
+    Args:
+        num_layers: captured attention layers of the model.
+        num_heads: attention heads in each of them.
+        model_type: ignored; kept because published estimator files carry it.
+    """
+
+    def __init__(self, num_layers: int, num_heads: int, model_type: str | None = None) -> None:
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.model_type = model_type
+
+    @classmethod
+    def from_model(cls, model: Any) -> "AttentionFeatureExtractor":
+        """The extractor for a model, its layers and heads found by a probe."""
+        shape = attention_shape(model)
+        return cls(shape.num_layers, shape.num_heads)
+
+    @property
+    def num_features(self) -> int:
+        """Layers times heads."""
+        return self.num_layers * self.num_heads
+
+    def __call__(self, task: AttributionTask, target_ranges: Sequence[TokenRange]) -> Tensor:
+        """Features [targets, sources, features] in float32 of absolute token ranges of a task."""
+        return source_features(
+            task.model, task.token_ids, list(target_ranges), task.source_token_ranges
+        )
+
+    def serialize(self) -> dict[str, Any]:
+        """The published layout: class name and constructor arguments."""
+        return {
+            "class": "AttentionFeatureExtractor",
+            "kwargs": {
+                "num_layers": self.num_layers,
+                "num_heads": self.num_heads,
+                "model_type": self.model_type,
+            },
+        }
+
+    @classmethod
+    def deserialize(cls, data: dict[str, Any]) -> "AttentionFeatureExtractor":
+        """The inverse of `serialize`.
+
+        Raises:
+            EstimatorError: another class, or arguments missing or not integers.
+        """
+        try:
+            name, kwargs = data["class"], data["kwargs"]
+            if name != "AttentionFeatureExtractor":
+                raise EstimatorError(f"unknown feature extractor {name!r}")
+            extractor = cls(int(kwargs["num_layers"]), int(kwargs["num_heads"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise EstimatorError(f"malformed feature extractor: {error!r}") from error
+        extractor.model_type = kwargs.get("model_type")
+        return extractor

@@ -1,0 +1,197 @@
+"""Scores equal a direct computation from eager attention, and spans are means of tokens."""
+
+import re
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from at2 import (
+    AT2Attributor,
+    AttentionFeatureExtractor,
+    AverageAttentionAttributor,
+    LinearScoreEstimator,
+)
+from at2.errors import EstimatorMismatchError, InputError, SpanError
+from at2.tasks import SimpleContextAttributionTask
+from tests.helpers.tokenizers import tiny_tokenizer
+
+CONTEXT = "The quick brown fox jumps. 你好，世界。 Ada wrote the first program! 😀 was 42."
+RESPONSE = "Ada wrote it, 你好. The fox was 42 😀 years old."
+
+
+@pytest.fixture(scope="module")
+def model() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer("byte_level")),
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        eos_token_id=6,
+        pad_token_id=0,
+    )
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4 if parameter.ndim == 2 else 1)
+    return model
+
+
+def _task(model: Any, source_type: str = "sentence", **settings: Any) -> Any:
+    task = SimpleContextAttributionTask(
+        CONTEXT, "Who?", model, tiny_tokenizer("byte_level"), source_type=source_type, **settings
+    )
+    task.set_generation(RESPONSE)
+    return task
+
+
+def _estimator(model: Any, bias: bool = False) -> LinearScoreEstimator:
+    estimator = LinearScoreEstimator(AttentionFeatureExtractor.from_model(model), bias=bias)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in estimator.parameters():
+            parameter.normal_(generator=generator)
+    return estimator
+
+
+def _eager_scores(task: Any, estimator: LinearScoreEstimator) -> np.ndarray[Any, Any]:
+    """[targets, sources] by the definition: loops over everything, in float64."""
+    model = LlamaForCausalLM(deepcopy(task.model.config))
+    model.load_state_dict(task.model.state_dict())
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        output = model.eval()(torch.tensor([task.token_ids]), output_attentions=True)
+    weights = estimator.linear.weight.detach()[0].double().numpy()
+    bias = 0.0 if estimator.linear.bias is None else estimator.linear.bias.item()
+    first, last = task.target_token_range
+    scores = np.zeros((last - first, task.num_sources))
+    for target in range(first, last):
+        for source, (start, end) in enumerate(task.source_token_ranges):
+            for token in range(start, end):
+                scores[target - first, source] += bias
+                for layer, attention in enumerate(output.attentions):
+                    for head in range(attention.shape[1]):
+                        weight = weights[layer * attention.shape[1] + head]
+                        value = float(attention[0, head, target - 1, token])
+                        scores[target - first, source] += weight * value
+    return scores
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_scores_are_weighted_sums_of_eager_attention(model: Any, bias: bool) -> None:
+    task, estimator = _task(model), _estimator(model, bias)
+    ours = AT2Attributor(task, estimator).scores
+    assert np.abs(ours - _eager_scores(task, estimator)).max() <= 1e-5
+
+
+def test_an_untrained_estimator_scores_as_average_attention(model: Any) -> None:
+    task = _task(model)
+    estimator = LinearScoreEstimator(AttentionFeatureExtractor.from_model(model))
+    np.testing.assert_allclose(
+        AT2Attributor(task, estimator).scores,
+        AverageAttentionAttributor(task).scores,
+        atol=1e-6,
+    )
+
+
+def test_the_estimator_applied_to_features_gives_the_same_scores(model: Any) -> None:
+    task, estimator = _task(model), _estimator(model)
+    first, last = task.target_token_range
+    features = estimator.feature_extractor(task, [(i, i + 1) for i in range(first, last)])
+    with torch.no_grad():
+        from_features = estimator(features)[..., 0].numpy()
+    np.testing.assert_allclose(AT2Attributor(task, estimator).scores, from_features, atol=1e-5)
+
+
+def test_scores_of_words_add_up_to_those_of_their_sentence(model: Any) -> None:
+    estimator = _estimator(model)
+    sentences, words = (_task(model, kind) for kind in ("sentence", "word"))
+    by_sentence = AT2Attributor(sentences, estimator).get_attribution_scores()
+    by_word = AT2Attributor(words, estimator).get_attribution_scores()
+    for sentence, score in zip(sentences.source_spans, by_sentence, strict=True):
+        inside = [
+            by_word[w.index]
+            for w in words.source_spans
+            if sentence.start <= w.start and w.end <= sentence.end
+        ]
+        assert sum(inside) == pytest.approx(score, abs=1e-6)
+
+
+def test_a_span_is_the_mean_of_its_tokens(model: Any) -> None:
+    attributor = AT2Attributor(_task(model), _estimator(model))
+    start, end = RESPONSE.index("The"), RESPONSE.index(" was")
+    first, last = attributor.task.target_range_to_token_range(start, end, relative=True)
+    by_characters = attributor.get_attribution_scores(start, end)
+    np.testing.assert_allclose(by_characters, attributor.scores[first:last].mean(axis=0), atol=1e-6)
+    np.testing.assert_array_equal(
+        by_characters, attributor.get_attribution_scores(token_start=first, token_end=last)
+    )
+
+
+def test_ranking_is_best_first_and_reports_what_was_attributed(model: Any) -> None:
+    attributor = AT2Attributor(_task(model), _estimator(model))
+    middle = RESPONSE.index("😀")
+    attribution = attributor.attribute(middle, middle + 1, top_k=2)
+    scores = attributor.get_attribution_scores(middle, middle + 1)
+    assert [s.rank for s in attribution.sources] == [1, 2]
+    assert attribution.sources[0].score == scores.max()
+    assert attribution.text == "😀" and "😀" in attribution.attributed_text
+
+
+@pytest.mark.parametrize("span", [(0, 0), (5, 3), (-1, 3), (0, len(RESPONSE) + 1)])
+def test_a_span_outside_the_target_is_refused(model: Any, span: tuple[int, int]) -> None:
+    attributor = AT2Attributor(_task(model), _estimator(model))
+    with pytest.raises(SpanError, match=str(span[1])):
+        attributor.get_attribution_scores(*span)
+
+
+@pytest.mark.parametrize("span", [(0, 0), (5, 3), (-1, 3), (0, 10_000)])
+def test_a_token_span_outside_the_target_is_refused(model: Any, span: tuple[int, int]) -> None:
+    attributor = AT2Attributor(_task(model), _estimator(model))
+    with pytest.raises(SpanError, match=str(span[1])):
+        attributor.get_attribution_scores(token_start=span[0], token_end=span[1])
+
+
+def test_characters_and_tokens_together_are_refused(model: Any) -> None:
+    with pytest.raises(InputError):
+        AT2Attributor(_task(model), _estimator(model)).get_attribution_scores(0, token_end=3)
+
+
+def test_an_estimator_of_another_shape_is_refused(model: Any) -> None:
+    estimator = LinearScoreEstimator(AttentionFeatureExtractor(5, 4))
+    with pytest.raises(EstimatorMismatchError):
+        AT2Attributor(_task(model), estimator)
+
+
+def test_the_table_shows_the_best_sources_first(model: Any) -> None:
+    attributor = AT2Attributor(_task(model), _estimator(model))
+    frame = attributor.show_attribution(0, 5, num_sources_to_show=3).data
+    scores = attributor.get_attribution_scores(0, 5)
+    assert list(frame.columns) == ["Score", "Source"]
+    assert list(frame["Source"]) == [attributor.task.sources[i] for i in np.argsort(-scores)[:3]]
+    assert "background-color" in attributor.show_attribution(0, 5).to_html()
+
+
+def test_verbose_prints_the_attributed_text(model: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    AT2Attributor(_task(model), _estimator(model)).get_attribution_scores(0, 5, verbose=True)
+    assert capsys.readouterr().out == "Computing attribution scores for:\n Ada wrote\n"
+
+
+def test_highlighting_changes_colours_only(model: Any) -> None:
+    attributor = AT2Attributor(_task(model), _estimator(model))
+    shown = attributor.highlight_attribution(0, 5)
+    assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == attributor.task.text
+    assert "\x1b[38;2;255;255;0m" in shown
+
+
+def test_a_context_without_sources_has_no_scores(model: Any) -> None:
+    task = SimpleContextAttributionTask("", "Who?", model, tiny_tokenizer("byte_level"))
+    task.set_generation(RESPONSE)
+    assert AT2Attributor(task, _estimator(model)).get_attribution_scores(0, 5).shape == (0,)
