@@ -1,0 +1,35 @@
+"""The bundled model's score estimator, trained by `AT2Trainer` on questions with training names."""
+
+from pathlib import Path
+from typing import Any
+
+from at2 import AT2Trainer, LinearScoreEstimator
+from at2.estimators import PUBLISHED_FILE, SAFETENSORS_FILE
+from trainer_jobs.bundled.names import NameSource
+from trainer_jobs.bundled.questions import ask, task_of
+
+_SEED = 7
+_SENTENCES = (4, 16)
+
+
+def train_estimator(
+    model: Any, tokenizer: Any, folder: Path, *, examples: int = 600, source_type: str = "sentence"
+) -> LinearScoreEstimator:
+    """Train an estimator; what `folder` already holds is not computed again."""
+    trainer = AT2Trainer(
+        save_path=folder,
+        dataset=list(ask(examples, seed=_SEED, sentences=_SENTENCES, names=NameSource())),
+        model=model,
+        tokenizer=tokenizer,
+        task_from_example=lambda e, m, t: task_of(e, m, t, source_type),
+    )
+    trainer.generate(batch_size=16)
+    trainer.compute_features_and_outputs()
+    return trainer.train(save_name="default")
+
+
+def ship(estimator: LinearScoreEstimator, folder: Path, metrics: dict[str, Any]) -> None:
+    """Write the estimator with its metrics, in both formats."""
+    estimator.extras["metrics"] = metrics
+    for name in (PUBLISHED_FILE, SAFETENSORS_FILE):
+        estimator.save(folder / name)
