@@ -1,6 +1,7 @@
 """Scores equal those of the published `at2` package, for the same ids and estimator file."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausa
 
 from at2 import AT2Attributor, AttentionFeatureExtractor, LinearScoreEstimator
 from at2.tasks import SimpleContextAttributionTask
-from tests.helpers.published import published_scores
+from tests.helpers.published import PEERS, published_scores
 from tests.helpers.tokenizers import tiny_tokenizer
 
 CONTEXT = (
@@ -36,6 +37,10 @@ _FAMILIES = {
 }
 
 
+@pytest.mark.skipif(
+    not PEERS.exists() and "CI" not in os.environ,
+    reason="the published package is not installed in .peers: run `make test`",
+)
 @pytest.mark.parametrize("family", _FAMILIES)
 def test_scores_equal_the_published_package(family: str, tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer("byte_level")

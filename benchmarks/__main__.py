@@ -1,0 +1,8 @@
+"""`python -m benchmarks`: every benchmark, one after another."""
+
+from benchmarks import attribution, sentences
+
+if __name__ == "__main__":
+    for module in (attribution, sentences):
+        print(f"\n## {module.__name__.split('.')[-1]}\n")
+        module.main()

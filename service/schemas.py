@@ -1,0 +1,229 @@
+"""What goes over the wire. Characters are Unicode code points; ranges are half-open."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+SourceType = Literal["document", "sentence", "word", "token"]
+Method = Literal["at2", "average_attention"]
+
+DEFAULT_TOP_K = 8
+
+_NonBlank = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Document(_Request):
+    """One document of the caller's."""
+
+    id: str | None = Field(
+        default=None, description="The caller's name for it, repeated in sources."
+    )
+    title: str | None = Field(default=None, description="Shown to the model above the text.")
+    text: _NonBlank
+
+
+class Message(_Request):
+    """An earlier turn of the conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class _Prompt(_Request):
+    context: _NonBlank | None = Field(default=None, description="The context, if it is one text.")
+    documents: list[Document] | None = Field(
+        None, min_length=1, description="The context, if it is several texts."
+    )
+    query: _NonBlank | None = None
+    messages: list[Message] = Field(default=[], description="Earlier turns, oldest first.")
+
+    def _check_context(self) -> None:
+        if (self.context is None) == (self.documents is None):
+            raise ValueError("give either context or documents")
+        if self.query is None:
+            raise ValueError("query is missing")
+
+
+class GenerateRequest(_Prompt):
+    """What to answer, and how."""
+
+    source_type: SourceType = Field(default="sentence", description="What the context is cut into.")
+    max_new_tokens: int = Field(default=256, ge=1)
+    temperature: float = Field(default=0.0, ge=0.0, le=5.0, description="0 is greedy decoding.")
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    seed: int | None = Field(
+        None, ge=0, lt=2**63, description="Makes sampling repeatable; ignored when greedy."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        self._check_context()
+        return self
+
+
+class Source(BaseModel):
+    """A piece of the context: `text` is characters `start` to `end` of its document."""
+
+    index: int
+    document: int = Field(description="Place of the document in the request, from 0.")
+    document_id: str | None = Field(description="The caller's id of the document.")
+    start: int
+    end: int
+    text: str
+
+
+class Statement(BaseModel):
+    """A sentence of the response."""
+
+    start: int
+    end: int
+    text: str
+
+
+class Usage(BaseModel):
+    """Token counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class GenerateReply(BaseModel):
+    """A generation: the response, and everything it can be attributed to."""
+
+    id: str
+    model: str
+    created: int = Field(description="Seconds since 1970.")
+    response: str
+    finish_reason: Literal["stop", "length"]
+    usage: Usage
+    sources: list[Source]
+    statements: list[Statement]
+
+
+class Span(_Request):
+    """Characters of the response."""
+
+    start: int = Field(ge=0)
+    end: int = Field(ge=1)
+
+
+class AttributeRequest(_Prompt):
+    """What to attribute: a generation by `id`, or a context, query and response."""
+
+    id: str | None = Field(default=None, description="From POST /generate.")
+    response: str | None = Field(
+        default=None, min_length=1, description="A response written elsewhere."
+    )
+    source_type: SourceType | None = Field(
+        default=None, description="By default as in /generate, or `sentence` without an id."
+    )
+    start: int | None = Field(default=None, ge=0, description="Start of one span of the response.")
+    end: int | None = Field(default=None, ge=1, description="End of one span of the response.")
+    spans: list[Span] | None = Field(default=None, min_length=1, max_length=256)
+    split_by: Literal["sentence"] | None = Field(
+        default=None, description="Attribute every statement of the response."
+    )
+    top_k: int = Field(
+        default=DEFAULT_TOP_K, ge=1, le=10_000, description="The most sources a span gets."
+    )
+    method: Method = "at2"
+    estimator: str | None = Field(
+        default=None, description="Name of a loaded estimator, see /info."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.id is None:
+            self._check_context()
+            if self.response is None:
+                raise ValueError("give either id or response")
+        elif self.context or self.documents or self.query or self.messages or self.response:
+            raise ValueError("with id, leave out context, documents, query, messages and response")
+        one_span = self.start is not None or self.end is not None
+        if one_span and (self.start is None or self.end is None):
+            raise ValueError("a span needs both start and end")
+        if sum([one_span, self.spans is not None, self.split_by is not None]) > 1:
+            raise ValueError("give one of start and end, spans, split_by")
+        if self.estimator is not None and self.method != "at2":
+            raise ValueError(f"method {self.method} takes no estimator")
+        return self
+
+
+class ScoredSource(Source):
+    """A source with its place in the ranking, from 1, and its score."""
+
+    rank: int
+    score: float
+
+
+class SpanAttribution(BaseModel):
+    """The sources of one span, best first."""
+
+    start: int
+    end: int
+    text: str
+    attributed_text: str = Field(
+        description="What was in fact attributed: the tokens that overlap the span."
+    )
+    sources: list[ScoredSource]
+
+
+class AttributeReply(BaseModel):
+    """One attribution per span."""
+
+    id: str | None
+    model: str
+    method: Method
+    estimator: str | None
+    attributions: list[SpanAttribution]
+
+
+class EstimatorInfo(BaseModel):
+    """A loaded estimator."""
+
+    name: str
+    num_layers: int
+    num_heads: int
+    metadata: dict[str, Any]
+
+
+class InfoReply(BaseModel):
+    """What serves here, and within which limits."""
+
+    version: str
+    model: str
+    revision: str | None
+    description: str | None
+    device: str
+    dtype: str
+    parameters: int
+    max_context_tokens: int | None
+    max_new_tokens: int
+    methods: list[str]
+    source_types: list[str]
+    estimators: list[EstimatorInfo]
+
+
+class StatusReply(BaseModel):
+    """Whether the server is well."""
+
+    status: Literal["ok"]
+
+
+class ErrorBody(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorReply(BaseModel):
+    """The shape of every error."""
+
+    error: ErrorBody

@@ -1,0 +1,135 @@
+"""Bad input gets one error shape, a fitting status, and a message that names what is wrong."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+CONTEXT = "Charlotte Bennett lives in Lisbon. Omar Whitfield plays the cello."
+GENERATE = {"context": CONTEXT, "query": "Where does Charlotte Bennett live?"}
+ATTRIBUTE = GENERATE | {"response": "Charlotte Bennett lives in Lisbon."}
+LENGTH = len(ATTRIBUTE["response"])
+
+
+def _error(response: httpx.Response) -> dict[str, Any]:
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert body["error"]["message"] and "\n" not in body["error"]["message"]
+    assert "Traceback" not in response.text and "site-packages" not in response.text
+    error: dict[str, Any] = body["error"]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"query": ""}, "query"),
+        ({"query": "  \n"}, "query"),
+        ({"query": None}, "query"),
+        ({"context": ""}, "context"),
+        ({"context": None}, "context or documents"),
+        ({"documents": []}, "documents"),
+        ({"documents": [{"text": "x"}]}, "either context or documents"),
+        ({"context": None, "documents": [{"text": ""}]}, "documents.0.text"),
+        ({"context": None, "documents": [{"text": "x", "url": "y"}]}, "documents.0.url"),
+        ({"temprature": 1}, "temprature"),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": "warm"}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"max_new_tokens": 1_000_000}, "1024"),
+        ({"seed": -1}, "seed"),
+        ({"source_type": "paragraphs"}, "source_type"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
+    ],
+)
+def test_generate_refuses(client: httpx.Client, change: dict[str, Any], named: str) -> None:
+    response = client.post("/generate", json=GENERATE | change)
+    assert response.status_code == 400
+    assert named in _error(response)["message"]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"start": 0, "end": LENGTH + 1}, str(LENGTH)),
+        ({"start": 5, "end": 5}, "5"),
+        ({"start": 9, "end": 3}, "9"),
+        ({"start": -1, "end": 3}, "start"),
+        ({"start": 3}, "both start and end"),
+        ({"spans": []}, "spans"),
+        ({"spans": [{"start": 0, "end": 3}, {"start": 4, "end": 999}]}, "999"),
+        ({"start": 0, "end": 3, "split_by": "sentence"}, "one of"),
+        ({"split_by": "page"}, "split_by"),
+        ({"method": "magic"}, "method"),
+        ({"estimator": "unknown"}, "bundled"),
+        ({"estimator": "bundled", "method": "average_attention"}, "takes no estimator"),
+        ({"top_k": 0}, "top_k"),
+        ({"response": ""}, "response"),
+        ({"response": None}, "id or response"),
+        ({"id": "gen-1"}, "with id"),
+        ({"span": [0, 3]}, "span"),
+    ],
+)
+def test_attribute_refuses(client: httpx.Client, change: dict[str, Any], named: str) -> None:
+    response = client.post("/attribute", json=ATTRIBUTE | change)
+    assert response.status_code == 400
+    assert named in _error(response)["message"]
+
+
+def test_an_unknown_id_is_not_found(client: httpx.Client) -> None:
+    response = client.post("/attribute", json={"id": "gen-nothing"})
+    assert response.status_code == 404
+    assert "gen-nothing" in _error(response)["message"]
+
+
+@pytest.mark.parametrize("path", ["/generate", "/attribute"])
+def test_a_context_longer_than_the_model_names_both_numbers(
+    client: httpx.Client, path: str
+) -> None:
+    body = (GENERATE if path == "/generate" else ATTRIBUTE) | {"context": "The cat sat. " * 3000}
+    response = client.post(path, json=body)
+    assert response.status_code == 400
+    error = _error(response)
+    assert error["code"] == "context_length_exceeded"
+    assert "2048" in error["message"]
+    numbers = [int(w) for w in error["message"].replace(",", " ").split() if w.isdigit()]
+    assert max(numbers) > 9000
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe", b'{"context": "\\ud800"}']
+)
+@pytest.mark.parametrize("path", ["/generate", "/attribute"])
+def test_a_body_that_is_no_request_is_refused(
+    client: httpx.Client, path: str, content: bytes
+) -> None:
+    response = client.post(path, content=content, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    _error(response)
+
+
+def test_text_that_is_no_unicode_is_refused(client: httpx.Client) -> None:
+    body = b'{"context": "a \\ud800 b", "query": "What?"}'
+    response = client.post("/generate", content=body, headers={"Content-Type": "application/json"})
+    assert response.status_code == 400
+    _error(response)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404),
+        ("GET", "/generate", 405),
+        ("DELETE", "/info", 405),
+        ("GET", "/generations/gen-nothing", 404),
+        ("DELETE", "/generations/gen-nothing", 404),
+    ],
+)
+def test_wrong_paths_and_verbs_have_the_same_error_shape(
+    client: httpx.Client, method: str, path: str, status: int
+) -> None:
+    response = client.request(method, path)
+    assert response.status_code == status
+    _error(response)

@@ -1,0 +1,77 @@
+"""The README is true: its conversation, its table of settings and its Python run as shown."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.settings import Settings
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def _requests() -> list[tuple[str, Any]]:
+    """(curl command, reply) of every such block."""
+    blocks = re.findall(r"```console\n\$ (curl.*?)\n(\{.*?)\n```", README, flags=re.DOTALL)
+    return [(command.replace("\\\n", " "), json.loads(reply)) for command, reply in blocks]
+
+
+def _assert_alike(shown: Any, real: Any) -> None:
+    """Equal but for ids, times and the last digits of scores."""
+    if isinstance(shown, dict):
+        assert set(shown) == set(real)
+        for key in set(shown) - {"id", "created"}:
+            _assert_alike(shown[key], real[key])
+    elif isinstance(shown, list):
+        assert len(shown) == len(real)
+        for one, other in zip(shown, real, strict=True):
+            _assert_alike(one, other)
+    elif isinstance(shown, float):
+        assert real == pytest.approx(shown, abs=2e-4)
+    else:
+        assert shown == real
+
+
+def test_the_conversation_gets_the_replies_shown(client: httpx.Client) -> None:
+    requests = _requests()
+    assert len(requests) >= 2
+    last_id = ""
+    for command, shown in requests:
+        words = shlex.split(command)
+        path = words[-1] if "-d" not in words else words[words.index("-d") - 1]
+        body = json.loads(words[words.index("-d") + 1])
+        if "id" in body:
+            body["id"] = last_id
+        response = client.post(path.removeprefix("localhost:8000"), json=body)
+        assert response.status_code == 200, response.text
+        _assert_alike(shown, response.json())
+        last_id = response.json()["id"] or last_id
+
+
+def test_every_setting_is_in_the_table_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `AT2_(\w+)` \| (.*?) \|", README, flags=re.MULTILINE))
+    fields = Settings.model_fields
+    assert {name.lower() for name in rows} == set(fields)
+    for name, shown in rows.items():
+        default = fields[name.lower()].default
+        assert shown == ("" if default is None else f"`{default}`")
+
+
+def test_the_python_example_runs(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[2],
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0] == "Charlotte Bennett lives in Lisbon."
+    assert lines[1].startswith("1 ") and lines[1].endswith("Charlotte Bennett lives in Lisbon.")
