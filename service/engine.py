@@ -31,6 +31,8 @@ logger = logging.getLogger("at2.service")
 
 T = TypeVar("T")
 
+DEFAULT_MAX_NEW_TOKENS = 256
+
 _CACHED_ATTRIBUTORS = 256
 """Attributors of finished generations kept in memory; each holds [target tokens, sources] of
 float32 on the CPU, so that later spans need no pass over the model."""
@@ -50,25 +52,26 @@ class Answer:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to decode. Temperature 0 is greedy."""
+    """How to decode. Temperature 0 is greedy; without `max_new_tokens`, what fits."""
 
-    max_new_tokens: int
+    max_new_tokens: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
 
     def generate_kwargs(self) -> dict[str, Any]:
         """The arguments of transformers' `generate`."""
+        max_new_tokens = self.max_new_tokens or DEFAULT_MAX_NEW_TOKENS
         if self.temperature == 0:
             return {
-                "max_new_tokens": self.max_new_tokens,
+                "max_new_tokens": max_new_tokens,
                 "do_sample": False,
                 "temperature": None,
                 "top_p": None,
                 "top_k": None,
             }
         return {
-            "max_new_tokens": self.max_new_tokens,
+            "max_new_tokens": max_new_tokens,
             "do_sample": True,
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -136,7 +139,7 @@ class Engine:
             InputError: the request exceeds a limit of the server.
         """
         limit = self.settings.max_new_tokens
-        if sampling.max_new_tokens > limit:
+        if sampling.max_new_tokens is not None and sampling.max_new_tokens > limit:
             raise InputError(
                 f"max_new_tokens is {sampling.max_new_tokens}, the limit here is {limit}",
                 param="max_new_tokens",
@@ -152,7 +155,7 @@ class Engine:
     def _generate(self, prompt: Prompt, source_type: str, sampling: Sampling) -> Answer:
         task = self._task(prompt, source_type)
         task.generate_kwargs = sampling.generate_kwargs()
-        task.check_length(sampling.max_new_tokens)
+        task.check_length(sampling.max_new_tokens or 1)
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             if sampling.seed is None:

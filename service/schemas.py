@@ -52,7 +52,9 @@ class GenerateRequest(_Prompt):
     """What to answer, and how."""
 
     source_type: SourceType = Field(default="sentence", description="What the context is cut into.")
-    max_new_tokens: int = Field(default=256, ge=1)
+    max_new_tokens: int | None = Field(
+        default=None, ge=1, description="By default 256, or less if the model has no room for them."
+    )
     temperature: float = Field(default=0.0, ge=0.0, le=5.0, description="0 is greedy decoding.")
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     seed: int | None = Field(

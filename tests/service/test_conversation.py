@@ -178,6 +178,14 @@ def test_a_short_budget_ends_with_length(client: httpx.Client) -> None:
     assert generation["usage"]["completion_tokens"] == 2
 
 
+def test_without_a_budget_the_response_takes_what_room_there_is(client: httpx.Client) -> None:
+    context = "The cat sat. " * 320  # about 1,950 of 2,048 tokens
+    generation = _generate(client, context=context)
+    total = generation["usage"]["prompt_tokens"] + generation["usage"]["completion_tokens"]
+    assert generation["usage"]["prompt_tokens"] > 1800
+    assert total <= 2048
+
+
 def test_earlier_turns_are_part_of_the_prompt_but_not_sources(client: httpx.Client) -> None:
     messages = [
         {"role": "user", "content": "Who is Omar Whitfield?"},

@@ -19,7 +19,7 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 def _requests() -> list[tuple[str, Any]]:
     """(curl command, reply) of every such block."""
     blocks = re.findall(r"```console\n\$ (curl.*?)\n(\{.*?)\n```", README, flags=re.DOTALL)
-    return [(command.replace("\\\n", " "), json.loads(reply)) for command, reply in blocks]
+    return [(command, json.loads(reply)) for command, reply in blocks]
 
 
 def _assert_alike(shown: Any, real: Any) -> None:
@@ -44,11 +44,11 @@ def test_the_conversation_gets_the_replies_shown(client: httpx.Client) -> None:
     last_id = ""
     for command, shown in requests:
         words = shlex.split(command)
-        path = words[-1] if "-d" not in words else words[words.index("-d") - 1]
+        address = next(word for word in words if word.startswith("localhost:8000"))
         body = json.loads(words[words.index("-d") + 1])
         if "id" in body:
             body["id"] = last_id
-        response = client.post(path.removeprefix("localhost:8000"), json=body)
+        response = client.post(address.removeprefix("localhost:8000"), json=body)
         assert response.status_code == 200, response.text
         _assert_alike(shown, response.json())
         last_id = response.json()["id"] or last_id
