@@ -18,7 +18,7 @@ ESTIMATOR_PATH = Path(__file__).parent / "estimator"
 
 DESCRIPTION = (
     "A demonstration model of 3 million parameters, trained on generated text. It answers short "
-    "questions about made-up people, companies and towns from up to 20 sentences of context. "
+    "questions about made-up people, companies and towns from a few sentences, and it errs. "
     "For real use set AT2_MODEL and AT2_ESTIMATOR."
 )
 """What the model is, for people who meet it in a server."""
