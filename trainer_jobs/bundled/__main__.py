@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("outputs/bundled"), help="checkpoints and log"
     )
-    parser.add_argument("--count", type=int, default=200, help="questions per measured figure")
+    parser.add_argument("--count", type=int, default=300, help="questions per measured figure")
     arguments = parser.parse_args()
     stages = {"train": _train, "export": _export, "estimator": _estimator, "report": _report}
     for name in _STAGES if arguments.stage == "all" else (arguments.stage,):

@@ -13,7 +13,7 @@ _SENTENCES = (4, 16)
 
 
 def train_estimator(
-    model: Any, tokenizer: Any, folder: Path, *, examples: int = 600, source_type: str = "sentence"
+    model: Any, tokenizer: Any, folder: Path, *, examples: int = 400, source_type: str = "token"
 ) -> LinearScoreEstimator:
     """Train an estimator; what `folder` already holds is not computed again."""
     trainer = AT2Trainer(
