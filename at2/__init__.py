@@ -1,17 +1,24 @@
 """Context attribution with attention (AT2): which parts of the context did the model use?
 
-Order of reading: tasks → alignment → attention → estimators → attributors → trainer.
+Order of reading: tasks → alignment → attention → estimators → attributors → trainer → evaluation.
 """
 
-from at2.attributors import AT2Attributor, Attributor, AverageAttentionAttributor
+from at2._version import __version__
+from at2.attributors import (
+    AT2Attributor,
+    Attributor,
+    AverageAttentionAttributor,
+    ContextCiteAttributor,
+    GradientNormAttributor,
+    InputTimesGradientAttributor,
+    LeaveOneOutAttributor,
+)
 from at2.estimators import LinearScoreEstimator, load_estimator
 from at2.features import AttentionFeatureExtractor
 from at2.trainer import AT2Trainer
 
 AT2FeatureExtractor = AttentionFeatureExtractor
 AT2ScoreEstimator = LinearScoreEstimator
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AT2Attributor",
@@ -21,6 +28,10 @@ __all__ = [
     "AttentionFeatureExtractor",
     "Attributor",
     "AverageAttentionAttributor",
+    "ContextCiteAttributor",
+    "GradientNormAttributor",
+    "InputTimesGradientAttributor",
+    "LeaveOneOutAttributor",
     "LinearScoreEstimator",
     "__version__",
     "load_estimator",

@@ -9,7 +9,8 @@ others keep their positions: the same result from a shorter sequence. Where that
 import inspect
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -24,12 +25,15 @@ from at2.errors import InputError, ModelError, UnsupportedModelError
 TokenRange = tuple[int, int]
 Method = Literal["mask", "remove"]
 
-# Tokens in one forward pass, padding included. On a CPU small passes stay in its caches and are
-# padded less; a GPU wants to be filled.
 CPU_TOKEN_BUDGET = 2048
+"""Tokens in one forward pass on a CPU, padding included: small passes stay in its caches and are
+padded less."""
+
 GPU_TOKEN_BUDGET = 16_384
-# Memory for the target tokens' logits of one forward pass, in float32 with one temporary.
-_LOGIT_BYTES = 256 * 2**20
+"""The same on a GPU, which wants to be filled."""
+
+# Memory for target tokens' logits in float32; with the temporaries, three times as much is taken.
+_LOGIT_BYTES = 64 * 2**20
 # Below this log-probability, log(1 - p) is best computed from p, above it from 1 - p.
 _LOG1MEXP_SWITCH = -0.1
 
@@ -56,6 +60,23 @@ def sample_masks(
             [False, True], size=num_sources, p=[1 - keep_probability, keep_probability]
         )
     return masks
+
+
+@dataclass(frozen=True)
+class Ablations:
+    """What to hide from one sequence, and whose probability to measure.
+
+    Attributes:
+        input_ids: [tokens]; those after the target are not used.
+        source_ranges: token range of each source, absolute.
+        target_range: which tokens are scored; the first token of all cannot be.
+        masks: [masks, sources], True where a source is kept.
+    """
+
+    input_ids: Tensor | Sequence[int]
+    source_ranges: Sequence[TokenRange]
+    target_range: TokenRange
+    masks: ArrayLike
 
 
 def ablated_logit_probs(
@@ -91,50 +112,115 @@ def ablated_logit_probs(
         InputError: a range, the masks or the method do not fit, or removing leaves nothing to
             predict the target from.
     """
-    ids = torch.as_tensor(input_ids, dtype=torch.long).cpu()
-    kept = np.asarray(masks, dtype=np.bool_)
-    start, end = target_range
-    _check(len(ids), source_ranges, target_range, kept, method)
+    ablations = Ablations(input_ids, source_ranges, target_range, masks)
+    return ablated_logit_probs_of_many(
+        model, [ablations], method=method, token_budget=token_budget
+    )[0]
+
+
+def ablated_logit_probs_of_many(
+    model: Any,
+    ablations: Sequence[Ablations],
+    *,
+    method: Method = "mask",
+    token_budget: int | None = None,
+) -> list[NDArray[np.floating[Any]]]:
+    """`ablated_logit_probs` of several sequences, whose ablations share forward passes.
+
+    Args:
+        model, method, token_budget: see `ablated_logit_probs`.
+
+    Returns:
+        Per sequence [masks, targets].
+
+    Raises:
+        InputError: see `ablated_logit_probs`.
+    """
     dtype = np.float64 if model.dtype == torch.float64 else np.float32
-    if start == end or len(kept) == 0:
-        return np.zeros((len(kept), end - start), dtype)
-    unique, inverse = np.unique(kept, axis=0, return_inverse=True)
-
-    # 1. Which of the tokens that are read [masks, end - 1] stay visible.
-    visible = torch.ones(len(unique), end - 1, dtype=torch.bool)
-    for source, (first, last) in enumerate(source_ranges):
-        visible[:, first:last] = torch.from_numpy(unique[:, source, None])
-
-    # 2. Drop what is hidden where that is exact; the tokens that predict must be there.
-    if method == "remove":
-        drops = torch.ones(len(unique), dtype=torch.bool)
-        if not visible[:, :start].any(1).all() or not visible[:, start:].all():
-            raise InputError("removing sources leaves no token before the target, or cuts it")
-    elif can_drop(model, end - 1):
-        drops = visible[:, start - 1 :].all(1)
-    else:
-        drops = torch.zeros(len(unique), dtype=torch.bool)
-    lengths = torch.where(drops, visible.sum(1), end - 1)  # [masks]
-
-    # 3. Score batches of similar lengths.
+    cases = [_Case.of(model, each, method) for each in ablations]
+    outputs = [torch.zeros(len(c.visible), len(c.labels), dtype=torch.float64) for c in cases]
     if token_budget is None:
-        on_cpu = input_device(model).type == "cpu"
-        token_budget = CPU_TOKEN_BUDGET if on_cpu else GPU_TOKEN_BUDGET
+        token_budget = default_token_budget(model)
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    most_rows = max(1, _LOGIT_BYTES // (2 * (end - start) * vocabulary * 4))
-    outputs = torch.zeros(
-        len(unique), end - start, dtype=torch.promote_types(model.dtype, torch.float32)
-    )
+    most_targets = max(1, _LOGIT_BYTES // (vocabulary * 4))
     for dropping in (True, False):
-        members = (drops == dropping).nonzero()[:, 0]
-        for batch in _batches(members, lengths, token_budget, most_rows):
-            inputs = (
-                _dropped(ids, visible[batch], start, keep_positions=method == "mask")
-                if dropping
-                else _masked(ids, visible[batch], start)
-            )
-            outputs[batch] = _target_logit_probs(model, *inputs, ids[start:end]).to(outputs)
-    return outputs.numpy()[inverse.reshape(-1)].astype(dtype, copy=False)
+        rows = [
+            _Row(number, mask, int(case.lengths[mask]), len(case.labels))
+            for number, case in enumerate(cases)
+            for mask in (case.drops == dropping).nonzero()[:, 0].tolist()
+            if len(case.labels)
+        ]
+        for batch in _batches(rows, token_budget, most_targets):
+            inputs, picks = _inputs(cases, batch, dropping, keep_positions=method == "mask")
+            labels = torch.cat([cases[row.case].labels for row in batch])
+            found = _target_logit_probs(model, inputs, picks, labels, most_targets)
+            for row, values in zip(
+                batch, torch.split(found, [r.targets for r in batch]), strict=True
+            ):
+                outputs[row.case][row.mask] = values
+    return [
+        output[case.inverse].numpy().astype(dtype)
+        for case, output in zip(cases, outputs, strict=True)
+    ]
+
+
+def default_token_budget(model: Any) -> int:
+    """Tokens in one forward pass that suit the device of a model."""
+    return CPU_TOKEN_BUDGET if input_device(model).type == "cpu" else GPU_TOKEN_BUDGET
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One sequence with its different masks.
+
+    Attributes:
+        ids: [tokens] that are read: all before the last target.
+        start: the first target.
+        labels: [targets] ids.
+        visible: [masks, tokens].
+        drops: [masks], whether hidden tokens are dropped, or attention to them masked.
+        lengths: [masks], tokens that go into the model.
+        inverse: per mask that was asked for, its row among the different ones.
+    """
+
+    ids: Tensor
+    start: int
+    labels: Tensor
+    visible: Tensor
+    drops: Tensor
+    lengths: Tensor
+    inverse: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, model: Any, ablations: Ablations, method: Method) -> "_Case":
+        ids = torch.as_tensor(ablations.input_ids, dtype=torch.long).cpu()
+        sources = ablations.source_ranges
+        kept = np.asarray(ablations.masks, dtype=np.bool_)
+        start, end = ablations.target_range
+        _check(len(ids), sources, (start, end), kept, method)
+        if start == end:
+            kept = kept[:, :0]  # nothing is measured
+            sources = ()
+        unique, inverse = np.unique(kept, axis=0, return_inverse=True)
+
+        # 1. Which of the tokens that are read stay visible.
+        visible = torch.ones(len(unique), end - 1, dtype=torch.bool)
+        for source, (first, last) in enumerate(sources):
+            visible[:, first:last] = torch.from_numpy(unique[:, source, None])
+
+        # 2. Drop what is hidden where that is exact; the tokens that predict must be there.
+        if method == "remove":
+            drops = torch.ones(len(unique), dtype=torch.bool)
+            if not visible[:, :start].any(1).all() or not visible[:, start:].all():
+                raise InputError("removing sources leaves no token before the target, or cuts it")
+        elif can_drop(model, end - 1):
+            drops = visible[:, start - 1 :].all(1)
+        else:
+            drops = torch.zeros(len(unique), dtype=torch.bool)
+        lengths = torch.where(drops, visible.sum(1), end - 1)
+        return cls(
+            ids[: end - 1], start, ids[start:end], visible, drops, lengths, inverse.reshape(-1)
+        )
 
 
 def _check(
@@ -159,100 +245,157 @@ def _check(
         raise InputError(f"unknown ablation method {method!r}: not one of mask, remove")
 
 
-def _batches(
-    members: Tensor, lengths: Tensor, token_budget: int, most_rows: int
-) -> Iterator[Tensor]:
-    """Members in order of length, as many at a time as fit when padded to the longest."""
-    order = members[lengths[members].argsort(descending=True, stable=True)]
-    first = 0
-    while first < len(order):
-        longest = max(1, int(lengths[order[first]]))
-        count = max(1, min(most_rows, token_budget // longest))
-        yield order[first : first + count]
-        first += count
+class _Row(NamedTuple):
+    """One mask of one case: its length in tokens, and its targets."""
+
+    case: int
+    mask: int
+    length: int
+    targets: int
+
+
+def _batches(rows: list[_Row], token_budget: int, most_targets: int) -> Iterator[list[_Row]]:
+    """Rows in order of length, as many at a time as fit when padded to the longest."""
+    order = sorted(rows, key=lambda row: -row.length)  # stable: by case and mask where equal
+    batch: list[_Row] = []
+    targets = 0
+    for row in order:
+        full = batch and (len(batch) + 1) * batch[0].length > token_budget
+        if full or (batch and targets + row.targets > most_targets):
+            yield batch
+            batch, targets = [], 0
+        batch.append(row)
+        targets += row.targets
+    if batch:
+        yield batch
+
+
+def _inputs(
+    cases: Sequence[_Case], batch: Sequence[_Row], dropping: bool, *, keep_positions: bool
+) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor]]:
+    """Model inputs for a batch, padded on the right, and where in them the targets are predicted.
+
+    Padding comes after everything that counts, so the causal mask hides it.
+    """
+    make = _dropped if dropping else _masked
+    longest = batch[0].length
+    parts = [
+        make(case.ids, case.visible[row.mask], longest, keep_positions=keep_positions)
+        for row, case in ((row, cases[row.case]) for row in batch)
+    ]
+    inputs = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+    places = []
+    for row in batch:
+        # The targets are predicted by the last tokens that are read, each by the one before it.
+        case = cases[row.case]
+        read = int(case.visible[row.mask].sum()) if dropping else len(case.ids)
+        places.append(torch.arange(read - row.targets, read))
+    sequences = torch.repeat_interleave(
+        torch.arange(len(batch)), torch.tensor([row.targets for row in batch])
+    )
+    return inputs, (sequences, torch.cat(places))
 
 
 def _dropped(
-    ids: Tensor, visible: Tensor, start: int, *, keep_positions: bool
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Model inputs without the hidden tokens, padded on the right, and the predicting rows.
+    ids: Tensor, visible: Tensor, length: int, *, keep_positions: bool
+) -> dict[str, Tensor]:
+    """A sequence without its hidden tokens.
 
-    The attention mask is all ones: padding comes after everything that counts, so the causal mask
-    hides it, and without any mask transformers takes gaps in the positions for packed sequences.
+    The attention mask is all ones: without any, transformers takes gaps in the positions for packed
+    sequences.
     """
-    batch, tokens = visible.shape
-    longest = int(visible.sum(1).max())
-    # Visible tokens first, in order; the hidden ones that follow are the padding.
-    positions = (~visible).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
+    positions = visible.nonzero()[:, 0]
+    padding = length - len(positions)
     inputs = {
-        "input_ids": ids[positions],
-        "attention_mask": torch.ones(batch, longest, dtype=torch.long),
+        "input_ids": torch.nn.functional.pad(ids[positions], (0, padding)),
+        "attention_mask": torch.ones(length, dtype=torch.long),
     }
     if keep_positions:
-        inputs["position_ids"] = positions
-    rows = visible.long().cumsum(1)[:, start - 1 : tokens] - 1  # [batch, targets]
-    return inputs, rows
+        inputs["position_ids"] = torch.nn.functional.pad(positions, (0, padding))
+    return inputs
 
 
-def _masked(ids: Tensor, visible: Tensor, start: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Model inputs with attention to the hidden tokens masked, and the predicting rows."""
-    batch, tokens = visible.shape
-    inputs = {
-        "input_ids": ids[None, :tokens].expand(batch, -1).contiguous(),
-        "attention_mask": visible.long(),
+def _masked(
+    ids: Tensor, visible: Tensor, length: int, *, keep_positions: bool = True
+) -> dict[str, Tensor]:
+    """A sequence with attention to its hidden tokens masked; positions are always kept."""
+    padding = length - len(ids)
+    return {
+        "input_ids": torch.nn.functional.pad(ids, (0, padding)),
+        "attention_mask": torch.nn.functional.pad(visible.long(), (0, padding)),
     }
-    return inputs, torch.arange(start - 1, tokens).expand(batch, -1)
 
 
 _pass: ContextVar[object | None] = ContextVar("at2_ablation_pass", default=None)
 
 
 def _target_logit_probs(
-    model: Any, inputs: dict[str, Tensor], rows: Tensor, labels: Tensor
+    model: Any,
+    inputs: dict[str, Tensor],
+    places: tuple[Tensor, Tensor],
+    labels: Tensor,
+    most_targets: int,
 ) -> Tensor:
-    """Logits of the labels' probabilities [batch, targets] at the predicting rows [batch, targets].
+    """Logits of the probabilities of `labels` [targets], predicted at (sequence, token) `places`.
 
-    The rows differ between sequences, so they are picked on the way into the output layer: the
-    vocabulary is never multiplied for other tokens, and what the model does after it (caps, scales)
-    is the model's own.
+    Only hidden states that predict a target are let into the output layer: the vocabulary is never
+    multiplied for other tokens, and what the model does after it (caps, scales) is the model's own.
+    Where even these are too many at once, further ones enter that layer in place of a made-up
+    token's, one pass over one token for each chunk.
     """
     device = input_device(model)
-    shape = inputs["input_ids"].shape
+    waiting: list[Tensor] = []
     picked = False
+    shape = inputs["input_ids"].shape
     this_pass = object()
 
     def pick(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         nonlocal picked
         if _pass.get() is not this_pass or not args or args[0].shape[:-1] != shape:
             return None
-        picked = True
-        return (_rows(args[0], rows), *args[1:])
+        if not picked:
+            picked = True
+            waiting.extend(torch.split(_at(args[0], places), most_targets))
+        return (waiting.pop(0)[None], *args[1:])
 
     head = model.get_output_embeddings()
     hook = None if head is None else head.register_forward_pre_hook(pick)
     token = _pass.set(this_pass)
+    results = []
     try:
         with torch.no_grad():
             inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
             logits = model(**inputs, use_cache=False).logits
+            chunks = torch.split(labels.to(logits.device), most_targets)
+            if not picked:
+                logits = _at(logits, places)[None]
+                chunks = (labels.to(logits.device),)
+            for number, chunk in enumerate(chunks):
+                if number > 0:
+                    one = torch.zeros(1, 1, dtype=torch.long, device=device)
+                    shape = one.shape
+                    logits = model(input_ids=one, use_cache=False).logits
+                results.append(_logit_probs(logits[0], chunk).cpu())
+                del logits
     finally:
         _pass.reset(token)
         if hook is not None:
             hook.remove()
-    if not picked:
-        logits = _rows(logits, rows)
+    return torch.cat(results)
+
+
+def _logit_probs(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logits of the labels' probabilities [targets] from all logits [targets, vocabulary]."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    index = labels.to(logits.device).expand(len(logits), -1)[..., None]  # [batch, targets, 1]
-    correct = logits.gather(-1, index)[..., 0]
-    others = logits.scatter_(-1, index, -torch.inf).logsumexp(-1)
-    result: Tensor = (correct - others).cpu()
-    return result
+    index = labels[:, None]
+    correct = logits.gather(-1, index)[:, 0]
+    return correct - logits.scatter_(-1, index, -torch.inf).logsumexp(-1)
 
 
-def _rows(values: Tensor, rows: Tensor) -> Tensor:
-    """Pick [batch, targets, ...] of [batch, tokens, ...]."""
-    rows = rows.to(values.device)
-    return values[torch.arange(len(rows), device=values.device)[:, None], rows]
+def _at(values: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
+    """Pick [targets, ...] of [batch, tokens, ...]."""
+    sequences, tokens = (place.to(values.device) for place in places)
+    return values[sequences, tokens]
 
 
 _droppable: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
@@ -282,16 +425,16 @@ def _dropping_is_exact(model: Any) -> bool:
         return False
     ids = probe_ids(model, _PROBE_TOKENS)
     first, last = _PROBE_DROPPED
-    visible = torch.ones(1, _PROBE_TOKENS, dtype=torch.bool)
-    full, _ = _masked(ids, visible, 1)
-    visible[:, first:last] = False
-    masked, _ = _masked(ids, visible, 1)
-    dropped, _ = _dropped(ids, visible, 1, keep_positions=True)
+    visible = torch.ones(_PROBE_TOKENS, dtype=torch.bool)
+    full = _masked(ids, visible, _PROBE_TOKENS)
+    visible[first:last] = False
+    masked = _masked(ids, visible, _PROBE_TOKENS)
+    dropped = _dropped(ids, visible, _PROBE_TOKENS - (last - first), keep_positions=True)
     compared = _PROBE_TOKENS - last
     device = input_device(model)
 
     def logits(inputs: dict[str, Tensor]) -> Tensor:
-        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+        inputs = {name: tensor[None].to(device) for name, tensor in inputs.items()}
         with torch.no_grad():
             output: Tensor = model(**inputs, use_cache=False).logits
         return output[0, -compared:].float()

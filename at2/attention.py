@@ -22,6 +22,7 @@ from at2.capture import (
     attention_implementation,
     capture_pass,
     input_device,
+    learn_local_masks,
 )
 from at2.errors import CaptureMismatchError, InputError, UnsupportedModelError
 
@@ -97,6 +98,8 @@ def _probe(model: Any) -> AttentionShape:
         raise UnsupportedModelError(
             f"{name} has layers with different numbers of attention heads: {sorted(set(heads))}"
         )
+    if report.window is not None:
+        learn_local_masks(model)
     return AttentionShape(report.num_layers, heads[0], report.window)
 
 
@@ -164,6 +167,7 @@ def source_features(
     target_ranges: Sequence[TokenRange],
     source_ranges: Sequence[TokenRange],
     *,
+    source_weights: Tensor | None = None,
     row_bytes: int = DEFAULT_ROW_BYTES,
 ) -> Tensor:
     """Attention of each head from target ranges to source ranges.
@@ -176,13 +180,15 @@ def source_features(
         input_ids: [tokens]; those after the last target are not used.
         target_ranges: any ranges of tokens, overlapping or not; none may hold the very first.
         source_ranges: any ranges of tokens.
+        source_weights: [sums, sources]. With them the result has weighted sums over the sources in
+            place of the sources, and what every source gets by itself is never kept.
         row_bytes: memory for one block of one layer's attention rows.
 
     Returns:
-        Float32 [targets, sources, layers × heads] on the device of the model's embeddings.
+        Float32 [targets, sources or sums, layers × heads] on the device of the model's embeddings.
 
     Raises:
-        InputError: a range does not fit.
+        InputError: a range or the weights do not fit.
         UnsupportedModelError: the model's attention cannot be captured.
     """
     ids = _as_ids(input_ids)
@@ -193,9 +199,15 @@ def source_features(
     shape = attention_shape(model)
     device = input_device(model)
     heads = shape.num_heads
-    features = torch.zeros(
-        len(target_ranges), len(source_ranges), shape.num_layers * heads, device=device
-    )
+    columns = len(source_ranges)
+    if source_weights is not None:
+        if source_weights.dim() != 2 or source_weights.shape[1] != columns:
+            raise InputError(
+                f"weights of shape {tuple(source_weights.shape)} do not fit {columns} sources"
+            )
+        columns = len(source_weights)
+        source_weights = source_weights.to(device, torch.float32)
+    features = torch.zeros(len(target_ranges), columns, shape.num_layers * heads, device=device)
     wanted = [(start, end) for start, end in rows_of_targets if start < end]
     if not wanted or not source_ranges:
         return features
@@ -203,7 +215,7 @@ def source_features(
     edges = torch.tensor(source_ranges, device=device).clamp(max=last).T  # [start or end, sources]
 
     def on_layer(layer: int, call: AttentionCall) -> None:
-        of_layer = features[..., layer * heads : (layer + 1) * heads]  # [targets, sources, heads]
+        of_layer = features[..., layer * heads : (layer + 1) * heads]  # [targets, columns, heads]
         for start, end in call.blocks(first, last, row_bytes):
             touched = [
                 (target, max(s, start) - start, min(e, end) - start, e - s)
@@ -216,7 +228,10 @@ def source_features(
             for target, s, e, length in touched:
                 mean = rows[:, s:e].sum(1) / length  # [heads, keys]
                 sums = _range_sums(mean, edges.to(mean.device))  # [heads, sources]
-                of_layer[target] += sums.T.to(features)
+                by_source = sums.T.to(features)  # [sources, heads]
+                of_layer[target] += (
+                    by_source if source_weights is None else (source_weights @ by_source)
+                )
 
     _capture_all(model, shape, ids[:last], on_layer)
     return features

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -23,9 +24,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from at2.local_masks import LocalMask
+
 NAME = "at2_capture"
-# Memory that one layer's attention rows may take while they are reduced.
+"""The name under which transformers knows the attention and mask functions."""
+
 DEFAULT_ROW_BYTES = 256 * 2**20
+"""Memory that one layer's attention rows may take while they are reduced."""
+
 # Copies of a block of rows that exist at once: logits, mask, softmax, and one to spare.
 _COPIES = 4
 
@@ -37,8 +43,9 @@ class AttentionCall:
     Attributes:
         query: [batch, heads, tokens, dim], ready to be multiplied.
         key: [batch, key heads, keys, dim]; every key head serves `heads / key heads` query heads.
-        mask: boolean (True: visible) or additive, [batch, 1 or heads, tokens, keys]; None where
-            every token sees itself and all before it, or all tokens if `causal` is False.
+        mask: boolean (True: visible) or additive, [batch, 1 or heads, tokens, keys], or one that
+            is made row by row; None where every token sees itself and all before it, or all tokens
+            if `causal` is False.
         scaling: factor of the dot products.
         softcap: logits are squashed to ±softcap by tanh (Gemma 2), if given.
         sinks: [heads] logits that take part in the softmax and belong to no token (gpt-oss).
@@ -48,7 +55,7 @@ class AttentionCall:
 
     query: Tensor
     key: Tensor
-    mask: Tensor | None
+    mask: Tensor | LocalMask | None
     scaling: float
     softcap: float | None = None
     sinks: Tensor | None = None
@@ -66,19 +73,27 @@ class AttentionCall:
         Returns:
             [batch, heads, end - start, keys]; keys after the last visible one may be left out.
         """
+        weights, low = self._visible_rows(start, end)
+        return torch.nn.functional.pad(weights, (low, 0)) if low else weights
+
+    def _visible_rows(self, start: int, end: int) -> tuple[Tensor, int]:
+        """`rows` without the first keys that none of them sees, and how many keys that leaves
+        out."""
         batch, heads, _, dim = self.query.shape
         plain_causal = self.mask is None and self.causal
-        keys = end if plain_causal else self.key.shape[2]
+        local = isinstance(self.mask, LocalMask)
+        keys = end if plain_causal or local else self.key.shape[2]
+        low = self.mask.first_key(start) if isinstance(self.mask, LocalMask) else 0
         dtype = torch.promote_types(self.query.dtype, torch.float32)
         query = self.query[:, :, start:end].to(dtype) * self.scaling
-        key = self.key[:, :, :keys].to(dtype)
+        key = self.key[:, :, low:keys].to(dtype)
         # Query heads that share a key head stand side by side: one product serves them all.
         grouped = query.reshape(batch, key.shape[1], -1, dim)
-        logits = (grouped @ key.transpose(2, 3)).view(batch, heads, end - start, keys)
+        logits = (grouped @ key.transpose(2, 3)).view(batch, heads, end - start, keys - low)
         if self.softcap is not None:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         if self.bias is not None:
-            logits = logits + self.bias[..., start:end, :keys]
+            logits = logits + self.bias[..., start:end, low:keys]
         # The lowest finite number and not -inf, as in eager attention: a row that sees nothing
         # becomes uniform instead of NaN.
         hidden = torch.finfo(dtype).min
@@ -86,15 +101,18 @@ class AttentionCall:
             later = torch.ones(end - start, end - start, dtype=torch.bool, device=logits.device)
             logits[..., start:].masked_fill_(later.triu(1), hidden)
         elif self.mask is not None:
-            mask = self.mask[..., start:end, :keys]
+            if isinstance(self.mask, LocalMask):
+                mask = self.mask.rows(start, end)
+            else:
+                mask = self.mask[..., start:end, :keys]
             if mask.dtype == torch.bool:
                 logits = logits.masked_fill_(~mask, hidden)
             else:
                 logits = logits + mask
         if self.sinks is None:
-            return logits.softmax(-1)
+            return logits.softmax(-1), low
         sinks = self.sinks.to(logits).view(1, heads, 1, 1).expand(batch, heads, end - start, 1)
-        return torch.cat([logits, sinks], dim=-1).softmax(-1)[..., :-1]
+        return torch.cat([logits, sinks], dim=-1).softmax(-1)[..., :-1], low
 
     def blocks(self, start: int, end: int, row_bytes: int) -> Iterator[tuple[int, int]]:
         """Cut rows `[start, end)` so that computing one block takes about `row_bytes` at most."""
@@ -111,11 +129,11 @@ class AttentionCall:
         """
         parts = []
         for start, end in self.blocks(0, self.query.shape[2], row_bytes):
-            rows = self.rows(start, end)  # [batch, heads, rows, keys]
+            rows, low = self._visible_rows(start, end)  # [batch, heads, rows, keys]
             weights = rows.to(value.dtype).reshape(
                 value.shape[0], value.shape[1], -1, rows.shape[-1]
             )  # [batch, key heads, groups × rows, keys]
-            part = weights @ value[:, :, : rows.shape[-1]]
+            part = weights @ value[:, :, low : low + rows.shape[-1]]
             parts.append(part.view(value.shape[0], self.num_heads, end - start, -1))
         return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
 
@@ -125,11 +143,21 @@ class _Enough(Exception):  # noqa: N818 (control flow, not an error)
 
 
 class _Capture:
-    """The layers seen so far in one forward pass, and who wants them."""
+    """The layers seen so far in one forward pass, and who wants them.
 
-    def __init__(self, on_layer: Callable[[int, AttentionCall], None], stop_after: int | None):
+    `local_from` is the length from which on masks of local attention are not built whole, as a
+    multiple of their window; None if they always are.
+    """
+
+    def __init__(
+        self,
+        on_layer: Callable[[int, AttentionCall], None],
+        stop_after: int | None,
+        local_from: float | None,
+    ) -> None:
         self._on_layer = on_layer
         self._stop_after = stop_after
+        self.local_from = local_from
         self.num_layers = 0
         self.windows: set[int] = set()
 
@@ -162,7 +190,7 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Tensor | LocalMask | None,
     scaling: float | None = None,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
@@ -188,6 +216,24 @@ def _attention(
             capture.receive(call)
         if needs_rows:
             return call.output(value), None
+    if isinstance(attention_mask, LocalMask):
+        parts = []
+        for start, end in attention_mask.blocks():
+            low = attention_mask.first_key(start)
+            bias = None if position_bias is None else position_bias[..., start:end, low:end]
+            part, _ = sdpa_attention_forward(
+                module,
+                query[:, :, start:end],
+                key[:, :, low:end],
+                value[:, :, low:end],
+                attention_mask.rows(start, end),
+                scaling=scaling,
+                position_bias=bias,
+                is_causal=False,
+                **kwargs,
+            )
+            parts.append(part)
+        return torch.cat(parts, dim=1), None
     output: tuple[Tensor, None] = sdpa_attention_forward(
         module,
         query,
@@ -209,11 +255,15 @@ def _mask(
     local_size: int | None = None,
     allow_is_causal_skip: bool = True,
     **kwargs: Any,
-) -> Tensor | None:
+) -> Tensor | LocalMask | None:
     """The mask function: None only for a square causal mask, which kernels build for nothing."""
     capture = _active.get()
     if capture is not None and local_size:  # some configs spell "no window" as 0
         capture.windows.add(local_size)
+        if capture.local_from is not None and kv_length > capture.local_from * local_size:
+            local = _local_mask(q_length, kv_length, local_size, **kwargs)
+            if local is not None:
+                return local
     mask: Tensor | None = sdpa_mask(
         q_length=q_length,
         kv_length=kv_length,
@@ -222,6 +272,38 @@ def _mask(
         **kwargs,
     )
     return mask
+
+
+def _local_mask(
+    q_length: int,
+    kv_length: int,
+    window: int,
+    *,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    attention_mask: Tensor | None = None,
+    use_vmap: bool = False,
+    **kwargs: Any,
+) -> LocalMask | None:
+    """The mask row by row; None where it is more than a window before each token."""
+    padded = attention_mask is not None
+    if q_length != kv_length or q_offset or kv_offset or padded or use_vmap:
+        return None
+    kwargs.pop("allow_is_bidirectional_skip", None)
+
+    def build(start: int, end: int, low: int) -> Tensor:
+        rows: Tensor = sdpa_mask(
+            q_length=end - start,
+            kv_length=end - low,
+            q_offset=start,
+            kv_offset=low,
+            allow_is_causal_skip=False,
+            **kwargs,
+        )
+        return rows
+
+    mask = LocalMask(build, window, kv_length, torch.device(kwargs.get("device", "cpu")))
+    return mask if mask.stays_within_window() else None
 
 
 AttentionInterface.register(NAME, _attention)
@@ -306,7 +388,32 @@ def capture_pass(
         stop_after: end the pass inside this many-th layer: its output and whatever comes after,
             the language-model head included, are never computed.
     """
-    capture = _Capture(on_layer, stop_after)
+    local_from = 1 if _leave_masks_alone.get(model) else None
+    return _pass(model, input_ids, _Capture(on_layer, stop_after, local_from))
+
+
+_leave_masks_alone: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def learn_local_masks(model: Any) -> bool:
+    """Find out whether a model with local attention hands its masks on as they are.
+
+    If it does, later passes build them row by row: their memory grows with tokens × window instead
+    of tokens².
+    """
+    alone = _leave_masks_alone.get(model)
+    if alone is None:
+        try:
+            _pass(model, torch.zeros(2, dtype=torch.long), _Capture(lambda *_: None, None, 0))
+            alone = True
+        except Exception:  # whatever a model makes of a mask without contents
+            alone = False
+        _leave_masks_alone[model] = alone
+    return alone
+
+
+def _pass(model: Any, input_ids: Tensor, capture: _Capture) -> CaptureReport:
+    """A forward pass under a capture."""
     token = _active.set(capture)
     try:
         # Not inference mode: what a model caches on the way must stay usable for gradients.

@@ -11,6 +11,8 @@ from at2.alignment import CharRange, TokenizedText
 from at2.encoding import codec_of
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+"""What stands for bytes that are no character."""
+
 # A character has at most 4 UTF-8 bytes and a token at least one, so no character spans more tokens.
 _MAX_TOKENS_PER_CHARACTER = 4
 # Enough of the prompt to know whether a first token shows its leading space.

@@ -10,7 +10,8 @@
     │   └── CaptureMismatchError            captured attention disagrees with eager attention
     ├── EstimatorError                      a score estimator file cannot be used
     │   └── EstimatorMismatchError          it was trained for another model
-    └── TrainingError                       a trainer's folder, data or settings do not fit together
+    └── TrainingError                       a training folder, its data and settings do not fit
+        └── DamagedFileError                a file in it is truncated or altered
 
 Catch `InputError` to answer a caller, `At2Error` for anything that is not a bug.
 """
@@ -67,3 +68,7 @@ class EstimatorMismatchError(EstimatorError):
 
 class TrainingError(At2Error):
     """A training folder, its data and the current settings do not belong together."""
+
+
+class DamagedFileError(TrainingError):
+    """A file of a training folder is missing, truncated or altered; its stage can make it again."""

@@ -2,29 +2,51 @@
 
 Two formats hold the same estimator: the published package's dictionary (`.pt`, read with
 `weights_only=True`, so nothing in it can run) and safetensors with the metadata in its header.
-Knows nothing of how features are computed or of how an estimator is trained.
+Knows nothing of how an estimator is trained.
+
+Metadata is the dictionary `extras`. Its keys, each of which may be missing:
+
+    identity          the model it belongs to, a `ModelIdentity` as a dictionary
+    training          settings and number of examples
+    dataset           fingerprint of the examples (`at2.identity.dataset_fingerprint`)
+    metrics           what was measured on held-out examples
+    library_version   of this package, when the estimator was first written
+    date              of that day, `YYYY-MM-DD`
 """
 
+import io
 import json
 import os
 import pickle
 import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
+from at2._version import __version__
+from at2.attention import token_scores
 from at2.errors import EstimatorError, EstimatorMismatchError
 from at2.features import AttentionFeatureExtractor
+from at2.files import write_whole
 from at2.identity import ModelIdentity
+from at2.model_card import model_card
+from at2.tasks import AttributionTask
 
 PUBLISHED_FILE = "score_estimator.pt"
+"""The file that the published package reads and writes."""
+
 SAFETENSORS_FILE = "score_estimator.safetensors"
+"""The same estimator as safetensors; preferred where both are there."""
+
+CARD_FILE = "README.md"
+"""What the hub shows of a repository with an estimator."""
 
 
 class LinearScoreEstimator(nn.Module):
@@ -37,7 +59,7 @@ class LinearScoreEstimator(nn.Module):
         normalize: divide the weights by their L1 norm when training ends.
         non_negative: clamp the weights at zero after every training step.
         bias: add a constant to every score.
-        extras: metadata that travels with the estimator, plain values only.
+        extras: metadata that travels with the estimator, plain values only; see this module.
     """
 
     def __init__(
@@ -64,6 +86,22 @@ class LinearScoreEstimator(nn.Module):
         """Scores [..., 1] of features [..., num_features]."""
         scores: Tensor = self.linear(features)
         return scores
+
+    @torch.no_grad()
+    def get_scores(
+        self, task: AttributionTask, attribution_start: int, attribution_end: int
+    ) -> Tensor:
+        """Scores of every token for a range of target tokens, as in the published package.
+
+        Args:
+            attribution_start, attribution_end: tokens, as positions in prompt and response.
+
+        Returns:
+            Float32 [attribution_end - attribution_start, attribution_end].
+        """
+        target = (attribution_start, attribution_end)
+        scores = token_scores(task.model, task.token_ids, target, self.head_weights)
+        return scores if self.linear.bias is None else scores + self.linear.bias.to(scores)
 
     @property
     def head_weights(self) -> Tensor:
@@ -116,13 +154,19 @@ class LinearScoreEstimator(nn.Module):
 
     # -- files ---------------------------------------------------------------------------------
 
-    def save(self, path: str | Path, extras: dict[str, Any] | None = None) -> None:
+    def save(
+        self, path: str | Path, extras: dict[str, Any] | None = None, date: str | None = None
+    ) -> None:
         """Write the estimator: `.safetensors`, or the published dictionary for any other suffix.
 
-        The file appears whole or not at all. `extras` are added to the estimator's own.
+        The file appears whole or not at all. The same estimator gives the same bytes: the time of
+        writing is not stored unless it is asked for.
+
+        Args:
+            extras: added to the estimator's own.
+            date: `YYYY-MM-DD`; by default the day of the environment variable SOURCE_DATE_EPOCH
+                if that is set, else none.
         """
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         header = {
             "class": "LinearScoreEstimator",
             "feature_extractor": self.feature_extractor.serialize(),
@@ -131,20 +175,41 @@ class LinearScoreEstimator(nn.Module):
                 "non_negative": self.non_negative,
                 "bias": self.linear.bias is not None,
             },
-            "extras": {**self.extras, **(extras or {})},
+            "extras": self._metadata(extras, date),
         }
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            if path.suffix == ".safetensors":
-                temporary.write_bytes(
-                    safetensors_bytes(state, metadata={"at2": json.dumps(header, sort_keys=True)})
-                )
-            else:
-                torch.save({**header, "state_dict": state}, temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        path = Path(path)
+        if path.suffix == ".safetensors":
+            metadata = {"at2": json.dumps(header, sort_keys=True)}
+            write_whole(path, safetensors_bytes(state, metadata=metadata))
+        else:
+            buffer = io.BytesIO()  # a file's name would become part of its bytes
+            torch.save({**header, "state_dict": state}, buffer)
+            write_whole(path, buffer.getvalue())
+
+    def save_folder(
+        self, folder: str | Path, extras: dict[str, Any] | None = None, date: str | None = None
+    ) -> None:
+        """Write the estimator in both formats with a model card, ready for the hub.
+
+        Args:
+            extras, date: see `save`.
+        """
+        folder = Path(folder)
+        self.save(folder / PUBLISHED_FILE, extras, date)
+        self.save(folder / SAFETENSORS_FILE, extras, date)
+        extractor = self.feature_extractor
+        card = model_card(self._metadata(extras, date), extractor.num_layers, extractor.num_heads)
+        write_whole(folder / CARD_FILE, card.encode("utf-8"))
+
+    def _metadata(self, extras: dict[str, Any] | None, date: str | None) -> dict[str, Any]:
+        metadata = {"library_version": __version__, **self.extras, **(extras or {})}
+        epoch = os.environ.get("SOURCE_DATE_EPOCH")
+        if date is None and epoch is not None and epoch.isdecimal():
+            date = datetime.fromtimestamp(int(epoch), UTC).date().isoformat()
+        if date is not None:
+            metadata.setdefault("date", date)
+        return metadata
 
     @classmethod
     def load(
@@ -204,17 +269,34 @@ class LinearScoreEstimator(nn.Module):
         return estimator
 
     @classmethod
+    def from_path(
+        cls, path: str | Path, device: str | torch.device | None = None
+    ) -> "LinearScoreEstimator":
+        """The same as `load`."""
+        return cls.load(path, device)
+
+    @classmethod
     def from_hub(
-        cls, model_name: str, device: str | torch.device | None = None
+        cls,
+        model_name: str,
+        device: str | torch.device | None = None,
+        revision: str | None = None,
     ) -> "LinearScoreEstimator":
         """Download an estimator from the hub, e.g. "madrylab/at2-phi-4-mini-instruct".
+
+        Args:
+            device: where to put it.
+            revision: branch, tag or commit.
 
         Raises:
             EstimatorError: the hub cannot be reached or has no such estimator.
         """
         try:
-            path = hf_hub_download(repo_id=model_name, filename=PUBLISHED_FILE)
-        except (OSError, ValueError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+            try:
+                path = hf_hub_download(model_name, SAFETENSORS_FILE, revision=revision)
+            except EntryNotFoundError:  # published ones have no safetensors
+                path = hf_hub_download(model_name, PUBLISHED_FILE, revision=revision)
+        except (OSError, ValueError, HfHubHTTPError) as error:
             reason = str(error).strip().splitlines()[0]
             raise EstimatorError(f"cannot fetch estimator {model_name!r}: {reason}") from error
         return cls.load(path, device)

@@ -42,10 +42,26 @@ class AttentionFeatureExtractor:
         """Layers times heads."""
         return self.num_layers * self.num_heads
 
-    def __call__(self, task: AttributionTask, target_ranges: Sequence[TokenRange]) -> Tensor:
-        """Features [targets, sources, features] in float32 of absolute token ranges of a task."""
+    def __call__(
+        self,
+        task: AttributionTask,
+        target_ranges: Sequence[TokenRange],
+        source_weights: Tensor | None = None,
+    ) -> Tensor:
+        """Features of absolute token ranges of a task.
+
+        Args:
+            source_weights: [sums, sources], to get weighted sums over the sources instead of each.
+
+        Returns:
+            Float32 [targets, sources or sums, features].
+        """
         return source_features(
-            task.model, task.token_ids, list(target_ranges), task.source_token_ranges
+            task.model,
+            task.token_ids,
+            list(target_ranges),
+            task.source_token_ranges,
+            source_weights=source_weights,
         )
 
     def serialize(self) -> dict[str, Any]:

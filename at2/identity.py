@@ -1,4 +1,5 @@
-"""What makes two models the same for an estimator: architecture, heads and tokenizer.
+"""What makes two models the same for an estimator: architecture, heads and tokenizer; and what
+makes two data sets the same.
 
 Fingerprints are short hashes of named fields only, so they do not change with the version of
 transformers that happens to add a default to a configuration.
@@ -6,11 +7,14 @@ transformers that happens to add a default to a configuration.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, is_dataclass
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from at2.attention import attention_shape
+from at2.errors import InputError
 
 _CONFIG_KEYS = (
     "model_type",
@@ -32,12 +36,17 @@ def _fingerprint(value: object) -> str:
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
 
 
+def _public_name(name: str) -> str:
+    """A model's name without the place of its folder, which is nobody's business."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
 @dataclass(frozen=True)
 class ModelIdentity:
     """The facts about a model that an estimator is bound to.
 
     Attributes:
-        model: hub id, folder or other name of the model, for people to read.
+        model: hub id of the model, or the name of its folder, for people to read.
         revision: commit of the model on the hub, if known.
         config: fingerprint of the architecture.
         tokenizer: fingerprint of the vocabulary and the added tokens.
@@ -64,7 +73,7 @@ class ModelIdentity:
         config = model.config.get_text_config()
         shape = attention_shape(model)
         return cls(
-            model=str(model.name_or_path),
+            model=_public_name(str(model.name_or_path)),
             revision=getattr(model.config, "_commit_hash", None),
             config=_fingerprint({key: getattr(config, key, None) for key in _CONFIG_KEYS}),
             tokenizer=_fingerprint(
@@ -84,3 +93,27 @@ class ModelIdentity:
 
 
 _identities: WeakKeyDictionary[Any, WeakKeyDictionary[Any, ModelIdentity]] = WeakKeyDictionary()
+
+
+def dataset_fingerprint(examples: Iterable[Any]) -> str:
+    """A fingerprint of examples in their order: another one for any change in any of them.
+
+    Args:
+        examples: JSON values, or dataclasses of such; a `datasets.Dataset` is an iterable of
+            dictionaries.
+
+    Returns:
+        Hexadecimal digits.
+
+    Raises:
+        InputError: an example holds something else, such as an image.
+    """
+    digest = hashlib.sha256()
+    for number, example in enumerate(examples):
+        value = asdict(example) if is_dataclass(example) else example  # type: ignore[arg-type]
+        try:
+            line = json.dumps(value, sort_keys=True, ensure_ascii=False)
+        except TypeError as error:
+            raise InputError(f"example {number} is not plain data: {error}") from error
+        digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
+    return digest.hexdigest()[:_DIGITS]

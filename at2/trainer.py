@@ -1,43 +1,62 @@
 """Training a score estimator: generate responses, compute features and outputs, fit the weights.
 
-The three stages can be run again at any time: what is on disk is kept, what is missing is made.
-The recipe is the published one (Cohen-Wang, Chuang, Madry 2025, arXiv 2504.13752, section 3):
-random ablations of the sources with keep probability 0.5, the logit of the probability of each
-target as the output, and weights whose predictions correlate with the outputs.
+The three stages can be run again at any time, by any number of workers: what is on disk and whole
+is kept, what is missing or damaged is made. The recipe is the published one (Cohen-Wang, Chuang,
+Madry 2025, arXiv 2504.13752, section 3): random ablations of the sources with keep probability 0.5,
+the logit of the probability of each target as the output, and weights whose predictions correlate
+with the outputs.
 """
 
 import json
+import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from safetensors.torch import load_file
-from safetensors.torch import save as safetensors_bytes
-from torch import Tensor
-from tqdm.auto import tqdm
 
-from at2.ablation import ablated_logit_probs, aggregate_logit_probs, sample_masks
-from at2.errors import TrainingError
-from at2.estimators import PUBLISHED_FILE, SAFETENSORS_FILE, LinearScoreEstimator
+from at2.ablation import default_token_budget
+from at2.errors import DamagedFileError, InputError, TrainingError
+from at2.estimators import LinearScoreEstimator
 from at2.features import AttentionFeatureExtractor
-from at2.identity import ModelIdentity
-from at2.shards import ShardPlan, write_whole
+from at2.files import remove_leftovers
+from at2.identity import ModelIdentity, dataset_fingerprint
 from at2.tasks import AttributionTask
+from at2.training import compute, record, responses
+from at2.training.compute import NUM_MASKS, ComputeSettings, ExampleFeatures
+from at2.training.fit import Checkpoint, FitSettings, Loss, Sampling, fit, pearson_loss
+from at2.training.manifest import claim, fingerprint
+from at2.training.progress import Progress
+from at2.training.record import RECORD_FILE
+from at2.training.responses import Response
+from at2.training.settings import (
+    environment,
+    estimator_fingerprint,
+    model_settings,
+    plain,
+    task_settings,
+)
+from at2.training.shards import ShardFolder, ShardPlan, check_seal
+from at2.training.table import FeatureTable
 
-KEEP_PROBABILITY = 0.5
-"""The chance that an ablation keeps a source."""
+__all__ = [
+    "CHECKPOINT_EVERY",
+    "NUM_MASKS",
+    "RECORD_FILE",
+    "SHARD_SIZE",
+    "AT2Trainer",
+    "ExampleDataset",
+    "pearson_loss",
+]
 
-NUM_MASKS = 32
-"""Ablations per example."""
+logger = logging.getLogger(__name__)
 
 SHARD_SIZE = 16
 """Examples a shard: small enough to lose little when killed, large enough to keep files few."""
 
-_CORRELATION_EPSILON = 1e-8
+CHECKPOINT_EVERY = 100
+"""Steps of training between two checkpoints."""
 
 
 class ExampleDataset(Protocol):
@@ -48,46 +67,29 @@ class ExampleDataset(Protocol):
     def __getitem__(self, index: int, /) -> Any: ...
 
 
-@dataclass(frozen=True)
-class ExampleFeatures:
-    """What training needs of one example.
-
-    Attributes:
-        features: float16 [targets, masks, features], Σ over sources of ±1 × source features, with
-            +1 for a source that the mask keeps and -1 for one it removes.
-        outputs: float32 [targets, masks], logit of the probability of each target.
-    """
-
-    features: Tensor
-    outputs: Tensor
-
-
-def pearson_loss(predictions: Tensor, outputs: Tensor) -> Tensor:
-    """Negative Pearson correlation over masks, averaged over instances.
-
-    Args:
-        predictions, outputs: [instances, masks].
-    """
-    predictions = predictions - predictions.mean(dim=1, keepdim=True)
-    outputs = outputs - outputs.mean(dim=1, keepdim=True)
-    covariance = (predictions * outputs).mean(dim=1)
-    spread = predictions.square().mean(dim=1).sqrt() * outputs.square().mean(dim=1).sqrt()
-    return -(covariance / (spread + _CORRELATION_EPSILON)).mean()
-
-
 class AT2Trainer:
     """Trains a `LinearScoreEstimator` for a model from examples.
 
     Args:
         save_path: folder for everything that is computed; `estimators/<name>/` in it holds results.
+            One folder is for one set of settings: others are refused.
         dataset: examples, by index.
         model, tokenizer: the model to train an estimator for.
         task_from_example: makes a task of an example, the model and the tokenizer.
         feature_extractor: by default attention of all captured layers and heads.
-        split_target_by: the unit whose probability is predicted: "sentence", "word", "token", or
-            None for the whole response.
+        split_target_by: the unit whose probability is predicted: "sentence", "paragraph", "word",
+            "token", or None for the whole response.
         num_masks: ablations per example.
+        generations_save_path: folder of the responses, to share them between trainers; by default
+            one inside `save_path`.
         seed: of the batches that training draws.
+        shard_size: examples a shard.
+        token_budget: tokens in one forward pass of ablations; by default what suits the device.
+        skip: pass over examples that give no task or whose prompt is too long for the model,
+            instead of stopping there; see `skipped`.
+
+    Raises:
+        TrainingError: the dataset is empty.
     """
 
     def __init__(
@@ -100,71 +102,218 @@ class AT2Trainer:
         feature_extractor: AttentionFeatureExtractor | None = None,
         split_target_by: str | None = "sentence",
         num_masks: int = NUM_MASKS,
+        generations_save_path: str | Path | None = None,
+        *,
         seed: int = 0,
+        shard_size: int = SHARD_SIZE,
+        token_budget: int | None = None,
+        skip: bool = False,
     ) -> None:
         self.save_path = Path(save_path)
+        self.generations_save_path = Path(generations_save_path or self.save_path / "generations")
         self.dataset = dataset
         self.model = model
         self.tokenizer = tokenizer
         self.task_from_example = task_from_example
         self.feature_extractor = feature_extractor or AttentionFeatureExtractor.from_model(model)
-        self.split_target_by = split_target_by
-        self.num_masks = num_masks
         self.seed = seed
-        self._plan = ShardPlan(len(dataset), SHARD_SIZE)
+        self.skip = skip
+        self.plan = ShardPlan(len(dataset), shard_size)
+        self._compute_settings = ComputeSettings(
+            num_masks=num_masks, split_target_by=split_target_by, token_budget=token_budget
+        )
+        self._responses: tuple[int, dict[int, Response]] | None = None
         if len(dataset) == 0:
             raise TrainingError("the dataset has no examples")
+
+    @property
+    def num_masks(self) -> int:
+        """Ablations per example."""
+        return self._compute_settings.num_masks
+
+    @property
+    def split_target_by(self) -> str | None:
+        """The unit whose probability is predicted."""
+        return self._compute_settings.split_target_by
 
     @property
     def num_features(self) -> int:
         """Features of one source: layers times heads."""
         return self.feature_extractor.num_features
 
+    @property
+    def features_and_outputs_save_path(self) -> Path:
+        """Folder of the features and outputs."""
+        return self.save_path / "features_and_outputs"
+
+    # -- what results depend on ----------------------------------------------------------------
+
+    @cached_property
+    def _base_settings(self) -> dict[str, Any]:
+        return {
+            "examples": len(self.dataset),
+            "dataset": dataset_fingerprint(self.dataset[i] for i in range(len(self.dataset))),
+            "shard_size": self.plan.shard_size,
+            "model": model_settings(self.model, self.tokenizer),
+        }
+
+    @cached_property
+    def _first_task(self) -> dict[str, Any]:
+        """What the first example that can be used tells about how tasks are made.
+
+        Raises:
+            InputError: none can be used, or one cannot and is not to be skipped.
+        """
+        problem: InputError | None = None
+        for index in range(len(self.dataset)):
+            try:
+                task = self._new_task(index)
+                return task_settings(task) | {"generate": plain(task.generate_kwargs)}
+            except InputError as error:
+                problem = InputError(f"example {index}: {error}", param=error.param)
+                if not self.skip:
+                    break
+        raise problem or TrainingError("the dataset has no examples")
+
+    def _generation_settings(self, batch_size: int) -> dict[str, Any]:
+        task = {key: self._first_task.get(key) for key in ("task", "prompt", "generate")}
+        return {**self._base_settings, **task, "batch_size": batch_size, "skip": self.skip}
+
+    @cached_property
+    def _feature_folder(self) -> ShardFolder:
+        """The second stage's folder, claimed for its settings."""
+        settings = {
+            **self._base_settings,
+            **{key: self._first_task.get(key) for key in ("task", "prompt")},
+            **{key: self._first_task.get(key) for key in ("source_type", "sources")},
+            "features": plain(self.feature_extractor.serialize()),
+            "num_masks": self.num_masks,
+            "keep_probability": self._compute_settings.keep_probability,
+            "split_target_by": self.split_target_by,
+            "token_budget": self._compute_settings.token_budget or default_token_budget(self.model),
+            "responses": self._generation_digest(),
+        }
+        folder = self.features_and_outputs_save_path
+        return ShardFolder(folder, ".safetensors", self._claim(folder, settings))
+
+    def _claim(self, folder: Path, settings: dict[str, Any]) -> str:
+        return claim(folder, settings, environment(self.model))
+
+    def _generation_digest(self) -> str:
+        """The fingerprint that the responses on disk were made with.
+
+        Raises:
+            TrainingError: there are none yet, or they were made with other settings.
+        """
+        recorded = self.generations_save_path / "manifest.json"
+        if not recorded.exists():
+            raise TrainingError("no responses yet: run generate() first")
+        try:
+            check_seal(recorded, None)
+        except DamagedFileError as error:
+            raise DamagedFileError(f"{error}: run generate() again") from error
+        batch_size = json.loads(recorded.read_text("utf-8"))["settings"].get("batch_size")
+        return self._claim(self.generations_save_path, self._generation_settings(batch_size))
+
     # -- stage 1: responses --------------------------------------------------------------------
 
     def generate(self, job_index: int = 0, num_jobs: int = 1, batch_size: int = 4) -> None:
-        """Generate a response for every example of this job's shards that has none yet."""
-        shards = list(self._plan.for_job(job_index, num_jobs))
-        batches = [self._batches(shard, batch_size) for shard in shards]
-        total = sum(map(len, batches))
-        with tqdm(total=total, desc="Generating completions") as bar:
-            for shard, shard_batches in zip(shards, batches, strict=True):
-                path = self._generations_path(shard)
-                if path.exists():
-                    bar.update(len(shard_batches))
+        """Generate a response for every example of this job's shards that has none yet.
+
+        Args:
+            job_index, num_jobs: which worker this is, from 0, of how many.
+            batch_size: examples that are generated for at once.
+
+        Raises:
+            InputError: an example cannot be used; the message starts with its number. Or
+                `batch_size` is below 1.
+            TrainingError: there is no such worker, the folder was made with other settings, or it
+                cannot be written to.
+        """
+        self.generate_shards(self.plan.for_job(job_index, num_jobs), batch_size)
+
+    def generate_shards(self, shards: Sequence[int], batch_size: int = 4) -> None:
+        """`generate` for some shards."""
+        if batch_size < 1:
+            raise InputError(f"batch_size is {batch_size}, below 1", param="batch_size")
+        digest = self._claim(self.generations_save_path, self._generation_settings(batch_size))
+        folder = ShardFolder(self.generations_save_path, ".json", digest)
+        remove_leftovers(folder.path)
+        batches = [-(-len(self.plan.examples(shard)) // batch_size) for shard in shards]
+        with Progress(sum(batches), "Generating completions") as progress:
+            for shard, count in zip(shards, batches, strict=True):
+                if self._is_whole(folder, shard):
+                    progress.found(count)
                     continue
-                ids: dict[str, list[int]] = {}
-                for indices in shard_batches:
-                    tasks = [self._new_task(i) for i in indices]
-                    type(tasks[0]).batch_generate(tasks)
-                    ids.update(
-                        {str(i): t.generation_ids for i, t in zip(indices, tasks, strict=True)}
-                    )
-                    bar.update()
-                write_whole(path, json.dumps(ids).encode())
+                found: dict[int, Response] = {}
+                make = {i: partial(self._new_task, i) for i in self.plan.examples(shard)}
+                for batch in responses.respond_to_shard(make, batch_size, skip=self.skip):
+                    found |= batch
+                    progress.update()
+                folder.write(shard, partial(responses.to_bytes, found))
 
-    def _batches(self, shard: int, batch_size: int) -> list[list[int]]:
-        indices = list(self._plan.examples(shard))
-        return [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
-
-    def _generations_path(self, shard: int) -> Path:
-        return self.save_path / "generations" / f"{shard:05d}.json"
+    def _is_whole(self, folder: ShardFolder, shard: int) -> bool:
+        """Whether a shard is there and undamaged; says so if it has to be made again."""
+        if not folder.exists(shard):
+            return False
+        try:
+            folder.check(shard)
+        except DamagedFileError as error:
+            logger.warning("%s: making it again", error)
+            return False
+        return True
 
     def _new_task(self, index: int) -> AttributionTask:
         return self.task_from_example(self.dataset[index], self.model, self.tokenizer)
+
+    def _response(self, index: int) -> Response:
+        """The response to an example; the shard read last is kept.
+
+        Raises:
+            TrainingError: it has not been generated yet, or its file is damaged.
+        """
+        shard = index // self.plan.shard_size
+        if self._responses is None or self._responses[0] != shard:
+            folder = ShardFolder(self.generations_save_path, ".json", "")
+            if not folder.exists(shard):
+                raise TrainingError(f"no response for example {index} yet: run generate() first")
+            try:
+                check_seal(folder.file(shard), self._digest_of_responses)
+            except DamagedFileError as error:
+                raise DamagedFileError(f"{error}: run generate() again") from error
+            self._responses = shard, responses.read(folder.file(shard))
+        return self._responses[1][index]
+
+    @cached_property
+    def _digest_of_responses(self) -> str:
+        return self._generation_digest()
 
     def get_task(self, index: int) -> AttributionTask:
         """The task of an example, with the response that was generated for it.
 
         Raises:
-            TrainingError: the response has not been generated yet.
+            InputError: the example was skipped.
+            TrainingError: the response has not been generated yet, or for another prompt.
         """
-        path = self._generations_path(index // SHARD_SIZE)
-        if not path.exists():
-            raise TrainingError(f"no response for example {index} yet: run generate() first")
+        response = self._response(index)
+        if response.skipped is not None:
+            raise InputError(f"example {index} was skipped: {response.skipped}")
         task = self._new_task(index)
-        task.set_generation_ids(json.loads(path.read_text())[str(index)])
+        if responses.prompt_fingerprint(task) != response.prompt:
+            raise TrainingError(f"example {index} has another prompt than when it was generated")
+        task.set_generation_ids(response.ids)
         return task
+
+    def skipped(self) -> dict[int, str]:
+        """The examples that were passed over, and why; of the shards generated so far."""
+        found = {}
+        for shard in range(self.plan.num_shards):
+            if (self.generations_save_path / f"{shard:05d}.json").exists():
+                for index in self.plan.examples(shard):
+                    reason = self._response(index).skipped
+                    if reason is not None:
+                        found[index] = reason
+        return found
 
     # -- stage 2: features and outputs ---------------------------------------------------------
 
@@ -174,74 +323,80 @@ class AT2Trainer:
         """Compute attention features and ablated outputs of this job's shards.
 
         Args:
+            job_index, num_jobs: which worker this is, from 0, of how many.
             batch_size: accepted for the published signature; batches follow a token budget.
-        """
-        shards = list(self._plan.for_job(job_index, num_jobs))
-        total = sum(len(self._plan.examples(shard)) for shard in shards)
-        with tqdm(total=total, desc="Computing features and outputs") as bar:
-            for shard in shards:
-                path = self._features_path(shard)
-                if path.exists():
-                    bar.update(len(self._plan.examples(shard)))
-                    continue
-                tensors: dict[str, Tensor] = {}
-                for index in self._plan.examples(shard):
-                    computed = self.compute_features_and_outputs_for_example(index)
-                    tensors[f"{index}.features"] = computed.features
-                    tensors[f"{index}.outputs"] = computed.outputs
-                    bar.update()
-                write_whole(path, safetensors_bytes(tensors))
 
-    def _features_path(self, shard: int) -> Path:
-        return self.save_path / "features_and_outputs" / f"{shard:05d}.safetensors"
+        Raises:
+            TrainingError: responses are missing, the folder was made with other settings, or it
+                cannot be written to.
+        """
+        self.compute_shards(self.plan.for_job(job_index, num_jobs))
+
+    def compute_shards(self, shards: Sequence[int]) -> None:
+        """`compute_features_and_outputs` for some shards."""
+        folder = self._feature_folder
+        remove_leftovers(folder.path)
+        total = sum(len(self.plan.examples(shard)) for shard in shards)
+        with Progress(total, "Computing features and outputs") as progress:
+            for shard in shards:
+                examples = self.plan.examples(shard)
+                if self._is_whole(folder, shard):
+                    progress.found(len(examples))
+                    continue
+                computed = compute.compute(
+                    self.model,
+                    [self._task_unless_skipped(i) for i in examples],
+                    self.feature_extractor,
+                    self._compute_settings,
+                    progress.update,
+                )
+                folder.write(shard, partial(compute.to_bytes, computed))
+
+    def _task_unless_skipped(self, index: int) -> AttributionTask | None:
+        return self.get_task(index) if self._response(index).skipped is None else None
 
     def compute_features_and_outputs_for_example(self, index: int) -> ExampleFeatures:
         """Features of every (target, mask) of one example and the measured outputs."""
-        task = self.get_task(index)
-        targets = task.get_sub_target_token_ranges(split_by=self.split_target_by)
-        if not targets or task.num_sources == 0:
-            return ExampleFeatures(
-                torch.zeros(0, self.num_masks, self.num_features, dtype=torch.float16),
-                torch.zeros(0, self.num_masks),
-            )
-        masks = sample_masks(self.num_masks, task.num_sources, KEEP_PROBABILITY, seed=0)
-        logit_probs = np.asarray(
-            ablated_logit_probs(
-                task.model, task.token_ids, task.source_token_ranges, task.target_token_range, masks
-            )
-        )  # [masks, target tokens]
-        by_source = self.feature_extractor(task, targets)  # [targets, sources, features]
-        signs = torch.from_numpy(masks).to(by_source) * 2 - 1  # [masks, sources]
-        features = signs @ by_source  # [targets, masks, features]
-        first = task.target_token_range[0]
-        outputs = np.stack(
-            [aggregate_logit_probs(logit_probs[:, s - first : e - first]) for s, e in targets]
-        )  # [targets, masks]
-        return ExampleFeatures(
-            features.to("cpu", torch.float16).contiguous(),
-            torch.from_numpy(outputs.astype(np.float32)),
-        )
+        return compute.compute(
+            self.model,
+            [self._task_unless_skipped(index)],
+            self.feature_extractor,
+            self._compute_settings,
+        )[0]
 
-    def load_features_and_outputs(self) -> list[ExampleFeatures]:
-        """Features and outputs of every example, in order.
+    def load_table(self) -> FeatureTable:
+        """Features and outputs of every example, checked, and mapped from disk.
 
         Raises:
-            TrainingError: some shards have not been computed yet.
+            TrainingError: some shards have not been computed yet, or are damaged.
         """
-        missing = [s for s in range(self._plan.num_shards) if not self._features_path(s).exists()]
+        if not self.features_and_outputs_save_path.exists():
+            raise TrainingError(
+                "no shards are computed yet: run compute_features_and_outputs() first"
+            )
+        folder = self._feature_folder
+        missing = list(folder.missing(self.plan))
         if missing:
             raise TrainingError(
-                f"{len(missing)} of {self._plan.num_shards} shards are not computed yet: "
+                f"{len(missing)} of {self.plan.num_shards} shards are not computed yet: "
                 "run compute_features_and_outputs() first"
             )
-        examples = []
-        for shard in range(self._plan.num_shards):
-            tensors = load_file(self._features_path(shard))
-            examples += [
-                ExampleFeatures(tensors[f"{i}.features"], tensors[f"{i}.outputs"])
-                for i in self._plan.examples(shard)
-            ]
-        return examples
+        for shard in range(self.plan.num_shards):
+            try:
+                folder.check(shard)
+            except DamagedFileError as error:
+                raise DamagedFileError(
+                    f"{error}: run compute_features_and_outputs() again"
+                ) from error
+        return FeatureTable.from_files([folder.file(s) for s in range(self.plan.num_shards)])
+
+    def get_features_and_outputs(self, index: int) -> ExampleFeatures:
+        """What was computed for one example.
+
+        Raises:
+            TrainingError: see `load_table`.
+        """
+        return ExampleFeatures(*self.load_table().example(index))
 
     # -- stage 3: the estimator ----------------------------------------------------------------
 
@@ -251,92 +406,112 @@ class AT2Trainer:
         num_iterations: int = 1_000,
         learning_rate: float = 1e-3,
         batch_size: int = 512,
+        loss_fn: Loss | None = None,
         max_grad_norm: float = 1.0,
+        sampling_method: Sampling = "examples",
         train_indices: Sequence[int] | None = None,
         device: str | torch.device | None = None,
         print_every: int = 100,
         save_name: str | None = None,
+        *,
+        held_out_indices: Sequence[int] = (),
+        memory_limit: int | None = None,
+        checkpoint_every: int = CHECKPOINT_EVERY,
         extras: dict[str, Any] | None = None,
     ) -> LinearScoreEstimator:
-        """Fit an estimator to the features and outputs.
+        """Fit an estimator to the features and outputs; one worker does it all.
 
         Every step draws `batch_size` different examples (or all of them, if there are fewer) and
         one target of each; Adam with cosine decay minimises the negative Pearson correlation.
 
         Args:
             score_estimator: where to start; by default weights of 1/n.
-            train_indices: examples to train on; by default all that have a target.
+            loss_fn: of predictions and outputs [instances, masks]; by default `pearson_loss`.
+            max_grad_norm: longer gradients are cut to this length.
+            sampling_method: "examples", or "instances" to draw targets of all examples alike.
+            train_indices: examples to train on; by default all that have a target and are not held
+                out.
             device: by default the model's.
-            save_name: save to `estimators/<save_name>/` under the trainer's folder.
+            print_every: steps between two lines.
+            save_name: save to `estimators/<save_name>/` under the trainer's folder, and keep
+                checkpoints there.
+            held_out_indices: examples to report on, which are not trained on.
+            memory_limit: bytes that features may take in memory; by default half of what is free.
+                Where they need more, each step reads its own from disk.
+            checkpoint_every: steps between two checkpoints.
             extras: metadata to store with the estimator.
 
         Raises:
-            TrainingError: features are missing, or no example has a target.
+            InputError: an index or a setting is out of range.
+            TrainingError: features are missing or damaged, no example has a target, or the folder
+                cannot be written to.
         """
-        examples = self.load_features_and_outputs()
-        indices = range(len(examples)) if train_indices is None else train_indices
-        usable = [i for i in indices if len(examples[i].outputs) > 0]
-        print(f"Training on {len(usable)} examples of {len(examples)}")
+        apart = self._checked(held_out_indices, "held_out_indices")
+        indices = self._checked(
+            range(len(self.dataset)) if train_indices is None else train_indices, "train_indices"
+        )
+        table = self.load_table()
+        device = self.model.device if device is None else torch.device(device)
+        left_out = set(apart)
+        held_out = [i for i in apart if table.counts[i] > 0]
+        usable = [i for i in indices if table.counts[i] > 0 and i not in left_out]
+        print(f"Training on {len(usable)} examples of {len(self.dataset)}")
         if not usable:
             raise TrainingError("no example has a target to train on")
-        device = self.model.device if device is None else torch.device(device)
+        settings = FitSettings(
+            num_iterations, learning_rate, batch_size, max_grad_norm, sampling_method, self.seed
+        )
         estimator = score_estimator or LinearScoreEstimator(self.feature_extractor)
         estimator = estimator.to(device, torch.float32)
-        optimizer = torch.optim.Adam(estimator.parameters(), lr=learning_rate)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=num_iterations)
-        random = np.random.RandomState(self.seed)
-        losses: list[float] = []
-        for step in tqdm(range(num_iterations), desc="Training score estimator"):
-            features, outputs = _sample_batch(examples, usable, batch_size, random)
-            optimizer.zero_grad()
-            predictions = estimator(features.to(device, torch.float32))[:, :, 0]
-            loss = pearson_loss(predictions, outputs.to(device))
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(estimator.parameters(), max_norm=max_grad_norm)
-            optimizer.step()
-            scheduler.step()
-            losses.append(loss.item())
-            if step == 0 or (step + 1) % print_every == 0:
-                print(f"Step {step}: loss={np.mean(losses):.4g}")
-                losses = []
-            estimator.project_parameters()
-        estimator.finalize_parameters()
+        described = {
+            **settings.to_dict(),
+            "loss": getattr(loss_fn or pearson_loss, "__name__", type(loss_fn).__name__),
+            "features": self._feature_folder.settings,
+            "train_indices": fingerprint({"indices": usable}),
+            "held_out_indices": fingerprint({"indices": held_out}),
+            "start": estimator_fingerprint(estimator),
+            "print_every": print_every,
+        }
+        checkpoint = None
+        if save_name is not None:
+            folder = self.save_path / "estimators" / save_name
+            remove_leftovers(folder)
+            checkpoint = Checkpoint(
+                folder / record.CHECKPOINT_FILE, fingerprint(described), checkpoint_every
+            )
+        state = fit(
+            estimator,
+            table.gathered(device, memory_limit),
+            usable,
+            settings,
+            device=device,
+            loss_fn=loss_fn or pearson_loss,
+            held_out=held_out,
+            print_every=print_every,
+            checkpoint=checkpoint,
+        )
         estimator.extras |= {
             "identity": ModelIdentity.of(self.model, self.tokenizer).to_dict(),
+            "dataset": self._base_settings["dataset"],
             "training": {
                 "examples": len(usable),
                 "num_masks": self.num_masks,
                 "split_target_by": self.split_target_by,
-                "num_iterations": num_iterations,
-                "learning_rate": learning_rate,
-                "batch_size": batch_size,
-                "max_grad_norm": max_grad_norm,
-                "seed": self.seed,
+                **settings.to_dict(),
             },
+            **record.metrics(state),
             **(extras or {}),
         }
-        if save_name is not None:
-            folder = self.save_path / "estimators" / save_name
-            estimator.save(folder / PUBLISHED_FILE)
-            estimator.save(folder / SAFETENSORS_FILE)
-            print(f"Saved estimator to {folder}")
+        if checkpoint is not None:
+            record.save(estimator, state, checkpoint, described)
+            print(f"Saved estimator to {checkpoint.path.parent}")
         return estimator
 
-
-def _sample_batch(
-    examples: list[ExampleFeatures],
-    usable: list[int],
-    batch_size: int,
-    random: np.random.RandomState,
-) -> tuple[Tensor, Tensor]:
-    """One target each of up to `batch_size` different examples, in the published order of draws.
-
-    Returns:
-        features [batch, masks, features] and outputs [batch, masks].
-    """
-    chosen: NDArray[np.int64] = random.choice(usable, min(batch_size, len(usable)), replace=False)
-    picks = [(i, random.randint(len(examples[i].outputs))) for i in chosen]
-    return (
-        torch.stack([examples[i].features[target] for i, target in picks]),
-        torch.stack([examples[i].outputs[target] for i, target in picks]),
-    )
+    def _checked(self, indices: Sequence[int], param: str) -> list[int]:
+        for index in indices:
+            if not 0 <= index < len(self.dataset):
+                raise InputError(
+                    f"example {index} is not one of {len(self.dataset)}, counted from 0",
+                    param=param,
+                )
+        return [int(index) for index in indices]

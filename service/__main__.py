@@ -1,44 +1,96 @@
-"""`python -m service`: load the model, then listen. Settings come from the environment."""
+"""`python -m service`: load the model, then listen. Settings come from flags and the environment.
+
+Settings are read and judged before anything that imports a model library, which takes seconds.
+"""
 
 import logging
 import sys
+from collections.abc import Sequence
 
-import uvicorn
 from pydantic import ValidationError
-from transformers.utils import logging as transformers_logging
+from pydantic_settings import CliApp, CliSettingsSource, SettingsConfigDict
 
-from at2.errors import At2Error
-from service.app import create_app
-from service.engine import Engine
+from service import logs
+from service.failures import StoreError
+from service.security import ApiKeys, check_exposure, origins
+from service.server import exit_on_sigterm, run
 from service.settings import Settings
 
+logger = logging.getLogger("at2.service")
 
-def main() -> int:
-    """Serve until interrupted; 1 if the server could not start, with one line saying why."""
-    try:
-        settings = Settings()
-    except ValidationError as error:
-        for problem in error.errors():
-            name = "AT2_" + "_".join(str(part) for part in problem["loc"]).upper()
-            print(f"{name}={problem['input']!r}: {problem['msg']}", file=sys.stderr)
-        return 1
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+_SECRET = frozenset({"api_keys"})
+
+
+class _Flags(Settings):
+    """Serve a language model that says which parts of the context it used.
+
+    Every flag is also an environment variable: --max-records is AT2_MAX_RECORDS. A flag wins.
+    Without any, the bundled model is served to this machine at http://127.0.0.1:8000.
+    """
+
+    model_config = SettingsConfigDict(
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
     )
+
+
+def _problems(error: ValueError) -> list[str]:
+    """One line for each setting that is wrong."""
+    if not isinstance(error, ValidationError):
+        return [str(error)]
+    lines = []
+    for problem in error.errors():
+        setting = str(problem["loc"][0]) if problem["loc"] else ""
+        value = "" if setting in _SECRET else f"={problem['input']!r}"
+        lines.append(
+            f"AT2_{setting.upper()}{value}: {problem['msg'].removeprefix('Value error, ')}"
+        )
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "python -m service") -> int:
+    """Serve until a signal.
+
+    Args:
+        arguments: flags; those of the command line by default.
+        program: the name that `--help` shows.
+
+    Returns:
+        0 after a stop that was asked for; 1 if the server could not start, with one line saying
+        why for each reason.
+    """
+    flags = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        source = CliSettingsSource[object](_Flags, cli_prog_name=program)
+        settings: Settings = CliApp.run(_Flags, cli_args=flags, cli_settings_source=source)
+        keys = ApiKeys.of(settings)
+        check_exposure(settings, keys)
+        origins(settings)
+    except ValueError as error:
+        print(*_problems(error), sep="\n", file=sys.stderr)
+        return 1
+    logs.configure(
+        level=settings.log_level, log_format=settings.log_format, log_text=settings.log_text
+    )
+
+    exit_on_sigterm()
+    logger.info("loading model %s", settings.model)
+
+    from transformers.utils import logging as transformers_logging
+
+    from at2.errors import At2Error
+    from service.app import create_app
+    from service.engine import Engine
+
     transformers_logging.disable_progress_bar()
     try:
-        engine = Engine(settings)
-    except At2Error as error:
+        app = create_app(Engine(settings))
+    except (At2Error, StoreError) as error:
         print(f"cannot start: {error}", file=sys.stderr)
         return 1
-    uvicorn.run(
-        create_app(engine),
-        host=settings.host,
-        port=settings.port,
-        log_level=settings.log_level,
-        server_header=False,
-    )
-    return 0
+    return run(app, settings, app.state.lifecycle)
 
 
 if __name__ == "__main__":

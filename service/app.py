@@ -1,26 +1,56 @@
 """Puts the application together around an engine."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
 from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
 from at2 import __version__
-from service import errors
+from service import errors, operation
 from service.engine import Engine
-from service.records import MemoryStore
+from service.failures import StoreError
+from service.records import RecordStore, open_store
 from service.routes import attribution, generations, status
+
+logger = logging.getLogger("at2.service")
+
+_SWEEP_SECONDS = 60.0
+"""How long expired text may stay on the disk."""
+
+_MB = 2**20
 
 
 def create_app(engine: Engine) -> FastAPI:
-    """The application that serves an engine; it owns the engine and closes it at the end."""
+    """The application that serves an engine; it starts the engine, and closes it at the end.
+
+    Raises:
+        StoreError: the place of the records cannot be used.
+        ValueError: keys or origins in the settings are malformed.
+    """
+    settings = engine.settings
+    store = open_store(
+        settings.store,
+        seconds=settings.store_seconds,
+        max_bytes=settings.store_mb * _MB,
+        max_records=settings.max_records,
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        engine.close()
+        await engine.start()
+        sweeping = asyncio.create_task(_sweep(engine, store))
+        try:
+            yield
+        finally:
+            sweeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeping
+            await asyncio.to_thread(engine.close)
+            await store.close()
 
     app = FastAPIOffline(  # its /docs takes its scripts from this server, not from a CDN
         redoc_url=None,
@@ -30,13 +60,29 @@ def create_app(engine: Engine) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.engine = engine
-    app.state.store = MemoryStore(engine.settings.max_records)
+    app.state.store = store
     errors.install(app)
     for module in (generations, attribution, status):
         app.include_router(module.router)
-
     @app.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:
         return RedirectResponse("/docs")
 
+    operation.equip(app, settings)
+    app.state.metrics.watch(
+        running=lambda: engine.load.generating,
+        waiting=lambda: engine.load.attributions_waiting,
+        cache_usage=lambda: engine.load.cache_used,
+    )
     return app
+
+
+async def _sweep(engine: Engine, store: RecordStore) -> None:
+    """Forget what has expired, again and again, from the disk and from memory."""
+    while True:
+        try:
+            for generation_id in await store.sweep():
+                engine.forget(generation_id)
+        except StoreError as error:
+            logger.error("expired generations stay: %s", error)
+        await asyncio.sleep(_SWEEP_SECONDS)

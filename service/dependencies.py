@@ -1,10 +1,11 @@
-"""What routes are given: the engine and the record store that the application owns."""
+"""What routes are given: the engine, the record store and the metrics that the application owns."""
 
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from service.engine import Engine
+from service.metrics import Metrics
 from service.records import RecordStore
 
 
@@ -18,5 +19,11 @@ def _store(request: Request) -> RecordStore:
     return store
 
 
+def _metrics(request: Request) -> Metrics:
+    metrics: Metrics = request.app.state.metrics
+    return metrics
+
+
 EngineDep = Annotated[Engine, Depends(_engine)]
 StoreDep = Annotated[RecordStore, Depends(_store)]
+MetricsDep = Annotated[Metrics, Depends(_metrics)]

@@ -6,10 +6,21 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from at2.errors import At2Error, InputError, PromptTooLongError, SpanError
+from service.disconnect import ClientGoneError
+from service.failures import (
+    BusyError,
+    DeadlineError,
+    EngineDownError,
+    NoMemoryError,
+    ServerFailure,
+    StoreError,
+)
+from service.logs import note
 from service.schemas import ErrorBody, ErrorReply
 
 logger = logging.getLogger("at2.service")
@@ -21,6 +32,19 @@ _INPUT_CODES: tuple[tuple[type[InputError], str], ...] = (
 )
 
 
+_FAILURES: tuple[tuple[type[ServerFailure], int, str, str], ...] = (
+    (BusyError, 429, "rate_limit_error", "server_busy"),
+    (DeadlineError, 504, "server_error", "deadline_exceeded"),
+    (NoMemoryError, 507, "server_error", "out_of_memory"),
+    (EngineDownError, 503, "server_error", "engine_down"),
+    (StoreError, 503, "server_error", "store_unavailable"),
+)
+"""Status, type and code of each failure that is no fault of the request."""
+
+_RETRY_AFTER_DOWN = 5
+"""Seconds in which an engine that ran out of memory is back, or its process replaced."""
+
+
 class UnknownGenerationError(Exception):
     """There is no generation of this id: it was deleted, it expired, or it never was."""
 
@@ -28,12 +52,43 @@ class UnknownGenerationError(Exception):
         super().__init__(f"no generation {generation_id[:64]!r}")
 
 
+def body(
+    message: str, *, kind: str, param: str | None = None, code: str | None = None
+) -> ErrorReply:
+    """An error as it is sent; its type and code go into the request's log line and metrics."""
+    note(error_type=kind, error_code=code)
+    return ErrorReply(error=ErrorBody(message=message, type=kind, param=param, code=code))
+
+
 def reply(
     status: int, message: str, *, kind: str, param: str | None = None, code: str | None = None
 ) -> JSONResponse:
     """An error reply."""
-    body = ErrorReply(error=ErrorBody(message=message, type=kind, param=param, code=code))
-    return JSONResponse(body.model_dump(), status_code=status)
+    content = body(message, kind=kind, param=param, code=code)
+    return JSONResponse(content.model_dump(), status_code=status)
+
+
+def event(error: Exception) -> dict[str, Any]:
+    """An error in the middle of a stream, whose status has been sent already."""
+    if isinstance(error, ServerFailure):
+        _, kind, code = _of_failure(error)
+        return body(str(error), kind=kind, code=code).model_dump()
+    logger.exception("unexpected error in a stream", exc_info=error)
+    return body("internal error", kind="server_error", code="internal_error").model_dump()
+
+
+def _of_failure(failure: ServerFailure) -> tuple[int, str, str]:
+    for kind_of_failure, status, kind, code in _FAILURES:
+        if isinstance(failure, kind_of_failure):
+            return status, kind, code
+    return 500, "server_error", "internal_error"
+
+
+class _NoReply(Response):
+    """For a client that has gone away: nothing is sent."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send nothing."""
 
 
 def _validation_reply(error: RequestValidationError) -> JSONResponse:
@@ -66,6 +121,20 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(UnknownGenerationError)
     async def unknown(_: Request, error: UnknownGenerationError) -> JSONResponse:
         return reply(404, str(error), kind="not_found_error", param="id", code="unknown_id")
+
+    @app.exception_handler(ServerFailure)
+    async def failure(_: Request, error: ServerFailure) -> JSONResponse:
+        status, kind, code = _of_failure(error)
+        response = reply(status, str(error), kind=kind, code=code)
+        if isinstance(error, BusyError):
+            response.headers["Retry-After"] = str(error.retry_after)
+        elif status == 503:
+            response.headers["Retry-After"] = str(_RETRY_AFTER_DOWN)
+        return response
+
+    @app.exception_handler(ClientGoneError)
+    async def client_gone(_: Request, error: ClientGoneError) -> Response:
+        return _NoReply()
 
     @app.exception_handler(At2Error)
     async def model_error(_: Request, error: At2Error) -> JSONResponse:

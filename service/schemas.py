@@ -4,8 +4,18 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-SourceType = Literal["document", "sentence", "word", "token"]
-Method = Literal["at2", "average_attention"]
+SourceType = Literal["document", "paragraph", "sentence", "word", "token"]
+Method = Literal[
+    "at2",
+    "average_attention",
+    "leave_one_out",
+    "context_cite",
+    "gradient_norm",
+    "input_x_gradient",
+    "random",
+    "position",
+    "lexical_overlap",
+]
 
 DEFAULT_TOP_K = 8
 
@@ -60,6 +70,9 @@ class GenerateRequest(_Prompt):
     seed: int | None = Field(
         None, ge=0, lt=2**63, description="Makes sampling repeatable; ignored when greedy."
     )
+    stream: bool = Field(
+        default=False, description="Reply with server-sent events as the response is written."
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -96,14 +109,39 @@ class Usage(BaseModel):
 class GenerateReply(BaseModel):
     """A generation: the response, and everything it can be attributed to."""
 
-    id: str
+    id: str = Field(description="For POST /attribute, until `expires`.")
     model: str
     created: int = Field(description="Seconds since 1970.")
+    expires: int | None = Field(
+        description="When the server forgets it, at the latest; null if it keeps nothing."
+    )
     response: str
     finish_reason: Literal["stop", "length"]
     usage: Usage
     sources: list[Source]
     statements: list[Statement]
+
+
+class PromptReply(BaseModel):
+    """What a generation was asked."""
+
+    documents: list[Document] = Field(description="`document` of a source counts these, from 0.")
+    query: str
+    messages: list[Message]
+
+
+class Delta(BaseModel):
+    """An event of a stream: the response goes on. All texts joined are the response."""
+
+    type: Literal["delta"]
+    text: str
+
+
+class Done(BaseModel):
+    """The last event of a stream that ended well; `data: [DONE]` follows."""
+
+    type: Literal["done"]
+    generation: GenerateReply
 
 
 class Span(_Request):
@@ -125,7 +163,15 @@ class AttributeRequest(_Prompt):
     )
     start: int | None = Field(default=None, ge=0, description="Start of one span of the response.")
     end: int | None = Field(default=None, ge=1, description="End of one span of the response.")
-    spans: list[Span] | None = Field(default=None, min_length=1, max_length=256)
+    spans: list[Span] | None = Field(
+        default=None, min_length=1, description="Several spans; see /info for how many."
+    )
+    quote: str | None = Field(
+        default=None, min_length=1, description="Instead, what one span says, letter by letter."
+    )
+    occurrence: int | None = Field(
+        default=None, ge=0, description="Which of the places that say `quote`, from 0."
+    )
     split_by: Literal["sentence"] | None = Field(
         default=None, description="Attribute every statement of the response."
     )
@@ -134,7 +180,11 @@ class AttributeRequest(_Prompt):
     )
     method: Method = "at2"
     estimator: str | None = Field(
-        default=None, description="Name of a loaded estimator, see /info."
+        default=None, description="Name of a loaded estimator, see /info; by default the first."
+    )
+    verify: bool = Field(
+        default=False,
+        description="Really hide the sources found, and measure what the span loses.",
     )
 
     @model_validator(mode="after")
@@ -148,8 +198,11 @@ class AttributeRequest(_Prompt):
         one_span = self.start is not None or self.end is not None
         if one_span and (self.start is None or self.end is None):
             raise ValueError("a span needs both start and end")
-        if sum([one_span, self.spans is not None, self.split_by is not None]) > 1:
-            raise ValueError("give one of start and end, spans, split_by")
+        ways = (one_span, self.spans is not None, self.quote is not None, self.split_by is not None)
+        if sum(ways) > 1:
+            raise ValueError("give one of start and end, spans, quote, split_by")
+        if self.occurrence is not None and self.quote is None:
+            raise ValueError("occurrence needs quote")
         if self.estimator is not None and self.method != "at2":
             raise ValueError(f"method {self.method} takes no estimator")
         return self
@@ -162,6 +215,36 @@ class ScoredSource(Source):
     score: float
 
 
+class VerifiedSource(BaseModel):
+    """What hiding one source does. Shares count positive values only; null if there are none."""
+
+    index: int
+    rank: int
+    score: float
+    drop: float = Field(description="Loss of the span's log-probability without it, in nats.")
+    predicted_share: float | None = Field(description="Its score's share of those listed here.")
+    measured_share: float | None = Field(description="Its drop's share of those listed here.")
+
+
+class Verification(BaseModel):
+    """What the sources of a span are really worth, measured by hiding them."""
+
+    num_tokens: int = Field(description="Of the span; a drop divided by it is per token.")
+    log_prob: float = Field(description="Of the span with all sources, in nats.")
+    sources: list[VerifiedSource]
+    drop_together: float = Field(description="Loss without all sources listed here, in nats.")
+    drop_all: float = Field(description="Loss without any source of the context, in nats.")
+    predicted_share_together: float | None = Field(
+        description="Share of all positive scores that those listed here have."
+    )
+    measured_share_together: float | None = Field(
+        description="`drop_together / drop_all`; null unless `drop_all` is positive."
+    )
+    rank_correlation: float | None = Field(
+        description="Spearman's, between scores and drops of the sources listed here."
+    )
+
+
 class SpanAttribution(BaseModel):
     """The sources of one span, best first."""
 
@@ -172,6 +255,9 @@ class SpanAttribution(BaseModel):
         description="What was in fact attributed: the tokens that overlap the span."
     )
     sources: list[ScoredSource]
+    verification: Verification | None = Field(
+        default=None, description="Only there if it was asked for."
+    )
 
 
 class AttributeReply(BaseModel):
@@ -193,6 +279,25 @@ class EstimatorInfo(BaseModel):
     metadata: dict[str, Any]
 
 
+class Limits(BaseModel):
+    """What one request may ask for, and what all may together."""
+
+    max_context_tokens: int = Field(description="Tokens of prompt and response.")
+    max_new_tokens: int
+    max_documents: int
+    max_spans: int
+    max_passes: int = Field(description="Passes over the model for one attribution.")
+    max_requests: int = Field(description="Requests in progress at once.")
+    request_seconds: float
+
+
+class StoreInfo(BaseModel):
+    """How generations are kept."""
+
+    kind: Literal["memory", "none", "file"]
+    seconds: int = Field(description="For how long, at the most.")
+
+
 class InfoReply(BaseModel):
     """What serves here, and within which limits."""
 
@@ -203,8 +308,10 @@ class InfoReply(BaseModel):
     device: str
     dtype: str
     parameters: int
-    max_context_tokens: int | None
+    max_context_tokens: int
     max_new_tokens: int
+    limits: Limits
+    store: StoreInfo
     methods: list[str]
     source_types: list[str]
     estimators: list[EstimatorInfo]

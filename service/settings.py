@@ -1,24 +1,35 @@
-"""Every setting of the server, in one table. Each is an environment variable: `AT2_` + the name."""
+"""Every setting of the server, in one table: environment variable `AT2_` + the name, or a flag.
 
-from typing import Literal
+Imports no model code, so that a wrong setting is reported at once.
+"""
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from at2 import bundled
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+BUNDLED_MODEL = "bundled"
+"""`at2.bundled.NAME`, which a test compares with it."""
 
 
 class Settings(BaseSettings):
     """Settings with their defaults; `README.md` lists them, and a test compares the two."""
 
-    model_config = SettingsConfigDict(env_prefix="AT2_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="AT2_",
+        env_ignore_empty=True,  # what a compose file makes of a variable that is not set
+        extra="ignore",
+        frozen=True,
+    )
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(
         default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one."
     )
     model: str = Field(
-        default=bundled.NAME, description="Hub name or folder of the model, or `bundled`."
+        default=BUNDLED_MODEL, description="Hub name or folder of the model, or `bundled`."
     )
     revision: str | None = Field(
         default=None, description="Branch, tag or commit of a model on the hub."
@@ -27,6 +38,11 @@ class Settings(BaseSettings):
         default=None,
         description="Hub name, folder or file of the score estimator; needed for any model but "
         "the bundled one, unless only other methods are used.",
+    )
+    estimators: Annotated[dict[str, str] | None, NoDecode] = Field(
+        default=None,
+        description="Further score estimators by name, as `name=place,name=place` or a JSON "
+        "object; requests choose one by `estimator`.",
     )
     device: str | None = Field(
         default=None, description="`cpu`, `cuda:0`, …; by default a GPU if there is one."
@@ -38,11 +54,115 @@ class Settings(BaseSettings):
     max_new_tokens: int = Field(
         default=1024, ge=1, description="The most tokens that one request may generate."
     )
-    max_records: int = Field(
-        default=1000,
+    max_context_tokens: int | None = Field(
+        default=None,
         ge=1,
-        description="Generations kept for later attribution; the oldest go first.",
+        description="The most tokens of prompt and response; by default what the model takes.",
+    )
+    max_documents: int = Field(default=1000, ge=1, description="The most documents in one request.")
+    max_spans: int = Field(
+        default=256, ge=1, description="The most spans that one request may have attributed."
+    )
+    max_passes: int = Field(
+        default=1024,
+        ge=1,
+        description="The most passes over the model that one attribution may take.",
+    )
+    max_requests: int = Field(
+        default=64,
+        ge=1,
+        description="Generations and attributions running or waiting; further ones get 429.",
+    )
+    request_seconds: float = Field(
+        default=120.0,
+        gt=0,
+        description="A generation or attribution that takes longer gets 504.",
+    )
+    cache_tokens: int | None = Field(
+        default=None,
+        ge=64,
+        description="Tokens that all running generations share in the key-value cache; by default "
+        "8192 on a CPU and 65536 on a GPU.",
+    )
+    score_cache_mb: int = Field(
+        default=256,
+        ge=0,
+        description="Memory for scores of finished attributions, in MB; they are recomputed when "
+        "they have gone.",
+    )
+    prepare: bool = Field(
+        default=True,
+        description="Compute the scores of a generation as soon as it ends, not when first asked.",
+    )
+    store: str = Field(
+        default="memory",
+        min_length=1,
+        description="Where generations are kept: `memory`, `none`, or a file (SQLite), which "
+        "outlives the process.",
+    )
+    store_seconds: int = Field(default=86_400, ge=1, description="How long a generation is kept.")
+    store_mb: int = Field(
+        default=1024, ge=1, description="Size of all that is kept, in MB; the oldest go first."
+    )
+    max_records: int = Field(
+        default=100_000,
+        ge=1,
+        description="Generations kept; the oldest go first.",
+    )
+    api_keys: SecretStr | None = Field(
+        default=None,
+        description="Keys that callers may use, separated by commas; as a flag, everybody on the "
+        "machine can read them.",
+    )
+    api_keys_file: Path | None = Field(
+        default=None, description="File of such keys, one a line; lines from `#` on are comments."
+    )
+    allow_no_key: bool = Field(
+        default=False,
+        description="Listen on other addresses than this machine's own although no key is set.",
+    )
+    cors_origins: str | None = Field(
+        default=None,
+        description="Origins whose pages may call from a browser, separated by commas, or `*`.",
+    )
+    max_body_bytes: int = Field(
+        default=16_777_216, ge=1024, description="The largest request body; a larger one gets 413."
+    )
+    shutdown_seconds: float = Field(
+        default=30.0,
+        ge=0,
+        description="How long running requests may take to finish when the server stops.",
+    )
+    open_metrics: bool = Field(
+        default=False, description="Serve `/metrics` without a key although keys are set."
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto",
+        description="`json`, `text`, or by default text at a terminal and JSON elsewhere.",
+    )
+    log_text: bool = Field(
+        default=False, description="Log what users wrote: queries, responses, error messages."
     )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         default="info", description="Verbosity of the log."
     )
+
+    @field_validator("estimators", mode="before")
+    @classmethod
+    def _named_places(cls, value: Any) -> Any:
+        """Both spellings of a table of names and places."""
+        if not isinstance(value, str):
+            return value
+        if not value.strip():
+            return None
+        if value.lstrip().startswith("{"):
+            try:
+                return json.loads(value)
+            except ValueError as error:
+                raise ValueError("not a JSON object") from error
+        pairs = [entry.partition("=") for entry in value.split(",") if entry.strip()]
+        if not all(name.strip() and place.strip() for name, _, place in pairs):
+            raise ValueError("not of the form name=place,name=place")
+        if len({name.strip() for name, _, _ in pairs}) < len(pairs):
+            raise ValueError("a name is given twice")
+        return {name.strip(): place.strip() for name, _, place in pairs}

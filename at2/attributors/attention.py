@@ -5,10 +5,10 @@ import torch
 from numpy.typing import NDArray
 
 from at2.attention import attention_shape, token_scores
-from at2.attributors.base import Attributor, sum_by_source
+from at2.attributors.base import TokenScoreAttributor, sum_by_source
 
 
-class AverageAttentionAttributor(Attributor):
+class AverageAttentionAttributor(TokenScoreAttributor):
     """Mean attention over layers and heads, summed over the tokens of a source."""
 
     def _compute_scores(self) -> NDArray[np.float32]:

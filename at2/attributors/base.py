@@ -1,7 +1,8 @@
 """What every attribution method offers, whatever it computes.
 
-A method fills one matrix, a score for every (target token, source), once per task. The score of a
-span is the mean over its tokens, so any number of spans costs one slice and one sum each.
+A method scores each source for one span of the target at a time. Most fill one matrix first, a
+score for every (target token, source): there a span is the mean over its tokens, and any number of
+spans costs one slice and one sum each. Knows nothing of models.
 """
 
 from abc import ABC, abstractmethod
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
 
 DEFAULT_NUM_SOURCES_TO_SHOW = 8
+"""Rows of the table that `show_attribution` makes."""
+
+_RECENT_SPANS = 64
+"""Spans whose scores an attributor keeps: asking again is free where a span costs a pass."""
 
 
 @dataclass(frozen=True)
@@ -50,32 +55,29 @@ class Attribution:
 class Attributor(ABC):
     """An attribution method applied to one task.
 
+    A subclass says what a span's scores are (`_get_attribution_scores_for_token_range`, the name in
+    the published package); see `TokenScoreAttributor` for methods that score token by token.
+
     Args:
         task: the task; its response is generated when first needed.
     """
 
     def __init__(self, task: AttributionTask) -> None:
         self.task = task
-        self._scores: NDArray[np.float32] | None = None
+        self._recent: dict[tuple[int, int], NDArray[np.float32]] = {}
 
     @abstractmethod
-    def _compute_scores(self) -> NDArray[np.float32]:
-        """Scores [targets, sources] of every target token and source."""
+    def _get_attribution_scores_for_token_range(
+        self, token_start: int, token_end: int
+    ) -> NDArray[Any]:
+        """Scores [sources] of a span that covers a token of a target that has sources.
 
-    @property
-    def scores(self) -> NDArray[np.float32]:
-        """Scores [targets, sources], computed when first read and kept."""
-        if self._scores is None:
-            if self.task.num_sources == 0 or self.task.has_empty_target:
-                shape = (len(self.task.target_ids), self.task.num_sources)
-                self._scores = np.zeros(shape, dtype=np.float32)
-            else:
-                self._scores = self._compute_scores()
-        return self._scores
+        Args:
+            token_start, token_end: the span in tokens of the target.
+        """
 
-    def prepare_for_attribution(self) -> None:
-        """Compute everything that spans will need, so that later calls are a slice and a sum."""
-        _ = self.scores
+    def prepare_for_attribution(self) -> None:  # noqa: B027 (not every method has something)
+        """Compute everything that all spans share, so that later calls cost as little as can be."""
 
     def get_attribution_scores(
         self,
@@ -99,14 +101,17 @@ class Attributor(ABC):
             SpanError: the span is reversed, outside the target, or covers no token.
             InputError: both kinds of span are given.
         """
-        token_start, token_end = self._token_range(start, end, token_start, token_end)
+        span = self._token_range(start, end, token_start, token_end)
         if verbose:
-            text = self.task.token_range_text(token_start, token_end).strip()
-            print("Computing attribution scores for:\n", text)
-        means: NDArray[np.float64] = self.scores[token_start:token_end].mean(
-            axis=0, dtype=np.float64
-        )
-        return means.astype(np.float32)
+            print("Computing attribution scores for:\n", self.task.token_range_text(*span).strip())
+        if self.task.num_sources == 0:
+            return np.zeros(0, dtype=np.float32)
+        if span not in self._recent:
+            scores = self._get_attribution_scores_for_token_range(*span)
+            while len(self._recent) >= _RECENT_SPANS:
+                del self._recent[next(iter(self._recent))]
+            self._recent[span] = np.asarray(scores, dtype=np.float32)
+        return self._recent[span].copy()
 
     def attribute(
         self, start: int | None = None, end: int | None = None, top_k: int | None = None
@@ -163,6 +168,12 @@ class Attributor(ABC):
         scores = self.get_attribution_scores(token_start=span[0], token_end=span[1])
         return highlight(self.task, span, scores, max_score)
 
+    def to_html(self, title: str = "Attribution") -> str:
+        """A page that stands alone, to share: see `at2.display.attribution_page`."""
+        from at2.display import attribution_page
+
+        return attribution_page(self, title=title)
+
     def _token_range(
         self,
         start: int | None,
@@ -186,6 +197,44 @@ class Attributor(ABC):
                 param="token_start",
             )
         return first, last
+
+
+class TokenScoreAttributor(Attributor):
+    """A method that scores every source for every token of the target; a span is the mean.
+
+    A subclass fills the matrix in `_compute_scores`, which is called once at most.
+    """
+
+    def __init__(self, task: AttributionTask) -> None:
+        super().__init__(task)
+        self._scores: NDArray[np.float32] | None = None
+
+    @abstractmethod
+    def _compute_scores(self) -> NDArray[np.float32]:
+        """Scores [targets, sources], neither of which is empty."""
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """Scores [targets, sources], computed when first read and kept."""
+        if self._scores is None:
+            if self.task.num_sources == 0 or self.task.has_empty_target:
+                shape = (len(self.task.target_ids), self.task.num_sources)
+                self._scores = np.zeros(shape, dtype=np.float32)
+            else:
+                self._scores = self._compute_scores()
+        return self._scores
+
+    def prepare_for_attribution(self) -> None:
+        """Fill the matrix."""
+        _ = self.scores
+
+    def _get_attribution_scores_for_token_range(
+        self, token_start: int, token_end: int
+    ) -> NDArray[np.float64]:
+        means: NDArray[np.float64] = self.scores[token_start:token_end].mean(
+            axis=0, dtype=np.float64
+        )
+        return means
 
 
 def sum_by_source(

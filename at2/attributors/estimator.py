@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from at2.attention import token_scores
-from at2.attributors.base import Attributor, sum_by_source
+from at2.attributors.base import TokenScoreAttributor, sum_by_source
 from at2.estimators import LinearScoreEstimator
 from at2.identity import ModelIdentity
 from at2.tasks import AttributionTask
 
 
-class AT2Attributor(Attributor):
+class AT2Attributor(TokenScoreAttributor):
     """Attribution with attention (Cohen-Wang, Chuang, Madry 2025, arXiv 2504.13752).
 
     The score of source s for target token t is Σ over tokens of s, layers and heads of
@@ -37,9 +37,15 @@ class AT2Attributor(Attributor):
         return cls(task, LinearScoreEstimator.load(path))
 
     @classmethod
-    def from_hub(cls, task: AttributionTask, model_name: str) -> "AT2Attributor":
-        """Use an estimator from the hub, e.g. "madrylab/at2-phi-4-mini-instruct"."""
-        return cls(task, LinearScoreEstimator.from_hub(model_name))
+    def from_hub(
+        cls, task: AttributionTask, model_name: str, revision: str | None = None
+    ) -> "AT2Attributor":
+        """Use an estimator from the hub, e.g. "madrylab/at2-phi-4-mini-instruct".
+
+        Args:
+            revision: branch, tag or commit.
+        """
+        return cls(task, LinearScoreEstimator.from_hub(model_name, revision=revision))
 
     def _compute_scores(self) -> NDArray[np.float32]:
         task = self.task

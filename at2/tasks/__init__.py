@@ -1,13 +1,20 @@
-"""Attribution tasks: what was read, what was written, and what can be the reason for it."""
+"""Attribution tasks: what was read, what was written, and what can be the reason for it.
 
-from at2.tasks.base import DEFAULT_GENERATE_KWARGS, AttributionTask, SourceSpan, TargetSpan
-from at2.tasks.chat import SOURCE_TYPES, AttributionTaskWithChatPrompt
+Order of reading: spans → generation → exchange → sources → target → base → chat → context →
+conversation → thought.
+"""
+
+from at2.tasks.base import AttributionTask
+from at2.tasks.chat import AttributionTaskWithChatPrompt
 from at2.tasks.context import (
     ContextAttributionTask,
-    Document,
     DocumentsContextAttributionTask,
     SimpleContextAttributionTask,
 )
+from at2.tasks.conversation import ConversationAttributionTask
+from at2.tasks.generation import DEFAULT_GENERATE_KWARGS
+from at2.tasks.sources import SOURCE_TYPES
+from at2.tasks.spans import Document, SourceSpan, TargetSpan
 from at2.tasks.thought import SimpleThoughtAttributionTask, ThoughtAttributionTask
 
 __all__ = [
@@ -16,6 +23,7 @@ __all__ = [
     "AttributionTask",
     "AttributionTaskWithChatPrompt",
     "ContextAttributionTask",
+    "ConversationAttributionTask",
     "Document",
     "DocumentsContextAttributionTask",
     "SimpleContextAttributionTask",

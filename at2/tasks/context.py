@@ -1,7 +1,6 @@
 """Attribute a response to the context it was given: one text, or several documents."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from string import Formatter
 from typing import Any
 
@@ -9,8 +8,9 @@ from at2.alignment import CharRange, TokenRange
 from at2.encoding import check_text
 from at2.errors import PromptError
 from at2.prompts import Message
-from at2.tasks.base import DEFAULT_GENERATE_KWARGS
 from at2.tasks.chat import AttributionTaskWithChatPrompt
+from at2.tasks.generation import DEFAULT_GENERATE_KWARGS
+from at2.tasks.spans import Document
 
 _BETWEEN_DOCUMENTS = "\n\n"
 
@@ -47,9 +47,10 @@ class SimpleContextAttributionTask(ContextAttributionTask):
         generate_kwargs: Mapping[str, Any] = DEFAULT_GENERATE_KWARGS,
         previous_messages: Sequence[Message] | None = None,
         source_type: str = "token",
+        cache: Mapping[str, Any] | None = None,
+        *,
         source_ranges: Sequence[CharRange] | None = None,
-        chat_template: str | None = None,
-        template_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         self.context = check_text(context, "context")
         self.query = check_text(query, "query")
@@ -57,11 +58,11 @@ class SimpleContextAttributionTask(ContextAttributionTask):
             model,
             tokenizer,
             generate_kwargs,
-            previous_messages=previous_messages,
-            source_type=source_type,
+            previous_messages,
+            source_type,
+            cache,
             source_ranges=None if source_ranges is None else [source_ranges],
-            chat_template=chat_template,
-            template_kwargs=template_kwargs,
+            **kwargs,
         )
 
     @property
@@ -72,15 +73,6 @@ class SimpleContextAttributionTask(ContextAttributionTask):
     def _get_document_ranges(self) -> list[CharRange]:
         start = _fill(self.template, context=self.context, query=self.query)[1]
         return [(start, start + len(self.context))]
-
-
-@dataclass(frozen=True)
-class Document:
-    """A document to attribute to. Its title is shown to the model but is no source."""
-
-    text: str
-    id: str | None = None
-    title: str | None = None
 
 
 class DocumentsContextAttributionTask(ContextAttributionTask):
@@ -105,9 +97,7 @@ class DocumentsContextAttributionTask(ContextAttributionTask):
         generate_kwargs: Mapping[str, Any] = DEFAULT_GENERATE_KWARGS,
         previous_messages: Sequence[Message] | None = None,
         source_type: str = "document",
-        source_ranges: Sequence[Sequence[CharRange]] | None = None,
-        chat_template: str | None = None,
-        template_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> None:
         for document in documents:
             check_text(document.text, "documents")
@@ -115,15 +105,13 @@ class DocumentsContextAttributionTask(ContextAttributionTask):
         self.documents = tuple(documents)
         self.query = check_text(query, "query")
         super().__init__(
-            model,
-            tokenizer,
-            generate_kwargs,
-            previous_messages=previous_messages,
-            source_type=source_type,
-            source_ranges=source_ranges,
-            chat_template=chat_template,
-            template_kwargs=template_kwargs,
+            model, tokenizer, generate_kwargs, previous_messages, source_type, **kwargs
         )
+
+    @property
+    def source_documents(self) -> list[Document]:
+        """The documents as they were given."""
+        return list(self.documents)
 
     def _joined(self) -> tuple[str, list[CharRange]]:
         """The context and the characters of each document's text in it."""

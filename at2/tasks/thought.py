@@ -4,18 +4,21 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from at2.alignment import CharRange, TokenRange, assign_tokens
+from at2.alignment import CharRange, TokenRange
 from at2.encoding import check_text
 from at2.errors import InputError
 from at2.prompts import Message
-from at2.tasks.base import DEFAULT_GENERATE_KWARGS, SourceSpan, split_ranges
 from at2.tasks.chat import AttributionTaskWithChatPrompt
+from at2.tasks.generation import DEFAULT_GENERATE_KWARGS
+from at2.tasks.sources import PlacedText, cut_documents
+from at2.tasks.spans import Document, SourceSpan
 
 # Thoughts come before the response, so there is more to write.
 DEFAULT_THOUGHT_GENERATE_KWARGS: Mapping[str, Any] = {
     **DEFAULT_GENERATE_KWARGS,
     "max_new_tokens": 4096,
 }
+"""Arguments of `model.generate`: greedy, up to 4,096 tokens."""
 
 
 class ThoughtAttributionTask(AttributionTaskWithChatPrompt):
@@ -34,10 +37,11 @@ class ThoughtAttributionTask(AttributionTaskWithChatPrompt):
         self,
         model: Any,
         tokenizer: Any,
+        cache: Mapping[str, Any] | None = None,
         generate_kwargs: Mapping[str, Any] = DEFAULT_THOUGHT_GENERATE_KWARGS,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model, tokenizer, generate_kwargs, **kwargs)
+        super().__init__(model, tokenizer, generate_kwargs, cache=cache, **kwargs)
 
     def _split(self, text: str) -> tuple[CharRange, int] | None:
         """The characters of the thoughts and where the response starts; None without an end."""
@@ -113,34 +117,41 @@ class ThoughtAttributionTask(AttributionTaskWithChatPrompt):
             return self.generation_token_end, self.generation_token_end
         return self.response_token_range
 
+    @property
+    def source_documents(self) -> list[Document]:
+        """The documents of the prompt, and the thoughts once they have an end."""
+        thoughts = [] if self._split(self.generation) is None else [Document(self.thoughts)]
+        return [*super().source_documents, *thoughts]
+
     def _get_source_token_ranges(self) -> list[TokenRange]:
-        return [tokens for _, tokens in self._all_sources()]
+        return [tokens for _, tokens in self._located_sources()]
 
     def _get_source_spans(self) -> list[SourceSpan]:
-        return [span for span, _ in self._all_sources()]
+        return [span for span, _ in self._located_sources()]
 
-    def _all_sources(self) -> list[tuple[SourceSpan, TokenRange]]:
+    def _located_sources(self) -> list[tuple[SourceSpan, TokenRange]]:
+        """Sources of the prompt's documents, then those of the thoughts, with their tokens."""
         split = self._split(self.generation)
         if split is None:
             return []
-        located, document = list(self._located_sources), len(self.document_ranges)
-        first, last = self.thought_token_range
-        offset, generation, (start, end) = (
-            self.generation_token_start,
-            self.encoded_generation,
-            split[0],
+        located = list(
+            zip(super()._get_source_spans(), super()._get_source_token_ranges(), strict=True)
         )
-        token_ranges = generation.ranges[first - offset : last - offset]
-        if self.source_type == "token":
-            pieces = [(max(s, start), max(min(e, end), start)) for s, e in token_ranges]
-            assigned = [(i, i + 1) for i in range(len(pieces))]
-        else:
-            text = generation.text[start:end]
-            pieces = [(start + s, start + e) for s, e in split_ranges(text, self.source_type)]
-            assigned = assign_tokens(generation.text, token_ranges, pieces)
-        for (s, e), (i, j) in zip(pieces, assigned, strict=True):
-            span = SourceSpan(len(located), document, s - start, e - start, generation.text[s:e])
-            located.append((span, (first + i, first + j)))
+        (start, end), _ = split
+        first, last = self.thought_token_range
+        generation, offset = self.encoded_generation, self.generation_token_start
+        thoughts = PlacedText(generation.text[start:end], start, start, end)
+        pieces = cut_documents(
+            generation.text,
+            generation.ranges[first - offset : last - offset],
+            [thoughts],
+            self.source_type,
+        )
+        number = len(self.document_ranges)
+        for piece in pieces:
+            text = thoughts.text[piece.start : piece.end]
+            span = SourceSpan(len(located), number, piece.start, piece.end, text)
+            located.append((span, (first + piece.tokens[0], first + piece.tokens[1])))
         return located
 
 
@@ -161,12 +172,14 @@ class SimpleThoughtAttributionTask(ThoughtAttributionTask):
         generate_kwargs: Mapping[str, Any] = DEFAULT_THOUGHT_GENERATE_KWARGS,
         previous_messages: Sequence[Message] | None = None,
         source_type: str = "token",
+        cache: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.query = check_text(query, "query")
         super().__init__(
             model,
             tokenizer,
+            cache,
             generate_kwargs,
             previous_messages=previous_messages,
             source_type=source_type,

@@ -1,22 +1,36 @@
 """POST /attribute."""
 
-from fastapi import APIRouter
+from collections.abc import Sequence
 
+from fastapi import APIRouter, Request
+
+from at2 import verify
 from at2.attributors import Attribution
 from at2.tasks import Document
-from service.dependencies import EngineDep, StoreDep
-from service.engine import Spans
+from service.dependencies import EngineDep, MetricsDep, StoreDep
+from service.disconnect import unless_gone
+from service.engine import Question, Quote, Spans
 from service.errors import DOCUMENTED, UnknownGenerationError
+from service.logs import note
 from service.routes.generations import prompt_of
-from service.schemas import AttributeReply, AttributeRequest, ScoredSource, SpanAttribution
+from service.schemas import (
+    AttributeReply,
+    AttributeRequest,
+    ScoredSource,
+    SpanAttribution,
+    Verification,
+    VerifiedSource,
+)
 
 router = APIRouter(tags=["attribution"], responses=DOCUMENTED)
 
-_DEFAULT_SOURCE_TYPE = "sentence"
 
-
-def _attribution(attribution: Attribution, documents: tuple[Document, ...]) -> SpanAttribution:
-    return SpanAttribution(
+def _attribution(
+    attribution: Attribution,
+    verification: verify.Verification | None,
+    documents: tuple[Document, ...],
+) -> SpanAttribution:
+    reply = SpanAttribution(
         start=attribution.start,
         end=attribution.end,
         text=attribution.text,
@@ -35,52 +49,81 @@ def _attribution(attribution: Attribution, documents: tuple[Document, ...]) -> S
             for ranked in attribution.sources
         ],
     )
+    if verification is not None:
+        reply.verification = _verification(verification)
+    return reply
 
 
-def _spans(request: AttributeRequest) -> Spans:
-    if request.spans is not None:
-        return [(span.start, span.end) for span in request.spans]
-    if request.start is not None and request.end is not None:
-        return [(request.start, request.end)]
-    return request.split_by
+def _verification(found: verify.Verification) -> Verification:
+    return Verification(
+        num_tokens=found.num_tokens,
+        log_prob=found.log_prob,
+        sources=[
+            VerifiedSource(
+                index=verified.source.index,
+                rank=verified.rank,
+                score=verified.score,
+                drop=verified.drop,
+                predicted_share=verified.predicted_share,
+                measured_share=verified.measured_share,
+            )
+            for verified in found.sources
+        ],
+        drop_together=found.drop_together,
+        drop_all=found.drop_all,
+        predicted_share_together=found.predicted_share_together,
+        measured_share_together=found.measured_share_together,
+        rank_correlation=found.rank_correlation,
+    )
 
 
-@router.post("/attribute")
+def _spans(body: AttributeRequest) -> Spans:
+    if body.spans is not None:
+        return [(span.start, span.end) for span in body.spans]
+    if body.quote is not None:
+        return Quote(body.quote, body.occurrence)
+    if body.start is not None and body.end is not None:
+        return [(body.start, body.end)]
+    return body.split_by
+
+
+@router.post("/attribute", response_model_exclude_unset=True)
 async def attribute(
-    request: AttributeRequest, engine: EngineDep, store: StoreDep
+    body: AttributeRequest,
+    request: Request,
+    engine: EngineDep,
+    store: StoreDep,
+    metrics: MetricsDep,
 ) -> AttributeReply:
     """Rank the sources that the model used for spans of a response.
 
-    Without `start` and `end`, `spans` or `split_by`, the whole response is one span.
+    Without `start` and `end`, `spans`, `quote` or `split_by`, the whole response is one span.
     """
-    if request.id is not None:
-        generation = store.get(request.id)
-        if generation is None:
-            raise UnknownGenerationError(request.id)
-        prompt = generation.prompt
-        attributions = await engine.attribute_generation(
-            generation,
-            _spans(request),
-            method=request.method,
-            estimator=request.estimator,
-            source_type=request.source_type,
-            top_k=request.top_k,
-        )
+    question = Question(
+        _spans(body), body.method, body.estimator, body.source_type, body.top_k, body.verify
+    )
+    if body.id is not None:
+        kept = await store.get(body.id)
+        if kept is None:
+            raise UnknownGenerationError(body.id)
+        prompt = kept.generation.prompt
+        work = engine.attribute_generation(kept.generation, question)
     else:
-        prompt = prompt_of(request)
-        attributions = await engine.attribute_response(
-            prompt,
-            request.response or "",
-            _spans(request),
-            method=request.method,
-            estimator=request.estimator,
-            source_type=request.source_type or _DEFAULT_SOURCE_TYPE,
-            top_k=request.top_k,
-        )
+        prompt = prompt_of(body)
+        work = engine.attribute_response(prompt, body.response or "", question)
+    findings = await unless_gone(request, work)
+    metrics.observe_attribution(method=body.method, seconds=findings.seconds)
+    note(attribution_method=body.method, spans=len(findings.attributions))
+    verifications: Sequence[verify.Verification | None] = findings.verifications or [None] * len(
+        findings.attributions
+    )
     return AttributeReply(
-        id=request.id,
+        id=body.id,
         model=engine.settings.model,
-        method=request.method,
-        estimator=engine.estimator_name(request.method, request.estimator),
-        attributions=[_attribution(a, prompt.documents) for a in attributions],
+        method=body.method,
+        estimator=findings.estimator,
+        attributions=[
+            _attribution(attribution, verification, prompt.documents)
+            for attribution, verification in zip(findings.attributions, verifications, strict=True)
+        ],
     )

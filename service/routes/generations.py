@@ -1,22 +1,40 @@
 """POST /generate, GET and DELETE /generations/{id}."""
 
-from fastapi import APIRouter, Response
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
 
 from at2.tasks import Document
-from service.dependencies import EngineDep, StoreDep
-from service.engine import Answer, Sampling
-from service.errors import DOCUMENTED, UnknownGenerationError
-from service.records import Prompt
+from service.dependencies import EngineDep, MetricsDep, StoreDep
+from service.disconnect import unless_gone
+from service.engine import Answer, Engine, Generating, Sampling
+from service.errors import DOCUMENTED, UnknownGenerationError, event
+from service.logs import note, note_text
+from service.metrics import Metrics
+from service.records import Prompt, RecordStore
 from service.schemas import (
     AttributeRequest,
+    Delta,
+    Done,
     GenerateReply,
     GenerateRequest,
     Source,
     Statement,
     Usage,
 )
+from service.stream import EventStream
 
 router = APIRouter(tags=["generation"], responses=DOCUMENTED)
+
+_STREAM_DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The generation; with `stream` as events: `delta` ones, then `done`, then "
+        '`[DONE]`. An error in between is an event `{"error": …}`.',
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
 
 
 def prompt_of(request: GenerateRequest | AttributeRequest) -> Prompt:
@@ -30,12 +48,13 @@ def prompt_of(request: GenerateRequest | AttributeRequest) -> Prompt:
     return Prompt(documents, request.query or "", messages)
 
 
-def _reply(model: str, answer: Answer) -> GenerateReply:
+def _reply(model: str, answer: Answer, expires: int | None) -> GenerateReply:
     generation = answer.generation
     return GenerateReply(
         id=generation.id,
         model=model,
         created=generation.created,
+        expires=expires,
         response=generation.response,
         finish_reason=generation.finish_reason,
         usage=Usage(
@@ -59,27 +78,99 @@ def _reply(model: str, answer: Answer) -> GenerateReply:
     )
 
 
-@router.post("/generate")
-async def generate(request: GenerateRequest, engine: EngineDep, store: StoreDep) -> GenerateReply:
-    """Answer a query from a context, and keep the answer for POST /attribute."""
-    sampling = Sampling(request.max_new_tokens, request.temperature, request.top_p, request.seed)
-    answer = await engine.generate(prompt_of(request), request.source_type, sampling)
-    store.put(answer.generation)
-    return _reply(engine.settings.model, answer)
+class _Clock:
+    """Times one generation and tells the metrics."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._started = time.perf_counter()
+        self._first = True
+
+    def token(self) -> None:
+        """A piece of the response is there."""
+        if self._first:
+            self._first = False
+            self._metrics.observe_first_token(time.perf_counter() - self._started)
+
+    def done(self, reply: GenerateReply) -> None:
+        """The response is finished."""
+        usage = reply.usage.model_dump()
+        self._metrics.observe_generation(
+            seconds=time.perf_counter() - self._started,
+            finish_reason=reply.finish_reason,
+            **usage,
+        )
+        note(generation=reply.id, finish_reason=reply.finish_reason, **usage)
+        note_text(response=reply.response)
+
+
+async def _finish(
+    generating: Generating, engine: Engine, store: RecordStore, clock: _Clock
+) -> GenerateReply:
+    """Keep a finished generation and make the reply; its place is given up before it is sent."""
+    generating.close()
+    expires = await store.put(generating.answer.generation)
+    reply = _reply(engine.settings.model, generating.answer, expires)
+    clock.done(reply)
+    return reply
+
+
+async def _events(
+    generating: Generating, engine: Engine, store: RecordStore, clock: _Clock
+) -> AsyncIterator[dict[str, Any]]:
+    try:
+        async for text in generating:
+            clock.token()
+            yield Delta(type="delta", text=text).model_dump()
+        generation = await _finish(generating, engine, store, clock)
+        yield Done(type="done", generation=generation).model_dump()
+    except Exception as error:  # the status is sent: it can only be told in the stream
+        yield event(error)
+
+
+@router.post("/generate", responses=_STREAM_DOCUMENTED, response_model=GenerateReply)
+async def generate(
+    body: GenerateRequest, request: Request, engine: EngineDep, store: StoreDep, metrics: MetricsDep
+) -> GenerateReply | EventStream:
+    """Answer a query from a context, and keep the answer for POST /attribute.
+
+    With `stream`, the reply is `text/event-stream`: events `{"type": "delta", "text": …}`, whose
+    texts joined are the response, then `{"type": "done", "generation": …}` with what the reply is
+    without `stream`, then `[DONE]`.
+    """
+    clock = _Clock(metrics)
+    note_text(query=body.query or "")
+    sampling = Sampling(body.max_new_tokens, body.temperature, body.top_p, body.seed)
+    generating = await unless_gone(
+        request,
+        engine.generate(prompt_of(body), body.source_type, sampling, streaming=body.stream),
+    )
+    if body.stream:
+
+        async def close() -> None:
+            generating.close()
+
+        return EventStream(_events(generating, engine, store, clock), close)
+    try:
+        await unless_gone(request, generating.finished())
+        return await _finish(generating, engine, store, clock)
+    finally:
+        generating.close()
 
 
 @router.get("/generations/{generation_id}")
 async def get_generation(generation_id: str, engine: EngineDep, store: StoreDep) -> GenerateReply:
     """The reply of an earlier POST /generate."""
-    generation = store.get(generation_id)
-    if generation is None:
+    kept = await store.get(generation_id)
+    if kept is None:
         raise UnknownGenerationError(generation_id)
-    return _reply(engine.settings.model, await engine.answer(generation))
+    answer = await engine.answer(kept.generation)
+    return _reply(engine.settings.model, answer, kept.expires)
 
 
 @router.delete("/generations/{generation_id}", status_code=204, response_class=Response)
 async def delete_generation(generation_id: str, engine: EngineDep, store: StoreDep) -> None:
     """Forget a generation and its scores."""
-    if not store.delete(generation_id):
+    engine.forget(generation_id)
+    if not await store.delete(generation_id):
         raise UnknownGenerationError(generation_id)
-    await engine.forget(generation_id)

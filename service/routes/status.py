@@ -5,39 +5,55 @@ from typing import get_args
 from fastapi import APIRouter
 
 from at2 import __version__, bundled
+from service import records
 from service.dependencies import EngineDep
+from service.engine import Engine
 from service.errors import DOCUMENTED
-from service.schemas import EstimatorInfo, InfoReply, SourceType, StatusReply
+from service.failures import EngineDownError
+from service.schemas import (
+    EstimatorInfo,
+    InfoReply,
+    Limits,
+    SourceType,
+    StatusReply,
+    StoreInfo,
+)
 
 router = APIRouter(tags=["status"], responses=DOCUMENTED)
 
 
 @router.get("/health")
-async def health() -> StatusReply:
-    """The process is alive."""
+async def health(engine: EngineDep) -> StatusReply:
+    """The process is alive, and worth keeping: 503 if only a new one can generate again."""
+    if engine.dead:
+        raise EngineDownError()
     return StatusReply(status="ok")
 
 
 @router.get("/ready")
-async def ready(_: EngineDep) -> StatusReply:
-    """The model is loaded and has passed its self-test."""
+async def ready(engine: EngineDep) -> StatusReply:
+    """Requests can be answered: the model is loaded and tested, and generation runs."""
+    if not engine.ready:
+        raise EngineDownError()
     return StatusReply(status="ok")
 
 
 @router.get("/info")
 async def info(engine: EngineDep) -> InfoReply:
     """What serves here, and within which limits."""
-    config = engine.model.config.get_text_config()
+    settings = engine.settings
     return InfoReply(
         version=__version__,
-        model=engine.settings.model,
+        model=settings.model,
         revision=engine.identity.revision,
-        description=bundled.DESCRIPTION if engine.settings.model == bundled.NAME else None,
+        description=bundled.DESCRIPTION if settings.model == bundled.NAME else None,
         device=str(engine.model.device),
         dtype=str(engine.model.dtype).removeprefix("torch."),
         parameters=sum(p.numel() for p in engine.model.parameters()),
-        max_context_tokens=getattr(config, "max_position_embeddings", None),
-        max_new_tokens=engine.settings.max_new_tokens,
+        max_context_tokens=engine.limits.context_tokens,
+        max_new_tokens=settings.max_new_tokens,
+        limits=_limits(engine),
+        store=_store(engine),
         methods=engine.methods,
         source_types=list(get_args(SourceType)),
         estimators=[
@@ -50,3 +66,25 @@ async def info(engine: EngineDep) -> InfoReply:
             for name, estimator in engine.estimators.items()
         ],
     )
+
+
+def _limits(engine: Engine) -> Limits:
+    settings = engine.settings
+    return Limits(
+        max_context_tokens=engine.limits.context_tokens,
+        max_new_tokens=settings.max_new_tokens,
+        max_documents=settings.max_documents,
+        max_spans=settings.max_spans,
+        max_passes=settings.max_passes,
+        max_requests=settings.max_requests,
+        request_seconds=settings.request_seconds,
+    )
+
+
+def _store(engine: Engine) -> StoreInfo:
+    settings = engine.settings
+    if settings.store == records.MEMORY:
+        return StoreInfo(kind="memory", seconds=settings.store_seconds)
+    if settings.store == records.NONE:
+        return StoreInfo(kind="none", seconds=0)
+    return StoreInfo(kind="file", seconds=settings.store_seconds)

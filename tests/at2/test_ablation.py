@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from at2 import ablation
 from at2.ablation import (
+    Ablations,
     ablated_logit_probs,
+    ablated_logit_probs_of_many,
     aggregate_logit_probs,
     can_drop,
     sample_masks,
@@ -129,6 +132,75 @@ def test_results_do_not_depend_on_batches(family: str, token_budget: int) -> Non
     found = ablated_logit_probs(model, ids, SOURCES, TARGET, masks, token_budget=token_budget)
     one = [ablated_logit_probs(model, ids, SOURCES, TARGET, mask[None])[0] for mask in masks]
     np.testing.assert_allclose(found, one, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "opt", "qwen3_next"])
+@pytest.mark.parametrize("token_budget", [1, 150, 10_000])
+def test_many_sequences_at_once_equal_one_after_another(family: str, token_budget: int) -> None:
+    model = tiny_model(family)
+    many = []
+    # The first fits a window of 16, so that hidden tokens are dropped from some and not from all.
+    for number, (length, sources, target) in enumerate(
+        [
+            (16, [(0, 5), (6, 9)], (10, 15)),
+            (TOKENS, SOURCES, TARGET),
+            (30, [], (12, 29)),
+            (20, [(2, 8)], (9, 9)),
+            (25, [(3, 20), (20, 24)], (21, 25)),  # a source reaches into the target
+        ]
+    ):
+        masks = sample_masks(5, len(sources), seed=number)
+        many.append(Ablations(random_ids(length, number), sources, target, masks))
+
+    found = ablated_logit_probs_of_many(model, many, token_budget=token_budget)
+
+    assert [each.shape for each in found] == [(5, 5), (5, 10), (5, 17), (5, 0), (5, 4)]
+    for each, case in zip(found, many, strict=True):
+        alone = ablated_logit_probs(
+            model, case.input_ids, case.source_ranges, case.target_range, case.masks
+        )
+        np.testing.assert_allclose(each, alone, rtol=0, atol=1e-5)
+    assert ablated_logit_probs_of_many(model, []) == []
+
+
+def test_a_pass_never_takes_more_tokens_than_its_budget() -> None:
+    model = tiny_model("llama")
+    can_drop(model, TOKENS)
+    read: list[tuple[int, int]] = []
+    model.model.register_forward_pre_hook(
+        lambda _, __, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    many = [
+        Ablations(random_ids(TOKENS, seed), SOURCES, TARGET, sample_masks(7, 5, seed=seed))
+        for seed in range(4)
+    ]
+    ablated_logit_probs_of_many(model, many, token_budget=200)
+    assert all(rows * tokens <= 200 for rows, tokens in read)
+    assert sum(rows for rows, _ in read) == sum(len(np.unique(c.masks, axis=0)) for c in many)
+    assert max(rows for rows, _ in read) >= 4
+    # By length, longest first: little is padded.
+    lengths = [tokens for _, tokens in read]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+# They differ in what happens after the output layer, or in how inputs without positions are read.
+@pytest.mark.parametrize("family", ["llama", "cohere", "granite", "gemma2", "gpt2", "opt", "mpt"])
+@pytest.mark.parametrize("most", [1, 4, 10])
+def test_logits_of_long_targets_are_computed_in_parts(
+    family: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, ids, masks = tiny_model(family), random_ids(TOKENS), all_kinds_of_masks()
+    whole = ablated_logit_probs(model, ids, SOURCES, TARGET, masks)
+    rows: list[int] = []
+    model.get_output_embeddings().register_forward_hook(
+        lambda _, args, __: rows.append(args[0].shape[:-1].numel())
+    )
+    monkeypatch.setattr(ablation, "_LOGIT_BYTES", most * 128 * 4)  # a vocabulary of 128
+
+    found = ablated_logit_probs(model, ids, SOURCES, TARGET, masks)
+
+    np.testing.assert_allclose(found, whole, rtol=0, atol=1e-5)
+    assert max(rows) == most
 
 
 @pytest.mark.parametrize("sources", [[(30, 36)], [(10, 20), (35, 40)], [(44, 48)]])

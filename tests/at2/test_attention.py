@@ -265,10 +265,10 @@ def test_self_test_passes(family: str, dtype: torch.dtype) -> None:
 def test_self_test_finds_a_wrong_capture(
     family: str, wrong: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = AttentionCall.rows
+    right = AttentionCall._visible_rows
     monkeypatch.setattr(
         AttentionCall,
-        "rows",
+        "_visible_rows",
         lambda call, start, end: right(replace(call, **wrong(call)), start, end),
     )
     with pytest.raises(CaptureMismatchError, match="differs from eager attention by"):

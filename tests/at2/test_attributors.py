@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from at2 import (
     AT2Attributor,
@@ -15,41 +15,16 @@ from at2 import (
     AverageAttentionAttributor,
     LinearScoreEstimator,
 )
+from at2.attributors import Attributor
 from at2.errors import EstimatorMismatchError, InputError, SpanError
 from at2.tasks import SimpleContextAttributionTask
+from tests.helpers.attribution import RESPONSE, small_llama, small_task
 from tests.helpers.tokenizers import tiny_tokenizer
-
-CONTEXT = "The quick brown fox jumps. 你好，世界。 Ada wrote the first program! 😀 was 42."
-RESPONSE = "Ada wrote it, 你好. The fox was 42 😀 years old."
 
 
 @pytest.fixture(scope="module")
-def model() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tiny_tokenizer("byte_level")),
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        eos_token_id=6,
-        pad_token_id=0,
-    )
-    model = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(4 if parameter.ndim == 2 else 1)
-    return model
-
-
-def _task(model: Any, source_type: str = "sentence", **settings: Any) -> Any:
-    task = SimpleContextAttributionTask(
-        CONTEXT, "Who?", model, tiny_tokenizer("byte_level"), source_type=source_type, **settings
-    )
-    task.set_generation(RESPONSE)
-    return task
+def model() -> Any:
+    return small_llama()
 
 
 def _estimator(model: Any, bias: bool = False) -> LinearScoreEstimator:
@@ -86,13 +61,13 @@ def _eager_scores(task: Any, estimator: LinearScoreEstimator) -> np.ndarray[Any,
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_scores_are_weighted_sums_of_eager_attention(model: Any, bias: bool) -> None:
-    task, estimator = _task(model), _estimator(model, bias)
+    task, estimator = small_task(model), _estimator(model, bias)
     ours = AT2Attributor(task, estimator).scores
     assert np.abs(ours - _eager_scores(task, estimator)).max() <= 1e-5
 
 
 def test_an_untrained_estimator_scores_as_average_attention(model: Any) -> None:
-    task = _task(model)
+    task = small_task(model)
     estimator = LinearScoreEstimator(AttentionFeatureExtractor.from_model(model))
     np.testing.assert_allclose(
         AT2Attributor(task, estimator).scores,
@@ -102,7 +77,7 @@ def test_an_untrained_estimator_scores_as_average_attention(model: Any) -> None:
 
 
 def test_the_estimator_applied_to_features_gives_the_same_scores(model: Any) -> None:
-    task, estimator = _task(model), _estimator(model)
+    task, estimator = small_task(model), _estimator(model)
     first, last = task.target_token_range
     features = estimator.feature_extractor(task, [(i, i + 1) for i in range(first, last)])
     with torch.no_grad():
@@ -112,7 +87,7 @@ def test_the_estimator_applied_to_features_gives_the_same_scores(model: Any) -> 
 
 def test_scores_of_words_add_up_to_those_of_their_sentence(model: Any) -> None:
     estimator = _estimator(model)
-    sentences, words = (_task(model, kind) for kind in ("sentence", "word"))
+    sentences, words = (small_task(model, kind) for kind in ("sentence", "word"))
     by_sentence = AT2Attributor(sentences, estimator).get_attribution_scores()
     by_word = AT2Attributor(words, estimator).get_attribution_scores()
     for sentence, score in zip(sentences.source_spans, by_sentence, strict=True):
@@ -125,7 +100,7 @@ def test_scores_of_words_add_up_to_those_of_their_sentence(model: Any) -> None:
 
 
 def test_a_span_is_the_mean_of_its_tokens(model: Any) -> None:
-    attributor = AT2Attributor(_task(model), _estimator(model))
+    attributor = AT2Attributor(small_task(model), _estimator(model))
     start, end = RESPONSE.index("The"), RESPONSE.index(" was")
     first, last = attributor.task.target_range_to_token_range(start, end, relative=True)
     by_characters = attributor.get_attribution_scores(start, end)
@@ -136,7 +111,7 @@ def test_a_span_is_the_mean_of_its_tokens(model: Any) -> None:
 
 
 def test_ranking_is_best_first_and_reports_what_was_attributed(model: Any) -> None:
-    attributor = AT2Attributor(_task(model), _estimator(model))
+    attributor = AT2Attributor(small_task(model), _estimator(model))
     middle = RESPONSE.index("😀")
     attribution = attributor.attribute(middle, middle + 1, top_k=2)
     scores = attributor.get_attribution_scores(middle, middle + 1)
@@ -147,32 +122,33 @@ def test_ranking_is_best_first_and_reports_what_was_attributed(model: Any) -> No
 
 @pytest.mark.parametrize("span", [(0, 0), (5, 3), (-1, 3), (0, len(RESPONSE) + 1)])
 def test_a_span_outside_the_target_is_refused(model: Any, span: tuple[int, int]) -> None:
-    attributor = AT2Attributor(_task(model), _estimator(model))
+    attributor = AT2Attributor(small_task(model), _estimator(model))
     with pytest.raises(SpanError, match=str(span[1])):
         attributor.get_attribution_scores(*span)
 
 
 @pytest.mark.parametrize("span", [(0, 0), (5, 3), (-1, 3), (0, 10_000)])
 def test_a_token_span_outside_the_target_is_refused(model: Any, span: tuple[int, int]) -> None:
-    attributor = AT2Attributor(_task(model), _estimator(model))
+    attributor = AT2Attributor(small_task(model), _estimator(model))
     with pytest.raises(SpanError, match=str(span[1])):
         attributor.get_attribution_scores(token_start=span[0], token_end=span[1])
 
 
 def test_characters_and_tokens_together_are_refused(model: Any) -> None:
     with pytest.raises(InputError):
-        AT2Attributor(_task(model), _estimator(model)).get_attribution_scores(0, token_end=3)
+        AT2Attributor(small_task(model), _estimator(model)).get_attribution_scores(0, token_end=3)
 
 
 def test_an_estimator_of_another_shape_is_refused(model: Any) -> None:
     estimator = LinearScoreEstimator(AttentionFeatureExtractor(5, 4))
     with pytest.raises(EstimatorMismatchError):
-        AT2Attributor(_task(model), estimator)
+        AT2Attributor(small_task(model), estimator)
 
 
 def test_the_table_shows_the_best_sources_first(model: Any) -> None:
-    attributor = AT2Attributor(_task(model), _estimator(model))
-    frame = attributor.show_attribution(0, 5, num_sources_to_show=3).data
+    attributor = AT2Attributor(small_task(model), _estimator(model))
+    styler: Any = attributor.show_attribution(0, 5, num_sources_to_show=3)
+    frame = styler.data
     scores = attributor.get_attribution_scores(0, 5)
     assert list(frame.columns) == ["Score", "Source"]
     assert list(frame["Source"]) == [attributor.task.sources[i] for i in np.argsort(-scores)[:3]]
@@ -180,18 +156,51 @@ def test_the_table_shows_the_best_sources_first(model: Any) -> None:
 
 
 def test_verbose_prints_the_attributed_text(model: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    AT2Attributor(_task(model), _estimator(model)).get_attribution_scores(0, 5, verbose=True)
+    AT2Attributor(small_task(model), _estimator(model)).get_attribution_scores(0, 5, verbose=True)
     assert capsys.readouterr().out == "Computing attribution scores for:\n Ada wrote\n"
 
 
 def test_highlighting_changes_colours_only(model: Any) -> None:
-    attributor = AT2Attributor(_task(model), _estimator(model))
+    attributor = AT2Attributor(small_task(model), _estimator(model))
     shown = attributor.highlight_attribution(0, 5)
     assert re.sub(r"\x1b\[[0-9;]*m", "", shown) == attributor.task.text
-    assert "\x1b[38;2;255;255;0m" in shown
+    assert "2;255;255;0m" in shown  # the span is yellow
 
 
 def test_a_context_without_sources_has_no_scores(model: Any) -> None:
     task = SimpleContextAttributionTask("", "Who?", model, tiny_tokenizer("byte_level"))
     task.set_generation(RESPONSE)
     assert AT2Attributor(task, _estimator(model)).get_attribution_scores(0, 5).shape == (0,)
+
+
+class _SpanLengths(Attributor):
+    """Written as for the published package: scores of a span that are no mean of its tokens."""
+
+    def __init__(self, task: Any) -> None:
+        super().__init__(task)
+        self.asked: list[tuple[int, int]] = []
+
+    def _get_attribution_scores_for_token_range(
+        self, token_start: int, token_end: int
+    ) -> np.ndarray[Any, Any]:
+        self.asked.append((token_start, token_end))
+        return np.arange(self.task.num_sources) ** (token_end - token_start)
+
+
+def test_a_method_may_score_spans_as_a_whole(model: Any) -> None:
+    attributor = _SpanLengths(small_task(model))
+    attributor.prepare_for_attribution()
+    np.testing.assert_array_equal(
+        attributor.get_attribution_scores(token_start=2, token_end=5), [0, 1, 8]
+    )
+    assert [s.score for s in attributor.attribute(top_k=1).sources] == [
+        2 ** len(attributor.task.target_ids)
+    ]
+
+
+def test_only_recent_spans_are_kept(model: Any) -> None:
+    attributor = _SpanLengths(small_task(model, response=RESPONSE * 4))
+    spans = [(0, end) for end in range(1, 80)]
+    for start, end in [*spans, spans[-1], spans[0]]:
+        attributor.get_attribution_scores(token_start=start, token_end=end)
+    assert attributor.asked == [*spans, spans[0]]

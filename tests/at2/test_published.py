@@ -56,7 +56,9 @@ def test_scores_equal_the_published_package(family: str, tmp_path: Path) -> None
     estimator = LinearScoreEstimator(AttentionFeatureExtractor.from_model(model))
     with torch.no_grad():
         estimator.linear.weight.normal_()
-    estimator.save(tmp_path / "score_estimator.pt")
+    estimator.save_folder(
+        tmp_path, {"metrics": {"lds": 0.5}, "training": {"examples": 3}}, date="2025-04-01"
+    )
 
     task = SimpleContextAttributionTask(CONTEXT, QUERY, model, tokenizer, source_type="token")
     task.set_generation(GENERATION)

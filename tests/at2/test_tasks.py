@@ -416,12 +416,127 @@ def test_statements_cut_sentences_and_a_bare_number_is_one():
     assert task.get_sub_target_token_ranges("sentence") == []
 
 
-def test_indices_are_printed_before_each_sentence(capsys):
+def test_indices_are_printed_before_each_sentence(capsys, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
     task = context_task()
     task.set_generation("One is here. Two is there.")
     task.show_target_with_indices()
     first, second = "\033[36m[(0, 12)]\033[0mOne is here.", "\033[36m[(13, 26)]\033[0mTwo is there."
     assert capsys.readouterr().out == f"{first} {second}\n"
+
+
+@pytest.mark.parametrize(
+    ("quote", "occurrence", "found"),
+    [
+        ("Two", None, (13, 16)),
+        ("is", 0, (4, 6)),
+        ("is", 1, (17, 19)),
+        ("One is here. Two is there.", None, (0, 26)),
+        ("ere", 1, (22, 25)),
+        (" ", 2, (12, 13)),
+    ],
+)
+def test_quoted_text_is_found(quote, occurrence, found):
+    task = context_task()
+    task.set_generation("One is here. Two is there.")
+    assert task.find_span(quote, occurrence) == found
+    assert task.target[slice(*found)] == quote
+    assert quote in task.target_span(*found).text
+
+
+@pytest.mark.parametrize(
+    ("quote", "occurrence", "param", "said"),
+    [
+        ("one", None, "text", "does not say 'one'"),
+        ("", None, "text", "is empty"),
+        ("is", None, "occurrence", "says 'is' 2 times, first at 4 and 17.*from 0 to 1"),
+        ("is", 2, "occurrence", "occurrence 2 of 'is': the response says it 2 times"),
+        ("is", -1, "occurrence", "occurrence -1"),
+        ("x" * 999, None, "text", "x…'"),
+    ],
+)
+def test_a_quotation_that_is_not_one_place_is_refused(quote, occurrence, param, said):
+    task = context_task()
+    task.set_generation("One is here. Two is there.")
+    with pytest.raises(SpanError, match=said) as caught:
+        task.find_span(quote, occurrence)
+    assert caught.value.param == param
+    assert len(str(caught.value)) < 200
+
+
+def test_a_quotation_counts_within_the_target():
+    task = thought_task()
+    task.set_generation("Two, I think.</think>\n\nIt is Two.")
+    assert task.find_span("Two") == (6, 9)
+
+
+# What the published package also offers
+
+
+def test_a_response_can_be_given_as_text_with_its_prompt():
+    prompt = context_task().input_text
+    eos = context_task().tokenizer.convert_tokens_to_ids("<|end|>")
+    settings = {"max_new_tokens": 12, "eos_token_id": eos}
+    for ending in ("", "<|end|>"):
+        cache = {"text": f"{prompt}Ada did.{ending}", "hidden_states": None}
+        task = context_task(cache=cache, generate_kwargs=settings)
+        assert task.generation == "Ada did."
+    task.set_generation("Other.")
+    assert task.generation == "Other."
+    with pytest.raises(InputError, match="does not begin with the prompt"):
+        _ = context_task(cache={"text": "Ada did."}).generation
+
+
+def test_unknown_arguments_are_ignored_with_a_warning():
+    with pytest.warns(UserWarning, match="SimpleContextAttributionTask ignores .*'dataset'"):
+        task = context_task(dataset="x")
+    assert task.num_sources > 0
+
+
+def test_tokens_are_those_that_the_model_reads():
+    task = context_task(source_type="document")
+    task.set_generation("Ada did.")
+    assert task.get_tokens()["input_ids"] == task.token_ids
+    text, tokens = task.get_input_text_and_tokens(return_tensors="pt", mask=[False])
+    assert text == task.input_text
+    assert tokens["input_ids"].tolist() == [task.input_ids]
+    hidden = [i for i, seen in enumerate(tokens["attention_mask"][0].tolist()) if not seen]
+    assert hidden == list(range(*task.source_token_ranges[0]))
+    output = task.model.generate(**tokens, max_new_tokens=12, do_sample=False, pad_token_id=0)
+    assert output[0, len(task.input_ids) :].tolist() == task.generate(mask=[False])
+    with pytest.raises(InputError, match="return_tensors"):
+        task.get_input_text_and_tokens(mask=[False])
+
+
+def test_any_range_of_tokens_is_cut_into_parts():
+    task = context_task()
+    task.set_generation("One is here. Two is there.")
+    whole = (0, len(task.token_ids))
+    for split_by in ("word", "sentence", "paragraph", "token"):
+        parts = task.get_sub_token_ranges(whole, split_by)
+        assert all(a < b for a, b in parts)
+        assert all(b <= c for (_, b), (c, _) in pairwise(parts))
+        of_target = task.get_sub_target_token_ranges(split_by)
+        assert of_target == task.get_sub_token_ranges(task.target_token_range, split_by)
+    assert task.get_sub_token_ranges((3, 3), "word") == []
+
+
+def test_the_chat_template_is_applied_to_another_prompt():
+    task = context_task(previous_messages=[{"role": "user", "content": "Hm."}])
+    assert task.apply_chat_template(task.prompt) == task.input_text
+    assert task.apply_chat_template("Else") == task.input_text.replace(task.prompt, "Else")
+
+
+def test_documents_of_sources_are_what_spans_point_into():
+    documents = [Document("One is here.", id="a", title="T"), Document("Two.", id="b")]
+    task = DocumentsContextAttributionTask(documents, QUERY, *parts(), source_type="word")
+    assert task.source_documents == documents
+    thoughts = thought_task(source_type="sentence")
+    thoughts.set_generation("<think>Let me see. Two.</think>Two.")
+    for some in (task, thoughts, context_task()):
+        for span in some.source_spans:
+            text = some.source_documents[span.document].text
+            assert text[span.start : span.end] == span.text
 
 
 # Thoughts

@@ -1,140 +1,93 @@
-"""Training: the three stages on a tiny model, resumed, sharded, and against independent sums."""
+"""Training: the three stages on a tiny model, sharded and resumed, against independent sums."""
 
+import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from scipy.stats import pearsonr, spearmanr
 
 from at2 import AT2Trainer, LinearScoreEstimator
-from at2.errors import TrainingError
-from at2.tasks import SimpleContextAttributionTask
-from at2.trainer import NUM_MASKS, pearson_loss
-from tests.helpers.tokenizers import tiny_tokenizer
+from at2.errors import InputError, TrainingError
+from at2.identity import ModelIdentity, dataset_fingerprint
+from at2.trainer import NUM_MASKS, RECORD_FILE, pearson_loss
+from tests.helpers.training import EXAMPLES, NEW_TOKENS, contents, make_model, task_from_example
+from tests.helpers.training import make_trainer as trainer_of
 
-EXAMPLES = [
-    {"context": f"The fox was {i} years old. Ada wrote it. The dog is lazy!", "query": "Who?"}
-    for i in range(20)
-]
+HELD_OUT = [2, 7]
 
 
 @pytest.fixture(scope="module")
-def model() -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tiny_tokenizer("byte_level")),
-        hidden_size=32,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=256,
-        eos_token_id=None,
-        pad_token_id=0,
-    )
-    model = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(5 if parameter.ndim == 2 else 1)
-    return model
-
-
-def _task(example: dict[str, str], model: Any, tokenizer: Any) -> SimpleContextAttributionTask:
-    return SimpleContextAttributionTask(
-        context=example["context"],
-        query=example["query"],
-        model=model,
-        tokenizer=tokenizer,
-        source_type="token",
-        generate_kwargs={"max_new_tokens": 6, "do_sample": False},
-    )
-
-
-def _trainer(path: Path, model: Any, **settings: Any) -> AT2Trainer:
-    settings = {"split_target_by": None} | settings
-    return AT2Trainer(path, EXAMPLES, model, tiny_tokenizer("byte_level"), _task, **settings)
+def model() -> Any:
+    return make_model()
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, model: Any) -> AT2Trainer:
-    trainer = _trainer(tmp_path_factory.mktemp("trained"), model)
+    """A run whose features are done. Each example has as many targets as its response tokens."""
+    trainer = trainer_of(tmp_path_factory.mktemp("trained"), model)
     trainer.generate()
     trainer.compute_features_and_outputs()
     return trainer
 
 
-def _contents(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+# -- shards --------------------------------------------------------------------------------------
 
 
 def test_workers_of_any_number_write_the_same_bytes(
     tmp_path: Path, model: Any, trained: AT2Trainer
 ) -> None:
     for index in (1, 0):
-        _trainer(tmp_path, model).generate(job_index=index, num_jobs=2)
+        trainer_of(tmp_path, model).generate(job_index=index, num_jobs=2)
     for index in (2, 0, 1):
-        _trainer(tmp_path, model).compute_features_and_outputs(job_index=index, num_jobs=3)
-    ours = _contents(tmp_path)
-    assert ours == {k: v for k, v in _contents(trained.save_path).items() if k in ours}
-    assert len(ours) == 4  # two shards of each stage
+        trainer_of(tmp_path, model).compute_features_and_outputs(job_index=index, num_jobs=3)
+    ours = contents(tmp_path)
+    assert ours == {k: v for k, v in contents(trained.save_path).items() if k in ours}
+    assert len(ours) == 2 * (4 + 1)  # shards and a manifest of each stage
 
 
-def test_what_is_on_disk_is_not_computed_again(
-    trained: AT2Trainer, model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    again = _trainer(trained.save_path, model)
-    monkeypatch.setattr(again, "_new_task", lambda index: pytest.fail(f"task {index} made again"))
-    again.generate()
-    again.compute_features_and_outputs()
+def test_what_is_on_disk_is_not_computed_again(trained: AT2Trainer, model: Any) -> None:
+    again = trainer_of(trained.save_path, model)
+    passes: list[object] = []
+    hook = model.register_forward_pre_hook(lambda *_: passes.append(None))
+    try:
+        again.generate()
+        again.compute_features_and_outputs()
+    finally:
+        hook.remove()
+    assert not passes
 
 
-def test_features_are_signed_sums_over_sources(trained: AT2Trainer) -> None:
-    task = trained.get_task(3)
-    tensors = load_file(trained.save_path / "features_and_outputs" / "00000.safetensors")
-    masks, logit_probs = task.get_masks_and_logit_probs(NUM_MASKS, 0.5, batch_size=4)
-    by_source = trained.feature_extractor(task, [task.target_token_range])[0]
-    for row, mask in enumerate(masks):
-        expected = sum(by_source[source] * (1 if kept else -1) for source, kept in enumerate(mask))
-        torch.testing.assert_close(
-            tensors["3.features"][0, row].float(), expected, atol=2e-3, rtol=2e-3
-        )
-    log_probability = np.log(1 / (1 + np.exp(-logit_probs.astype(np.float64)))).sum(axis=1)
-    expected_outputs = log_probability - np.log1p(-np.exp(log_probability))
-    np.testing.assert_allclose(tensors["3.outputs"][0].numpy(), expected_outputs, rtol=1e-4)
-
-
-def test_training_lowers_the_loss_and_saves_both_formats(
-    trained: AT2Trainer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    estimator = trained.train(save_name="default", num_iterations=200)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Training on 20 examples of 20"
-    assert lines[1].startswith("Step 0: loss=-") or lines[1].startswith("Step 0: loss=")
-    assert [line.split(":")[0] for line in lines[1:4]] == ["Step 0", "Step 99", "Step 199"]
-    losses = [float(line.split("=")[1]) for line in lines[1:4]]
-    assert losses[2] < losses[0]
-    assert lines[4].startswith("Saved estimator to ")
-    for name in ("score_estimator.pt", "score_estimator.safetensors"):
-        loaded = LinearScoreEstimator.load(trained.save_path / "estimators" / "default" / name)
-        assert torch.equal(loaded.linear.weight, estimator.linear.weight)
-        assert loaded.extras["training"]["examples"] == 20
-    assert estimator.linear.weight.abs().sum().item() == pytest.approx(1, abs=1e-5)
-
-
-def test_the_same_seed_gives_the_same_estimator(trained: AT2Trainer) -> None:
-    first, second = (trained.train(num_iterations=20).linear.weight for _ in range(2))
-    assert torch.equal(first, second)
+def test_a_missing_shard_alone_is_computed(tmp_path: Path, model: Any, trained: AT2Trainer) -> None:
+    for name, content in contents(trained.save_path).items():
+        if not name.startswith("estimators") and name != "features_and_outputs/00001.safetensors":
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(content)
+    trainer = trainer_of(tmp_path, model)
+    with pytest.raises(TrainingError, match="1 of 4 shards are not computed yet"):
+        trainer.train()
+    made: list[int] = []
+    trainer.task_from_example = lambda example, *rest: (
+        made.append(EXAMPLES.index(example)) or task_from_example(example, *rest)
+    )
+    trainer.compute_features_and_outputs(job_index=1, num_jobs=4)
+    assert set(made) - {0} == {3, 4, 5}  # the first tells what tasks are like
+    name = "features_and_outputs/00001.safetensors"
+    assert (tmp_path / name).read_bytes() == (trained.save_path / name).read_bytes()
 
 
 def test_stages_out_of_order_say_what_to_run(tmp_path: Path, model: Any) -> None:
-    trainer = _trainer(tmp_path, model)
-    with pytest.raises(TrainingError, match="generate"):
+    trainer = trainer_of(tmp_path, model)
+    with pytest.raises(TrainingError, match=r"run generate\(\) first"):
         trainer.compute_features_and_outputs()
     with pytest.raises(TrainingError, match="compute_features_and_outputs"):
         trainer.train()
+    trainer.generate(job_index=0, num_jobs=4)
+    with pytest.raises(TrainingError, match=r"example 3 yet: run generate\(\) first"):
+        trainer.compute_features_and_outputs()
 
 
 @pytest.mark.parametrize(("index", "jobs"), [(-1, 2), (2, 2), (0, 0)])
@@ -142,7 +95,372 @@ def test_a_worker_that_does_not_exist_is_refused(
     tmp_path: Path, model: Any, index: int, jobs: int
 ) -> None:
     with pytest.raises(TrainingError, match=str(index)):
-        _trainer(tmp_path, model).generate(job_index=index, num_jobs=jobs)
+        trainer_of(tmp_path, model).generate(job_index=index, num_jobs=jobs)
+
+
+# -- settings ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"num_masks": 9}, "num_masks is 9, but was 8"),
+        ({"split_target_by": None}, "split_target_by is None, but was 'token'"),
+        ({"token_budget": 77}, "token_budget is 77, but was 2048"),
+    ],
+)
+def test_features_made_with_other_settings_are_not_mixed(
+    change: dict[str, Any], named: str, trained: AT2Trainer, model: Any
+) -> None:
+    other = trainer_of(trained.save_path, model, **change)
+    with pytest.raises(TrainingError, match=f"features_and_outputs was made with .*: {named}$"):
+        other.compute_features_and_outputs()
+    with pytest.raises(TrainingError, match=named):
+        other.train()
+
+
+def other_weights() -> Any:
+    model = make_model()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight.add_(0.01)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"shard_size": 4}, "shard_size is 4, but was 3"),
+        ({"dataset": [*EXAMPLES[:-1], EXAMPLES[0]]}, "dataset is '[0-9a-f]+', but was"),
+        ({"dataset": EXAMPLES[:-1]}, "examples is 9, but was 10"),
+        ({"skip": True}, "skip is True, but was False"),
+    ],
+)
+def test_responses_made_with_other_settings_are_not_mixed(
+    change: dict[str, Any], named: str, trained: AT2Trainer, model: Any
+) -> None:
+    other = trainer_of(trained.save_path, model, **change)
+    for stage in (other.generate, other.compute_features_and_outputs, other.train):
+        with pytest.raises(TrainingError, match=f"generations was made with other .*{named}"):
+            stage()
+
+
+def test_the_model_the_prompt_and_the_batches_count_as_settings(
+    trained: AT2Trainer, model: Any
+) -> None:
+    with pytest.raises(TrainingError, match=r"model\.weights is '[0-9a-f]+', but was"):
+        trainer_of(trained.save_path, other_weights()).generate()
+    with pytest.raises(TrainingError, match="batch_size is 3, but was 4"):
+        trainer_of(trained.save_path, model).generate(batch_size=3)
+    asked_otherwise = trainer_of(trained.save_path, model)
+    asked_otherwise.task_from_example = lambda example, *rest: task_from_example(
+        example | {"query": "Why?"}, *rest
+    )
+    with pytest.raises(TrainingError, match=r"prompt is '[0-9a-f]+', but was"):
+        asked_otherwise.generate()
+
+
+def test_prompts_that_differ_later_in_the_dataset_are_noticed(
+    trained: AT2Trainer, model: Any
+) -> None:
+    trainer = trainer_of(trained.save_path, model)
+    trainer.task_from_example = lambda example, *rest: task_from_example(
+        example | {"query": "Why?" if example is EXAMPLES[4] else example["query"]}, *rest
+    )
+    trainer.get_task(3)
+    with pytest.raises(TrainingError, match="example 4 has another prompt"):
+        trainer.get_task(4)
+
+
+def test_another_environment_is_said_and_not_refused(
+    tmp_path: Path, model: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    threads = torch.get_num_threads()
+    trainer_of(tmp_path, model).generate(job_index=0, num_jobs=4)
+    torch.set_num_threads(threads + 1)
+    try:
+        with caplog.at_level(logging.WARNING):
+            trainer_of(tmp_path, model).generate(job_index=1, num_jobs=4)
+    finally:
+        torch.set_num_threads(threads)
+    assert [record.getMessage() for record in caplog.records] == [
+        "generations was begun in another environment: "
+        f"threads is '{threads + 1}', but was '{threads}'"
+    ]
+
+
+def test_trainers_may_share_responses(tmp_path: Path, model: Any, trained: AT2Trainer) -> None:
+    other = trainer_of(
+        tmp_path, model, num_masks=3, generations_save_path=trained.generations_save_path
+    )
+    other.compute_features_and_outputs()
+    assert other.get_features_and_outputs(4).outputs.shape == (NEW_TOKENS, 3)
+    assert not (tmp_path / "generations").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "param"),
+    [
+        ({"num_masks": 0}, "num_masks"),
+        ({"num_masks": 1_000_001}, "num_masks"),  # where other methods' masks begin
+        ({"shard_size": 0}, "shard_size"),
+        ({"token_budget": 0}, "token_budget"),
+    ],
+)
+def test_settings_out_of_range_are_refused(
+    tmp_path: Path, model: Any, settings: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(InputError, match=str(settings[param])) as caught:
+        trainer_of(tmp_path, model, **settings)
+    assert caught.value.param == param
+
+
+def test_an_empty_dataset_is_refused(tmp_path: Path, model: Any) -> None:
+    with pytest.raises(TrainingError, match="no examples"):
+        trainer_of(tmp_path, model, dataset=[])
+
+
+# -- examples that cannot be used ------------------------------------------------------------------
+
+LONG = {"context": "The fox was old. " * 200, "query": "Who?"}
+
+
+def test_an_example_that_cannot_be_used_stops_with_its_number(tmp_path: Path, model: Any) -> None:
+    trainer = trainer_of(tmp_path, model, dataset=[*EXAMPLES[:4], LONG])
+    with pytest.raises(InputError, match=r"^example 4: .*512"):
+        trainer.generate()
+    first = trainer_of(tmp_path / "first", model, dataset=[LONG, *EXAMPLES[:4]])
+    with pytest.raises(InputError, match=r"^example 0: .*512"):
+        first.generate()
+
+
+def test_or_is_skipped_with_the_reason_on_record(
+    tmp_path: Path, model: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset = [LONG, *EXAMPLES[:4], LONG]
+    trainer = trainer_of(tmp_path, model, dataset=dataset, skip=True)
+    trainer.generate()
+    skipped = trainer.skipped()
+    assert list(skipped) == [0, 5] and "512" in skipped[0]
+    trainer.compute_features_and_outputs()
+    assert trainer.load_table().counts == (0, *[NEW_TOKENS] * 4, 0)
+    with pytest.raises(InputError, match=r"example 5 was skipped: .*512"):
+        trainer.get_task(5)
+    trainer.train(num_iterations=2)
+    assert capsys.readouterr().out.startswith("Training on 4 examples of 6\n")
+
+
+def test_a_dataset_that_gives_no_task_is_refused(tmp_path: Path, model: Any) -> None:
+    def give_none(example: Any, *_: Any) -> Any:
+        raise InputError(f"no context in {example['query']!r}", param="context")
+
+    for skip, index in ((False, 0), (True, 1)):
+        trainer = trainer_of(tmp_path, model, dataset=EXAMPLES[:2], skip=skip)
+        trainer.task_from_example = give_none
+        with pytest.raises(InputError, match=f"^example {index}: no context") as caught:
+            trainer.generate()
+        assert caught.value.param == "context"
+
+
+@pytest.mark.parametrize("ends", [[], [1, 4]])
+def test_examples_without_a_target_are_left_out(
+    tmp_path: Path, model: Any, capsys: pytest.CaptureFixture[str], ends: list[int]
+) -> None:
+    def without_response(example: Any, *rest: Any) -> Any:
+        task = task_from_example(example, *rest)
+        if EXAMPLES.index(example) in ends:  # whatever comes first ends it
+            task.generate_kwargs |= {"eos_token_id": list(range(model.config.vocab_size))}
+        return task
+
+    trainer = trainer_of(tmp_path, model, dataset=EXAMPLES[:6], num_masks=4)
+    trainer.task_from_example = without_response
+    trainer.generate(batch_size=1)
+    trainer.compute_features_and_outputs()
+    counts = trainer.load_table().counts
+    trainer.train(num_iterations=2)
+    assert [index for index, count in enumerate(counts) if count == 0] == ends
+    assert capsys.readouterr().out.startswith(f"Training on {6 - len(ends)} examples of 6\n")
+
+
+# -- features and outputs --------------------------------------------------------------------------
+
+
+def test_features_are_signed_sums_over_sources(trained: AT2Trainer) -> None:
+    task, found = trained.get_task(3), trained.get_features_and_outputs(3)
+    masks, logit_probs = task.get_masks_and_logit_probs(8, 0.5, batch_size=4)
+    start, end = task.target_token_range
+    by_source = trained.feature_extractor(task, [(t, t + 1) for t in range(start, end)])
+    for target in range(end - start):
+        for row, mask in enumerate(masks):
+            expected = sum(
+                by_source[target, source] * (1 if kept else -1) for source, kept in enumerate(mask)
+            )
+            torch.testing.assert_close(
+                found.features[target, row].float(), expected, atol=1e-3, rtol=1e-3
+            )
+    assert found.features.dtype == torch.float16 and found.outputs.dtype == torch.float32
+    np.testing.assert_allclose(found.outputs.numpy(), logit_probs.T, rtol=1e-4, atol=1e-5)
+
+
+def test_a_target_of_several_tokens_is_as_likely_as_all_of_them(
+    tmp_path: Path, model: Any, trained: AT2Trainer
+) -> None:
+    whole = trainer_of(
+        tmp_path,
+        model,
+        split_target_by=None,
+        num_masks=NUM_MASKS,
+        generations_save_path=trained.generations_save_path,
+    )
+    found = whole.compute_features_and_outputs_for_example(5)
+    _, logit_probs = whole.get_task(5).get_masks_and_logit_probs(NUM_MASKS, 0.5)
+    log_probability = np.log(1 / (1 + np.exp(-logit_probs.astype(np.float64)))).sum(axis=1)
+    expected = log_probability - np.log1p(-np.exp(log_probability))
+    assert found.outputs.shape == (1, NUM_MASKS)
+    np.testing.assert_allclose(found.outputs[0].numpy(), expected, rtol=1e-4)
+
+
+# -- the estimator ---------------------------------------------------------------------------------
+
+
+def test_training_lowers_the_loss_and_saves_both_formats(
+    trained: AT2Trainer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    estimator = trained.train(save_name="default", num_iterations=200)
+    lines = capsys.readouterr().out.splitlines()
+    folder = trained.save_path / "estimators" / "default"
+    assert lines[0] == "Training on 10 examples of 10"
+    assert [line.split(":")[0] for line in lines[1:4]] == ["Step 0", "Step 99", "Step 199"]
+    assert lines[4:] == [f"Saved estimator to {folder}"]
+    shown = [float(line.split("loss=")[1]) for line in lines[1:4]]
+    assert shown[2] < shown[0]
+    losses = json.loads((folder / RECORD_FILE).read_text())["losses"]
+    means = [losses[0], np.mean(losses[1:100]), np.mean(losses[100:])]
+    assert shown == pytest.approx(means, rel=1e-3) and len(losses) == 200
+    for name in ("score_estimator.pt", "score_estimator.safetensors"):
+        loaded = LinearScoreEstimator.load(folder / name)
+        assert torch.equal(loaded.linear.weight, estimator.linear.weight)
+    assert estimator.linear.weight.abs().sum().item() == pytest.approx(1, abs=1e-5)
+    assert not (folder / "checkpoint.safetensors").exists()
+
+
+def test_an_estimator_says_what_it_was_made_of(trained: AT2Trainer, model: Any) -> None:
+    trained.train(save_name="told", num_iterations=2, extras={"note": "mine"})
+    loaded = LinearScoreEstimator.load(trained.save_path / "estimators" / "told")
+    assert loaded.extras["dataset"] == dataset_fingerprint(EXAMPLES)
+    assert loaded.extras["identity"] == ModelIdentity.of(model, trained.tokenizer).to_dict()
+    assert loaded.extras["training"] == {
+        "examples": 10,
+        "num_masks": 8,
+        "split_target_by": "token",
+        "num_iterations": 2,
+        "learning_rate": 1e-3,
+        "batch_size": 512,
+        "max_grad_norm": 1.0,
+        "sampling": "examples",
+        "seed": 0,
+    }
+    assert loaded.extras["note"] == "mine" and "metrics" not in loaded.extras
+
+
+def test_held_out_examples_are_reported_on_and_not_trained_on(
+    trained: AT2Trainer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    estimator = trained.train(
+        save_name="judged", num_iterations=20, print_every=10, held_out_indices=HELD_OUT
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Training on 8 examples of 10"
+    assert [line.split(":")[0] for line in lines[1:-1]] == [
+        "Held out",
+        "Step 0",
+        "Step 9",
+        "Held out",
+        "Step 19",
+        "Held out",
+    ]
+    record = json.loads((trained.save_path / "estimators/judged" / RECORD_FILE).read_text())
+    assert list(record["held_out"]) == ["0", "10", "20"]
+
+    # Before the first step every weight is the same; at the end they are those of the estimator.
+    for weight, found in (
+        (torch.ones(trained.num_features), record["held_out"]["0"]),
+        (estimator.linear.weight.detach()[0], record["held_out"]["20"]),
+    ):
+        pearson, ranks = [], []
+        for index in HELD_OUT:
+            example = trained.get_features_and_outputs(index)
+            for features, outputs in zip(example.features, example.outputs, strict=True):
+                predicted = (features.double() @ weight.double()).numpy()
+                pearson.append(pearsonr(predicted, outputs.double().numpy()).statistic)
+                ranks.append(spearmanr(predicted, outputs.double().numpy()).statistic)
+        assert found["correlation"] == pytest.approx(np.mean(pearson), abs=1e-4)
+        assert found["lds"] == pytest.approx(np.mean(ranks), abs=1e-2)
+        assert (found["examples"], found["targets"]) == (2, 2 * NEW_TOKENS)
+    metrics = estimator.extras["metrics"]
+    assert metrics == record["held_out"]["20"] | {"before_training": record["held_out"]["0"]}
+
+    without = trained.train(
+        num_iterations=20, train_indices=[i for i in range(10) if i not in HELD_OUT]
+    )
+    assert torch.equal(without.linear.weight, estimator.linear.weight)
+
+
+def test_features_read_from_disk_give_the_same_bytes_as_from_memory(trained: AT2Trainer) -> None:
+    folder = trained.save_path / "estimators"
+    trained.train(save_name="memory", num_iterations=30, held_out_indices=[0])
+    trained.train(save_name="disk", num_iterations=30, held_out_indices=[0], memory_limit=0)
+    assert contents(folder / "memory") == contents(folder / "disk")
+
+
+def test_the_seed_decides_on_the_batches(trained: AT2Trainer, model: Any) -> None:
+    weights = [
+        trainer_of(trained.save_path, model, seed=seed)
+        .train(num_iterations=10, batch_size=3)
+        .linear.weight
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_targets_may_be_drawn_from_all_examples_alike(trained: AT2Trainer) -> None:
+    by_example = trained.train(num_iterations=10, batch_size=20)
+    by_instance = trained.train(num_iterations=10, batch_size=20, sampling_method="instances")
+    assert not torch.equal(by_example.linear.weight, by_instance.linear.weight)
+
+
+def test_training_starts_from_the_given_estimator(trained: AT2Trainer) -> None:
+    start = LinearScoreEstimator(trained.feature_extractor, normalize=False, non_negative=True)
+    with torch.no_grad():
+        start.linear.weight.copy_(torch.linspace(-1, 1, trained.num_features))
+    found = trained.train(start, num_iterations=1, learning_rate=1e-6)
+    assert found is start
+    expected = torch.linspace(-1, 1, trained.num_features).clamp(min=0)
+    torch.testing.assert_close(found.linear.weight[0].detach(), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "param"),
+    [
+        ({"sampling_method": "tokens"}, "sampling_method"),
+        ({"num_iterations": 0}, "num_iterations"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"print_every": 0}, "print_every"),
+        ({"checkpoint_every": 0, "save_name": "none"}, "checkpoint_every"),
+        ({"held_out_indices": [10]}, "held_out_indices"),
+        ({"train_indices": [-1]}, "train_indices"),
+    ],
+)
+def test_training_settings_out_of_range_are_refused(
+    trained: AT2Trainer, settings: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        trained.train(**settings)
+    assert caught.value.param == param
+
+
+def test_nothing_to_train_on_is_refused(trained: AT2Trainer) -> None:
+    with pytest.raises(TrainingError, match="no example has a target"):
+        trained.train(train_indices=[1], held_out_indices=[1])
 
 
 def test_the_loss_is_the_negative_correlation() -> None:

@@ -1,24 +1,79 @@
-"""Runs the published `at2` package in a process of its own, on a model and text given by a folder.
+"""Runs the published `at2` package in a process of its own, on a model and texts given by a folder.
 
-Run as a script: reads `job.json` in the folder named on the command line and writes `scores.npy`
-and `ids.json` beside it. The package imports spaCy and datasets and downloads NLTK data at import,
-none of which attribution scores need: stand-ins for these three take their place.
+Run as a script: reads `job.json` and `model/` in the folder named on the command line and writes
+what was found beside them. The package imports spaCy and datasets and downloads NLTK data at
+import, little of which is needed here: stand-ins take their place. Knows nothing of our `at2`: in
+that process the name is the published package's.
 """
 
 import json
 import os
 import subprocess
 import sys
+import time
 import types
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 PEERS = Path(__file__).parents[2] / ".peers" / "at2"
 
 
 def published_scores(folder: Path) -> None:
-    """Run this file on a folder, with the published package first on the path."""
+    """Scores of one text: `scores.npy` [tokens of the sources, targets] and `ids.json`.
+
+    The job is `name` (the package guesses the architecture from it), `context`, `query`,
+    `generation`; an estimator is in `score_estimator.pt`.
+    """
+    _run(folder, "scores")
+
+
+def published_training(folder: Path) -> dict[str, Any]:
+    """Features, outputs and the estimator that is trained on them.
+
+    The job is `name`, `examples` (of context, query and generation), `split_target_by`,
+    `num_masks`, and `fit` (arguments of `train`, and `seed`; nothing is trained without it).
+    Sources are tokens. Outputs are also kept as they were before they were rounded to float16:
+    `outputs_0.npy`, …. With `warm`, one example is computed before the stage is measured.
+
+    Returns:
+        `seconds` and `mib` (memory above the loaded model at its peak) of the compute stage,
+        `targets` of each example, and where to find the `features` and `outputs` of all targets.
+    """
+    _run(folder, "training")
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+def measured(work: Callable[[], object]) -> dict[str, float]:
+    """Seconds that work takes, and MiB above what this process has before, at its peak (Linux)."""
+    before = _status_mib("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    started = time.perf_counter()
+    work()
+    return {
+        "seconds": time.perf_counter() - started,
+        "mib": _status_mib("VmHWM") - before,
+    }
+
+
+def _status_mib(field: str) -> float:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError(f"no {field} in /proc/self/status")
+
+
+def _run(folder: Path, kind: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(PEERS), "HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, "-P", __file__, str(folder)], env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-P", __file__, kind, str(folder)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(f"the published package failed: {done.stderr[-2000:]}")
 
 
 def _stand_in(name: str, **members: object) -> None:
@@ -27,30 +82,50 @@ def _stand_in(name: str, **members: object) -> None:
     sys.modules[name] = module
 
 
-def _main(folder: Path) -> None:
+class _Rows(list[dict[str, Any]]):
+    """The one use of `datasets.Dataset`: rows from columns."""
+
+    @classmethod
+    def from_dict(cls, columns: dict[str, list[Any]]) -> "_Rows":
+        return cls(dict(zip(columns, row, strict=True)) for row in zip(*columns.values()))  # noqa: B905
+
+
+def _prepare() -> None:
     import nltk
+    from nltk.tokenize.punkt import PunktSentenceTokenizer
 
     _stand_in("spacy")
     _stand_in("spacy.lang")
     _stand_in("spacy.lang.en", English=object)
-    _stand_in("datasets", Dataset=object)
+    _stand_in("datasets", Dataset=_Rows)
     nltk.download = lambda *_: True
+    nltk.sent_tokenize = PunktSentenceTokenizer().tokenize  # its data are not at hand
 
-    import numpy as np
+
+def _load(folder: Path, job: dict[str, Any]) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
+    model.name_or_path = job["name"]
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model", padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
+    return model, tokenizer
+
+
+def _scores(folder: Path, job: dict[str, Any]) -> None:
+    import numpy as np
 
     from at2 import AT2Attributor
     from at2.tasks import SimpleContextAttributionTask
 
-    job = json.loads((folder / "job.json").read_text())
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
-    model.name_or_path = job["name"]
+    model, tokenizer = _load(folder, job)
     task = SimpleContextAttributionTask(
         context=job["context"],
         query=job["query"],
         model=model,
-        tokenizer=AutoTokenizer.from_pretrained(folder / "model"),
+        tokenizer=tokenizer,
         source_type="token",
     )
     task.set_generation(job["generation"])
@@ -67,5 +142,64 @@ def _main(folder: Path) -> None:
     )
 
 
+def _training(folder: Path, job: dict[str, Any]) -> None:
+    import numpy as np
+    import torch
+
+    from at2 import AT2Trainer
+    from at2.tasks import SimpleContextAttributionTask
+
+    model, tokenizer = _load(folder, job)
+    run = folder / "run"
+    examples = job["examples"]
+    (run / "generations").mkdir(parents=True)
+    (run / "generations" / "0_of_1.json").write_text(
+        json.dumps({index: example["generation"] for index, example in enumerate(examples)})
+    )
+
+    def task_from_example(example: dict[str, str], *rest: Any) -> SimpleContextAttributionTask:
+        return SimpleContextAttributionTask(
+            example["context"], example["query"], *rest, source_type="token"
+        )
+
+    trainer = AT2Trainer(
+        save_path=run,
+        dataset=examples,
+        model=model,
+        tokenizer=tokenizer,
+        task_from_example=task_from_example,
+        split_target_by=job["split_target_by"],
+        num_masks=job["num_masks"],
+    )
+    trainer.generate()  # nothing but the numbers of sources and targets is left to do
+    if job.get("warm"):
+        trainer.compute_features_and_outputs_for_example(0)
+    computed = trainer.compute_features_and_outputs_for_example
+
+    def computed_and_kept(index: int, batch_size: int) -> Any:
+        features, outputs = computed(index, batch_size=batch_size)
+        np.save(folder / f"outputs_{index}.npy", outputs)
+        return features, outputs
+
+    trainer.compute_features_and_outputs_for_example = computed_and_kept
+    cost = measured(trainer.compute_features_and_outputs)
+    if "fit" in job:
+        fit = dict(job["fit"])
+        np.random.seed(fit.pop("seed"))
+        estimator = trainer.train(device="cpu", **fit)
+        torch.save(estimator.linear.weight.detach(), folder / "weight.pt")
+    place = run / "features_and_outputs"
+    result = {
+        **cost,
+        "targets": [trainer.task_datas[index]["num_targets"] for index in range(len(examples))],
+        "features": str(place / "features_0_of_1.npy"),
+        "outputs": str(place / "outputs_0_of_1.npy"),
+    }
+    (folder / "result.json").write_text(json.dumps(result))
+
+
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+    _prepare()
+    _folder = Path(sys.argv[2])
+    _job = json.loads((_folder / "job.json").read_text())
+    {"scores": _scores, "training": _training}[sys.argv[1]](_folder, _job)

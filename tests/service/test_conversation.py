@@ -62,7 +62,7 @@ def test_sources_cut_exactly_their_text_out_of_the_callers_context(
         assert context[source["start"] : source["end"]] == source["text"]
 
 
-@pytest.mark.parametrize("source_type", ["document", "sentence", "word", "token"])
+@pytest.mark.parametrize("source_type", ["document", "paragraph", "sentence", "word", "token"])
 def test_sources_of_every_type_lie_in_their_documents(
     client: httpx.Client, source_type: str
 ) -> None:

@@ -1,0 +1,76 @@
+"""Gradients as attribution: how steeply the response's probability depends on each source's tokens.
+
+Both methods ask for the gradient of the span's mean log-probability, in nats per token, with
+respect to the input embeddings, and take one forward and one backward pass for each span.
+"""
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from at2.attributors.base import Attributor, sum_by_source
+from at2.errors import InputError
+from at2.gradients import EmbeddingGradients, embedding_gradients
+from at2.tasks import AttributionTask
+
+
+class GradientNormAttributor(Attributor):
+    """The length of the gradient, summed over the tokens of a source (Simonyan, Vedaldi, Zisserman
+    2013, arXiv 1312.6034; for language models Yin and Neubig 2022, arXiv 2202.10419).
+
+    Never negative, so it cannot tell a source that speaks for the span from one against it. The
+    length of a sum is not the sum of lengths: a span is more than the mean of its tokens.
+
+    Args:
+        task: the task to attribute.
+        order: 2 for the Euclidean norm, 1 for the sum of absolute values, as in Yin and Neubig.
+
+    Raises:
+        InputError: the order is neither.
+    """
+
+    def __init__(self, task: AttributionTask, order: Literal[1, 2] = 2) -> None:
+        super().__init__(task)
+        if order not in (1, 2):
+            raise InputError(f"order is {order!r}, not 1 or 2", param="order")
+        self.order = order
+
+    def _get_attribution_scores_for_token_range(
+        self, token_start: int, token_end: int
+    ) -> NDArray[np.float32]:
+        gradients = _gradients(self.task, token_start, token_end).gradients
+        norms = gradients.norm(p=self.order, dim=-1)  # [tokens]
+        return _by_source(self.task, norms / (token_end - token_start))
+
+
+class InputTimesGradientAttributor(Attributor):
+    """Embedding times gradient, summed over width and over the tokens of a source (Shrikumar et al.
+    2016, arXiv 1605.01713; for transformers Denil et al. 2014, arXiv 1412.6815).
+
+    The first-order estimate of what the log-probability loses when the embeddings shrink to zero.
+    A span is the mean over its tokens.
+
+    Args:
+        task: the task to attribute.
+    """
+
+    def _get_attribution_scores_for_token_range(
+        self, token_start: int, token_end: int
+    ) -> NDArray[np.float32]:
+        found = _gradients(self.task, token_start, token_end)
+        products = (found.embeddings.double() * found.gradients.double()).sum(-1)  # [tokens]
+        return _by_source(self.task, products / (token_end - token_start))
+
+
+def _gradients(task: AttributionTask, token_start: int, token_end: int) -> EmbeddingGradients:
+    offset = task.target_token_range[0]
+    return embedding_gradients(
+        task.model, task.token_ids, (offset + token_start, offset + token_end)
+    )
+
+
+def _by_source(task: AttributionTask, by_token: Tensor) -> NDArray[np.float32]:
+    sums: NDArray[np.float32] = sum_by_source(by_token.numpy()[None], task.source_token_ranges)[0]
+    return sums

@@ -1,0 +1,11 @@
+"""Attributions for people to look at: a table, colours in a terminal, a page of HTML.
+
+Knows nothing of how scores come about. Users' text is shown as text: it is never markup on a page
+or in a table, and no control sequence in a terminal.
+"""
+
+from at2.display.html import attribution_page
+from at2.display.table import score_table
+from at2.display.terminal import highlight, printable, with_indices
+
+__all__ = ["attribution_page", "highlight", "printable", "score_table", "with_indices"]

@@ -1,0 +1,47 @@
+"""Evaluation of a whole data set, one example at a time."""
+
+from collections.abc import Iterable
+
+from tqdm.auto import tqdm
+
+from at2.attributors import METHODS, AttributionMethod, method_named
+from at2.estimators import LinearScoreEstimator
+from at2.evaluation.examples import EvaluationExample, EvaluationSettings, evaluate_example
+from at2.evaluation.summary import Evaluation, summarise
+
+
+def evaluate(
+    examples: Iterable[EvaluationExample],
+    methods: Iterable[AttributionMethod | str] | None = None,
+    *,
+    estimator: LinearScoreEstimator | None = None,
+    settings: EvaluationSettings | None = None,
+    reference: str | None = None,
+    total: int | None = None,
+) -> Evaluation:
+    """Measure methods on examples, with a progress bar.
+
+    Examples are taken one at a time and let go; what is kept of each is its metrics. To evaluate in
+    parts, call `evaluate_example` and later `summarise`.
+
+    Args:
+        examples: in their order, which decides the masks that each draws.
+        methods: methods or their names, see `at2.attributors.method_named`; by default all of
+            them, without those that need an estimator if there is none.
+        estimator: for the methods that need one.
+        settings: what is measured.
+        reference: the method that the others are compared with; by default the first.
+        total: the number of examples, for the progress bar.
+
+    Raises:
+        InputError: no method has such a name, or an example or setting does not fit.
+    """
+    settings = settings or EvaluationSettings()
+    if methods is None:
+        methods = [m for m in METHODS.values() if estimator is not None or not m.needs_estimator]
+    chosen = [method_named(m) if isinstance(m, str) else m for m in methods]
+    results = [
+        evaluate_example(example, chosen, index=index, estimator=estimator, settings=settings)
+        for index, example in enumerate(tqdm(examples, total=total, desc="Evaluating"))
+    ]
+    return summarise(results, settings=settings, reference=reference)

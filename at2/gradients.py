@@ -1,0 +1,173 @@
+"""Gradients of a response's log-probability with respect to the embeddings of its prompt.
+
+Knows models, token ids and ranges; nothing of text, sources or tasks. Works for every decoder whose
+token embedding is a module: the embeddings are taken, and the gradients asked for, where that
+module returns them, so that whatever the model does with token ids elsewhere stays its own.
+
+Memory: layers are recomputed on the way back, so the activations of one layer exist at a time and
+the hidden states between layers; logits are computed for the target tokens only, a block of them at
+a time.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from at2.capture import input_device
+from at2.errors import InputError, UnsupportedModelError
+
+TokenRange = tuple[int, int]
+
+# Memory for the target tokens' logits of one pass: in float32, with their gradient and a temporary.
+_LOGIT_BYTES = 512 * 2**20
+_COPIES = 4
+
+
+@dataclass(frozen=True)
+class EmbeddingGradients:
+    """What the log-probability of the targets does when an embedding changes a little.
+
+    Attributes:
+        embeddings: [tokens, width], as the embedding module returns them; float32 on the CPU
+            (float64 from a float64 model).
+        gradients: [tokens, width], of the sum of the targets' log-probabilities in nats.
+    """
+
+    embeddings: Tensor
+    gradients: Tensor
+
+
+def embedding_gradients(
+    model: Any,
+    input_ids: Tensor | Sequence[int],
+    target_range: TokenRange,
+    *,
+    logit_bytes: int = _LOGIT_BYTES,
+) -> EmbeddingGradients:
+    """The gradient of `Σ_t log p(t | before t)` over the targets, for every token that is read.
+
+    One forward and one backward pass for as many targets as fit `logit_bytes`, usually all. The
+    model is left as it was; nothing else may train it meanwhile.
+
+    Args:
+        model: a transformers causal language model in evaluation mode.
+        input_ids: [tokens]; those after the last target are not used.
+        target_range: which tokens are scored; the first token of all cannot be.
+        logit_bytes: memory for the logits of one pass, with what is computed from them.
+
+    Returns:
+        Embeddings and gradients of the tokens before the last target, [target end - 1, width].
+
+    Raises:
+        InputError: the range does not fit or is empty.
+        UnsupportedModelError: no gradient reaches the embeddings.
+    """
+    ids = torch.as_tensor(input_ids, dtype=torch.long).to(input_device(model))
+    start, end = target_range
+    if not 1 <= start < end <= len(ids):
+        raise InputError(
+            f"target range ({start}, {end}) is empty or not within tokens 1 to {len(ids)} "
+            "(the first token of all is not predicted from anything)"
+        )
+    dtype = torch.promote_types(model.dtype, torch.float32)
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    step = max(1, logit_bytes // (_COPIES * vocabulary * dtype.itemsize))
+    total: Tensor | None = None
+    for first in range(start, end, step):
+        embeddings, gradients = _one_pass(model, ids[:end], first, min(first + step, end))
+        # Gradients that barely differ from zero in half precision are added up in full.
+        part = torch.zeros(end - 1, gradients.shape[-1], dtype=dtype)
+        part[: len(gradients)] = gradients.to(part)
+        total = part if total is None else total + part
+    assert total is not None  # the range is not empty
+    # The last pass has read the most tokens.
+    return EmbeddingGradients(embeddings.to("cpu", dtype), total)
+
+
+# Hooks are called for passes of other threads, too; these are not ours to change.
+_pass: ContextVar[object | None] = ContextVar("at2_gradient_pass", default=None)
+
+
+def _one_pass(model: Any, ids: Tensor, start: int, end: int) -> tuple[Tensor, Tensor]:
+    """Embeddings and gradients [end - 1, width] for the targets `[start, end)`."""
+    leaves: list[Tensor] = []
+    this_pass = object()
+
+    def take(_: Any, __: Any, output: Tensor) -> Tensor:
+        if _pass.get() is not this_pass:
+            return output
+        leaf = output.detach().requires_grad_()
+        leaves.append(leaf)
+        return leaf
+
+    def pick(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if _pass.get() is not this_pass or not args or args[0].shape[-2] != end - 1:
+            return None
+        return (args[0][:, start - 1 :], *args[1:])
+
+    head = model.get_output_embeddings()
+    hooks = [model.get_input_embeddings().register_forward_hook(take)]
+    if head is not None:
+        hooks.append(head.register_forward_pre_hook(pick))
+    token = _pass.set(this_pass)
+    try:
+        with _frozen(model), _recomputed(model), torch.enable_grad():
+            logits = model(input_ids=ids[None, : end - 1], use_cache=False).logits[0]
+            logits = logits[-(end - start) :].to(torch.promote_types(logits.dtype, torch.float32))
+            labels = ids[start:end].to(logits.device)
+            log_prob = -torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+            if len(leaves) != 1 or not log_prob.requires_grad:
+                raise UnsupportedModelError(
+                    f"{type(model).__name__} does not compute its response from its embeddings "
+                    "in a way that gradients can follow"
+                )
+            (gradient,) = torch.autograd.grad(log_prob, leaves)
+    finally:
+        _pass.reset(token)
+        for hook in hooks:
+            hook.remove()
+    return leaves[0].detach()[0], gradient[0]
+
+
+@contextmanager
+def _frozen(model: Any) -> Iterator[None]:
+    """Ask for no gradients of weights: they would cost as much memory as the weights again."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _recomputed(model: Any) -> Iterator[None]:
+    """Keep only the inputs of layers for the way back.
+
+    transformers' own switch for that also looks at a layer's training flag, which in some models
+    (OPT) turns on dropout; wrapping `forward` leaves all flags alone.
+    """
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    wrapped = [(layer, layer.__dict__.get("forward")) for layer in layers]
+    for layer in layers:
+        layer.forward = partial(
+            checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False
+        )
+    try:
+        yield
+    finally:
+        for layer, own in wrapped:
+            if own is None:
+                del layer.forward
+            else:
+                layer.forward = own

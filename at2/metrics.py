@@ -1,0 +1,68 @@
+"""How well scores agree with what ablations measure, and with what is known to be right.
+
+Knows numbers only: nothing of models, tasks or methods. Rankings put equal scores in the order of
+the sources, as `Attributor.attribute` does.
+"""
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def spearman(first: ArrayLike, second: ArrayLike) -> float | None:
+    """Spearman's rank correlation of two series [values], with average ranks for ties.
+
+    Returns:
+        None where it is not defined: fewer than two values, or all of a series equal.
+    """
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return None
+    # Slow to import, and not needed to attribute.
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(a, b).statistic)
+
+
+def linear_datamodeling_score(
+    scores: ArrayLike, masks: ArrayLike, log_probs: ArrayLike
+) -> float | None:
+    """LDS (Park et al. 2023, arXiv 2303.14186): Spearman's correlation, over random ablations,
+    between what is measured and the sum of the scores of the sources that were kept.
+
+    Args:
+        scores: [sources].
+        masks: [ablations, sources], True where a source was kept.
+        log_probs: [ablations], of the span.
+
+    Returns:
+        None if the measured values are all equal: there is nothing to predict. 0 if only the
+        predictions are: a method gains nothing by abstaining.
+    """
+    measured = np.asarray(log_probs, dtype=np.float64)
+    if len(measured) < 2 or np.ptp(measured) == 0:
+        return None
+    predicted = np.asarray(masks, dtype=np.float64) @ np.asarray(scores, dtype=np.float64)
+    return spearman(predicted, measured) or 0.0
+
+
+def best_sources(scores: ArrayLike, k: int) -> NDArray[np.intp]:
+    """The `k` sources with the best scores, best first; fewer if there are fewer."""
+    order: NDArray[np.intp] = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
+    return order[:k]
+
+
+def precision_at(scores: ArrayLike, support: Collection[int], k: int) -> float:
+    """The share of the `k` best sources that are known to support the span."""
+    return _hits(scores, support, k) / k
+
+
+def recall_at(scores: ArrayLike, support: Collection[int], k: int) -> float:
+    """The share of the sources known to support the span, of which there are some, that are among
+    the `k` best."""
+    return _hits(scores, support, k) / len(set(support))
+
+
+def _hits(scores: ArrayLike, support: Collection[int], k: int) -> int:
+    return len(set(best_sources(scores, k).tolist()) & set(support))

@@ -1,0 +1,100 @@
+"""The model card of a score estimator: what it is, what it fits, how it was made and measured.
+
+Knows an estimator's metadata only. Values come from files that others may have written, so they
+are shown as code and cannot add headings, links or fields.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+_PAPER = "https://arxiv.org/abs/2504.13752"
+
+_USE = """```python
+from at2 import AT2Attributor
+from at2.tasks import SimpleContextAttributionTask
+from at2.utils import get_model_and_tokenizer
+
+model, tokenizer = get_model_and_tokenizer({model})
+task = SimpleContextAttributionTask(
+    context="…", query="…", model=model, tokenizer=tokenizer, source_type="sentence"
+)
+attributor = AT2Attributor.from_hub(task, "…")  # or from_path(task, folder)
+attributor.show_attribution()
+```"""
+
+
+def model_card(metadata: Mapping[str, Any], num_layers: int, num_heads: int) -> str:
+    """Markdown with the header that the Hugging Face hub reads.
+
+    Args:
+        metadata: an estimator's `extras`; see `at2.estimators`.
+        num_layers, num_heads: the shape of its weights.
+    """
+    identity = _section(metadata, "identity")
+    model = identity.get("model")
+    facts = {
+        "layers × heads": f"{num_layers} × {num_heads}",
+        **{key: identity.get(key) for key in ("model", "revision", "config", "tokenizer")},
+        **{key: metadata.get(key) for key in ("dataset", "library_version", "date")},
+    }
+    header = ["---", "library_name: at2", "tags:", "- attribution", "- at2"]
+    if _is_hub_name(model):
+        header.insert(2, f"base_model: {json.dumps(model)}")
+    parts = [
+        "\n".join([*header, "---"]),
+        "# AT2 score estimator" + (f" for {_code(model)}" if model else ""),
+        "Predicts from attention weights how much each part of a context matters to what the model "
+        f"wrote: one weight per layer and head ([Attribution with Attention]({_PAPER})). It fits "
+        "this model and tokenizer only; loading it for another is refused.",
+        "## Use",
+        _USE.format(model=json.dumps(model if model else "…", ensure_ascii=False)),
+        "## What it belongs to",
+        _table(facts),
+    ]
+    for heading, key in (("Training", "training"), ("Metrics", "metrics")):
+        values = _flat(_section(metadata, key))
+        if values:
+            parts += [f"## {heading}", _table(values)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(metadata: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = metadata.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def _is_hub_name(name: object) -> bool:
+    """Whether a model's name is one on the hub, `owner/name`, rather than a folder."""
+    if not isinstance(name, str):
+        return False
+    parts = name.split("/")
+    return len(parts) == 2 and all(
+        part and part[0] != "." and all(c.isalnum() or c in "-_." for c in part) for part in parts
+    )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _table(facts: Mapping[str, Any]) -> str:
+    rows = [
+        f"| {_code(key)} | {_code(f'{value:.4g}' if isinstance(value, float) else value)} |"
+        for key, value in facts.items()
+        if value is not None
+    ]
+    return "\n".join(["| | |", "|---|---|", *rows])
+
+
+def _code(value: object) -> str:
+    """A value as inline code on one line, safe in a table."""
+    text = " ".join(str(value).split()).replace("`", "'").replace("|", "\\|")
+    return f"`{text}`" if text else "–"

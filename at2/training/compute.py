@@ -1,0 +1,156 @@
+"""The second stage: attention features, and what ablations do to the targets' probabilities.
+
+Ablations of a shard's examples share forward passes, cut by a budget of tokens; nothing else of
+one example meets another. Everything follows from the shard's examples and the settings.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from at2.ablation import (
+    Ablations,
+    ablated_logit_probs_of_many,
+    aggregate_logit_probs,
+    sample_masks,
+)
+from at2.errors import InputError
+from at2.features import AttentionFeatureExtractor
+from at2.seeds import TRAINING_SEEDS, check_seeds
+from at2.tasks import AttributionTask
+
+KEEP_PROBABILITY = 0.5
+"""The chance that an ablation keeps a source."""
+
+NUM_MASKS = 32
+"""Ablations per example."""
+
+
+@dataclass(frozen=True)
+class ComputeSettings:
+    """What is computed.
+
+    Attributes:
+        num_masks: ablations per example, drawn from `TRAINING_SEEDS`.
+        keep_probability: the chance that one keeps a source.
+        split_target_by: the unit whose probability is predicted: "sentence", "paragraph", "word",
+            "token", or None for the whole response.
+        token_budget: tokens in one forward pass of ablations; None for what suits the device.
+    """
+
+    num_masks: int = NUM_MASKS
+    keep_probability: float = KEEP_PROBABILITY
+    split_target_by: str | None = "sentence"
+    token_budget: int | None = None
+
+    def __post_init__(self) -> None:
+        check_seeds(TRAINING_SEEDS.start, self.num_masks, TRAINING_SEEDS, param="num_masks")
+        if self.token_budget is not None and self.token_budget < 1:
+            raise InputError(f"token_budget is {self.token_budget}, below 1", param="token_budget")
+
+
+@dataclass(frozen=True)
+class ExampleFeatures:
+    """What training needs of one example.
+
+    Attributes:
+        features: float16 [targets, masks, features], Σ over sources of ±1 × source features, with
+            +1 for a source that the mask keeps and -1 for one it removes.
+        outputs: float32 [targets, masks], logit of the probability of each target.
+    """
+
+    features: Tensor
+    outputs: Tensor
+
+
+def compute(
+    model: Any,
+    tasks: Sequence[AttributionTask | None],
+    extractor: AttentionFeatureExtractor,
+    settings: ComputeSettings,
+    done: Callable[[], None] = lambda: None,
+) -> list[ExampleFeatures]:
+    """Features and outputs of examples with responses.
+
+    Args:
+        model: the model of all tasks.
+        tasks: None for an example that was skipped; it has no targets.
+        done: called once for every example.
+    """
+    targets = [
+        task.get_sub_target_token_ranges(split_by=settings.split_target_by)
+        if task is not None and task.num_sources > 0
+        else []
+        for task in tasks
+    ]
+    used = [(task, of_task) for task, of_task in zip(tasks, targets, strict=True) if of_task]
+    masks = [
+        sample_masks(
+            settings.num_masks,
+            task.num_sources,
+            settings.keep_probability,
+            seed=TRAINING_SEEDS.start,
+        )
+        for task, _ in used
+        if task is not None
+    ]
+    logit_probs = ablated_logit_probs_of_many(
+        model,
+        [
+            Ablations(task.token_ids, task.source_token_ranges, task.target_token_range, of_task)
+            for (task, _), of_task in zip(used, masks, strict=True)
+            if task is not None
+        ],
+        token_budget=settings.token_budget,
+    )
+    waiting = iter(zip(masks, logit_probs, strict=True))
+    results = []
+    for task, of_task in zip(tasks, targets, strict=True):
+        if task is None or not of_task:
+            results.append(_nothing(settings.num_masks, extractor.num_features))
+        else:
+            results.append(_example(task, of_task, extractor, *next(waiting)))
+        done()
+    return results
+
+
+def _example(
+    task: AttributionTask,
+    targets: Sequence[tuple[int, int]],
+    extractor: AttentionFeatureExtractor,
+    masks: NDArray[np.bool_],
+    logit_probs: NDArray[np.floating[Any]],
+) -> ExampleFeatures:
+    signs = torch.from_numpy(masks).float() * 2 - 1  # [masks, sources]
+    features = extractor(task, targets, signs)  # [targets, masks, features]
+    first = task.target_token_range[0]
+    outputs = np.stack(
+        [aggregate_logit_probs(logit_probs[:, s - first : e - first]) for s, e in targets]
+    )  # [targets, masks]
+    return ExampleFeatures(
+        features.to("cpu", torch.float16).contiguous(),
+        torch.from_numpy(outputs.astype(np.float32)),
+    )
+
+
+def _nothing(num_masks: int, num_features: int) -> ExampleFeatures:
+    return ExampleFeatures(
+        torch.zeros(0, num_masks, num_features, dtype=torch.float16), torch.zeros(0, num_masks)
+    )
+
+
+def to_bytes(examples: Sequence[ExampleFeatures], seal: str) -> bytes:
+    """The contents of a shard's file: all rows of all examples, and how many each has."""
+    tensors = {
+        "features": torch.cat([example.features for example in examples]),
+        "outputs": torch.cat([example.outputs for example in examples]),
+        "targets": torch.tensor([len(example.outputs) for example in examples]),
+    }
+    content: bytes = safetensors_bytes(tensors, metadata={"at2": seal})
+    return content

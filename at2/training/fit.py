@@ -1,0 +1,273 @@
+"""The third stage: weights whose predictions correlate with what ablations did.
+
+Every step draws different examples and one target of each; Adam with cosine decay minimises the
+negative Pearson correlation (Cohen-Wang, Chuang, Madry 2025, arXiv 2504.13752, section 3). Draws
+come in the published order from one generator, which a checkpoint keeps: a run that was killed goes
+on to the same bytes.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from at2.errors import InputError, TrainingError
+from at2.estimators import LinearScoreEstimator
+from at2.training.heldout import HeldOut, measure
+from at2.training.progress import Progress
+from at2.training.shards import check_seal, sealed, write_file
+from at2.training.table import FeatureTable
+
+logger = logging.getLogger(__name__)
+
+Sampling = Literal["examples", "instances"]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+_CORRELATION_EPSILON = 1e-8
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How an estimator is fitted.
+
+    Attributes:
+        num_iterations: steps.
+        learning_rate: Adam's, decayed to zero along a cosine.
+        batch_size: targets a step, or all there are if they are fewer.
+        max_grad_norm: longer gradients are cut to this length.
+        sampling: whether a step draws different examples and a target of each, or targets of all.
+        seed: of the draws.
+    """
+
+    num_iterations: int = 1_000
+    learning_rate: float = 1e-3
+    batch_size: int = 512
+    max_grad_norm: float = 1.0
+    sampling: Sampling = "examples"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.sampling not in get_args(Sampling):
+            raise InputError(
+                f"unknown sampling method {self.sampling!r}: not one of examples, instances",
+                param="sampling_method",
+            )
+        for name in ("num_iterations", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, below 1", param=name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain values."""
+        return asdict(self)
+
+
+def pearson_loss(predictions: Tensor, outputs: Tensor) -> Tensor:
+    """Negative Pearson correlation over masks, averaged over instances.
+
+    Args:
+        predictions, outputs: [instances, masks].
+    """
+    predictions = predictions - predictions.mean(dim=1, keepdim=True)
+    outputs = outputs - outputs.mean(dim=1, keepdim=True)
+    covariance = (predictions * outputs).mean(dim=1)
+    spread = predictions.square().mean(dim=1).sqrt() * outputs.square().mean(dim=1).sqrt()
+    return -(covariance / (spread + _CORRELATION_EPSILON)).mean()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where an unfinished fit is kept.
+
+    Attributes:
+        path: the file.
+        settings: fingerprint of everything that the weights depend on.
+        every: steps between two checkpoints.
+    """
+
+    path: Path
+    settings: str
+    every: int
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError(f"checkpoint_every is {self.every}, below 1", param="checkpoint_every")
+
+
+@dataclass
+class FitState:
+    """Everything that the next step depends on.
+
+    Attributes:
+        estimator: the weights.
+        optimizer, scheduler: Adam and the decay of its rate.
+        random: where draws come from.
+        losses: one per step taken.
+        held_out: what was measured, by steps taken.
+    """
+
+    estimator: LinearScoreEstimator
+    optimizer: torch.optim.Adam
+    scheduler: torch.optim.lr_scheduler.CosineAnnealingLR
+    random: np.random.RandomState
+    losses: list[float]
+    held_out: dict[int, HeldOut]
+
+    @classmethod
+    def begin(cls, estimator: LinearScoreEstimator, settings: FitSettings) -> "FitState":
+        """The state before the first step."""
+        optimizer = torch.optim.Adam(estimator.parameters(), lr=settings.learning_rate)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, T_max=settings.num_iterations
+        )
+        random = np.random.RandomState(settings.seed)
+        return cls(estimator, optimizer, scheduler, random, [], {})
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, whole or not at all."""
+        write_file(checkpoint.path, sealed(checkpoint.settings, self._to_bytes))
+
+    def _to_bytes(self, seal: str) -> bytes:
+        _, keys, position, has_gauss, gauss = self.random.get_state(legacy=True)
+        tensors = {f"weights.{k}": v.detach() for k, v in self.estimator.state_dict().items()}
+        for number, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{number}.{name}": value for name, value in moments.items()}
+        tensors["random"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        rest = {
+            "random": [int(position), int(has_gauss), float(gauss)],
+            "rates": [group["lr"] for group in self.optimizer.param_groups],
+            "scheduler": self.scheduler.state_dict(),
+            "held_out": {step: asdict(found) for step, found in self.held_out.items()},
+        }
+        content: bytes = safetensors_bytes(
+            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
+            metadata={"at2": f"{seal} {json.dumps(rest)}"},
+        )
+        return content
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint if there is a whole one of the same fit."""
+        if not checkpoint.path.exists():
+            return
+        try:
+            check_seal(checkpoint.path, checkpoint.settings)
+        except TrainingError as error:
+            logger.warning("%s: starting from step 0", error)
+            return
+        with safe_open(checkpoint.path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            rest = json.loads(file.metadata()["at2"].split(" ", 2)[2])
+        self.estimator.load_state_dict(
+            {k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")}
+        )
+        state = self.optimizer.state_dict()
+        for name, value in tensors.items():
+            if name.startswith("adam."):
+                _, number, moment = name.split(".")
+                state["state"].setdefault(int(number), {})[moment] = value
+        self.optimizer.load_state_dict(state)
+        self.scheduler.load_state_dict(rest["scheduler"])
+        for group, rate in zip(self.optimizer.param_groups, rest["rates"], strict=True):
+            group["lr"] = rate
+        keys: NDArray[np.uint32] = tensors["random"].numpy().astype(np.uint32)
+        self.random.set_state(("MT19937", keys, *rest["random"]))
+        self.losses = tensors["losses"].tolist()
+        self.held_out = {int(step): HeldOut(**found) for step, found in rest["held_out"].items()}
+
+
+def fit(
+    estimator: LinearScoreEstimator,
+    table: FeatureTable,
+    examples: Sequence[int],
+    settings: FitSettings,
+    *,
+    device: torch.device,
+    loss_fn: Loss = pearson_loss,
+    held_out: Sequence[int] = (),
+    print_every: int = 100,
+    checkpoint: Checkpoint | None = None,
+) -> FitState:
+    """Fit an estimator in place.
+
+    Prints the mean loss since the last line at the first step and every `print_every`, and how the
+    held-out examples fare, before the first step as well: with weights of 1/n that is average
+    attention.
+
+    Args:
+        estimator: where to start, on `device`, in float32.
+        table: the examples' rows.
+        examples: which to train on; all with targets.
+        device: what computes.
+        loss_fn: of predictions and outputs [instances, masks].
+        held_out: examples to report on.
+        checkpoint: where to keep what is unfinished; it is left there when all is done.
+
+    Raises:
+        InputError: `print_every` is below 1.
+        TrainingError: a checkpoint cannot be written.
+    """
+    if print_every < 1:
+        raise InputError(f"print_every is {print_every}, below 1", param="print_every")
+    state = FitState.begin(estimator, settings)
+    if checkpoint is not None:
+        state.resume(checkpoint)
+    draw = partial(_draw_examples, table, np.asarray(examples))
+    if settings.sampling == "instances":
+        draw = partial(_draw_instances, np.concatenate([table.rows_of(i) for i in examples]))
+    with Progress(settings.num_iterations, "Training score estimator") as progress:
+        progress.found(len(state.losses))
+        if state.losses:
+            progress.print(f"Resuming after step {len(state.losses) - 1}")
+        elif held_out:
+            state.held_out[0] = measure(estimator, table, held_out, device)
+            progress.print(f"Held out: {state.held_out[0]}")
+        for step in range(len(state.losses), settings.num_iterations):
+            rows = draw(settings.batch_size, state.random)
+            features, outputs = table.batch(rows)
+            state.optimizer.zero_grad()
+            predictions = estimator(features.to(device, torch.float32))[:, :, 0]
+            loss = loss_fn(predictions, outputs.to(device, torch.float32))
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(estimator.parameters(), settings.max_grad_norm)
+            state.optimizer.step()
+            state.scheduler.step()
+            state.losses.append(loss.item())
+            estimator.project_parameters()
+            progress.update()
+            if step == 0 or (step + 1) % print_every == 0:
+                since = 0 if step == 0 else max(1, step + 1 - print_every)
+                progress.print(f"Step {step}: loss={np.mean(state.losses[since:]):.4g}")
+                if held_out and step > 0:
+                    state.held_out[step + 1] = measure(estimator, table, held_out, device)
+                    progress.print(f"Held out: {state.held_out[step + 1]}")
+            if checkpoint is not None and (step + 1) % checkpoint.every == 0:
+                state.save(checkpoint)
+    estimator.finalize_parameters()
+    return state
+
+
+def _draw_examples(
+    table: FeatureTable, examples: NDArray[np.int64], count: int, random: np.random.RandomState
+) -> NDArray[np.int64]:
+    """Rows of one target each of different examples."""
+    chosen = random.choice(examples, min(count, len(examples)), replace=False)
+    return np.array(
+        [table.starts[i] + random.randint(table.counts[i]) for i in chosen], dtype=np.int64
+    )
+
+
+def _draw_instances(
+    rows: NDArray[np.int64], count: int, random: np.random.RandomState
+) -> NDArray[np.int64]:
+    """Different rows, whatever example they are of."""
+    return rows[random.choice(len(rows), min(count, len(rows)), replace=False)]

@@ -1,0 +1,103 @@
+"""What the files of a folder depend on, written beside them, so that no two settings mix."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from at2.errors import DamagedFileError, TrainingError
+from at2.files import short_name
+from at2.training.shards import check_seal, sealed, write_file
+
+logger = logging.getLogger(__name__)
+
+FILE = "manifest.json"
+"""Name of the manifest in its folder."""
+
+_DIGITS = 16
+
+
+def fingerprint(settings: Mapping[str, Any]) -> str:
+    """Hexadecimal digits that are others for any change in the settings, plain values."""
+    return hashlib.sha256(_canonical(settings).encode()).hexdigest()[:_DIGITS]
+
+
+def _canonical(value: Any) -> str:
+    """One text for one value; unlike `==`, it tells 1 from True."""
+    return json.dumps(value, sort_keys=True)
+
+
+def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> str:
+    """Which settings differ and how, in one line; empty if none does."""
+    found = []
+    for key in sorted({*recorded, *wanted}):
+        if isinstance(recorded.get(key), Mapping) and isinstance(wanted.get(key), Mapping):
+            found.append(differences(recorded[key], wanted[key], f"{prefix}{key}."))
+            continue
+        before, now = ([side[key]] if key in side else [] for side in (recorded, wanted))
+        if _canonical(before) != _canonical(now):
+            found.append(f"{prefix}{key} is {_shown(now)}, but was {_shown(before)}")
+    return "; ".join(filter(None, found))
+
+
+def _shown(value: list[Any]) -> str:
+    return repr(value[0]) if value else "not set"
+
+
+def claim(folder: Path, settings: Mapping[str, Any], environment: Mapping[str, str]) -> str:
+    """Take a folder for these settings, or make sure that it was made with the same ones.
+
+    Args:
+        settings: plain values that the bytes of the results depend on.
+        environment: versions and the like, which results may depend on in their last digits:
+            recorded, and said when they differ.
+
+    Returns:
+        The settings' fingerprint.
+
+    Raises:
+        TrainingError: the folder was made with other settings; the message names those that
+            differ. Or it cannot be written to.
+    """
+    path = folder / FILE
+    settings = json.loads(json.dumps(settings))
+    found = fingerprint(settings)
+    recorded = _read(path)
+    if recorded is None:
+        body = {"settings": settings, "environment": dict(environment)}
+        # Another worker may be faster, even one with other settings.
+        if write_file(path, sealed(found, partial(_to_bytes, body)), replace=False):
+            return found
+        recorded = _read(path) or body
+    different = differences(recorded["settings"], settings)
+    if different:
+        raise TrainingError(f"{folder.name} was made with other settings: {different}")
+    different = differences(recorded["environment"], environment)
+    if different:
+        logger.warning("%s was begun in another environment: %s", folder.name, different)
+    return found
+
+
+def _to_bytes(body: Mapping[str, Any], seal: str) -> bytes:
+    return json.dumps({"at2": seal, **body}, indent=2, ensure_ascii=False).encode("utf-8")
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """The manifest; None if there is none, or only a damaged one, which is then removed."""
+    if not path.exists():
+        return None
+    try:
+        check_seal(path, None)
+    except DamagedFileError as error:
+        # Nothing is lost: every other file carries the fingerprint of its settings.
+        logger.warning("%s: writing it again", error)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as problem:
+            raise TrainingError(f"cannot write {short_name(path)}: {problem.strerror}") from problem
+        return None
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return manifest

@@ -1,0 +1,218 @@
+"""The compute stage of training beside the published package's, and two workers beside one.
+
+`python -m benchmarks.compute`: features and ablated outputs of the same examples, one process each;
+time, memory above the loaded model, and how far the results lie apart. Needs the published package
+in `.peers` (`make bench` puts it there).
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from at2 import AT2Trainer
+from at2.tasks import SimpleContextAttributionTask
+from at2.training import responses
+from at2.utils import get_model_and_tokenizer
+from tests.helpers.published import measured, published_training
+
+NUM_MASKS = 32
+SPEED_BAR = 5.0
+MEMORY_BAR = 1 / 5
+_LARGE: dict[str, Any] = {
+    "vocab_size": 32_000,
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 2048,
+}
+_PEOPLE = ("Charlotte Bennett", "Omar Whitfield", "Olga Petrov", "Mina Okafor", "Jonas Lind")
+_FACTS = ("lives in Lisbon", "plays the cello", "works for Halden Freight", "was born in 1987")
+
+
+def examples(count: int, sentences: int) -> list[dict[str, str]]:
+    """Contexts of plain facts, a question, and a response of three sentences."""
+    return [
+        {
+            "context": " ".join(
+                f"{_PEOPLE[(i + n) % 5]} {_FACTS[(i + n // 5) % 4]}." for n in range(sentences)
+            ),
+            "query": f"Where does {_PEOPLE[i % 5]} live?",
+            "generation": " ".join(f"{_PEOPLE[(i + n) % 5]} {_FACTS[n]}." for n in range(3)),
+        }
+        for i in range(count)
+    ]
+
+
+def task_from_example(
+    example: dict[str, str], model: Any, tokenizer: Any
+) -> SimpleContextAttributionTask:
+    """A task that has its response already."""
+    task = SimpleContextAttributionTask(
+        example["context"], example["query"], model, tokenizer, source_type="token"
+    )
+    task.set_generation(example["generation"])
+    return task
+
+
+def ours(folder: Path) -> tuple[AT2Trainer, Path]:
+    """The trainer of a folder's job, its responses in place."""
+    job = json.loads((folder / "job.json").read_text())
+    model, tokenizer = get_model_and_tokenizer(str(folder / "model"), device="cpu")
+    run = folder / "ours"
+    trainer = AT2Trainer(
+        run, job["examples"], model, tokenizer, task_from_example, num_masks=job["num_masks"]
+    )
+    responses.respond = lambda tasks: None  # they are given
+    trainer.generate()
+    return trainer, run
+
+
+def measure(folder: Path) -> dict[str, float]:
+    """Our compute stage in this process; see `measured`."""
+    trainer, _ = ours(folder)
+    trainer.compute_features_and_outputs_for_example(0)  # warm: libraries, thread pools
+    return measured(trainer.compute_features_and_outputs)
+
+
+def work(folder: Path, job_index: int, num_jobs: int) -> None:
+    """One worker's part, once a line arrives that says go."""
+    trainer, _ = ours(folder)
+    trainer.compute_features_and_outputs_for_example(0)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    trainer.compute_features_and_outputs(job_index, num_jobs)
+
+
+def in_a_process(*arguments: str, threads: int | None = None) -> "subprocess.Popen[str]":
+    """This module again."""
+    environment = dict(os.environ)
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.compute", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+def write_job(folder: Path, model: Any, tokenizer: Any, cases: list[dict[str, str]]) -> None:
+    """What both packages read."""
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    job = {
+        "name": "llama",
+        "examples": cases,
+        "split_target_by": "sentence",
+        "num_masks": NUM_MASKS,
+        "warm": True,
+    }
+    (folder / "job.json").write_text(json.dumps(job))
+
+
+def compare(folder: Path) -> str:
+    """Run both packages on a folder's job; a row of the table."""
+    theirs = published_training(folder)
+    process = in_a_process("--folder", str(folder))
+    mine = json.loads(process.communicate()[0].splitlines()[-1])
+
+    trainer, _ = ours(folder)
+    table = trainer.load_table()
+    features = np.load(theirs["features"])
+    outputs = [np.load(folder / f"outputs_{i}.npy") for i in range(table.num_examples)]
+    ours_features = np.concatenate([table.example(i)[0] for i in range(table.num_examples)])
+    ours_outputs = np.concatenate([table.example(i)[1] for i in range(table.num_examples)])
+    apart = np.abs(ours_features.astype(np.float32) - features.astype(np.float32))
+    return (
+        f"| {theirs['seconds']:.1f} s | {mine['seconds']:.1f} s "
+        f"| **{theirs['seconds'] / mine['seconds']:.1f} ×** "
+        f"| {theirs['mib']:.0f} MiB | {mine['mib']:.0f} MiB "
+        f"| **1/{theirs['mib'] / max(mine['mib'], 0.1):.1f}** "
+        f"| {apart.max():.0e} | {np.abs(ours_outputs - np.concatenate(outputs)).max():.0e} |"
+    )
+
+
+def shared_by(folder: Path, workers: int, threads: int) -> tuple[float, dict[str, bytes]]:
+    """Seconds until all workers are done, and the shards' bytes."""
+    processes = [
+        in_a_process("--folder", str(folder), "--worker", str(index), str(workers), threads=threads)
+        for index in range(workers)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        while "ready" not in process.stdout.readline():
+            pass
+    started = time.perf_counter()
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate()
+    seconds = time.perf_counter() - started
+    shards = sorted((folder / "ours" / "features_and_outputs").glob("*.safetensors"))
+    return seconds, {path.name: path.read_bytes() for path in shards}
+
+
+def main() -> None:
+    """Measure and print."""
+    print(
+        f"Bars: {SPEED_BAR:.0f} × as fast, {MEMORY_BAR:.0%} of the memory above the loaded model, "
+        f"features to float16, outputs to 1e-3; {NUM_MASKS} masks, "
+        f"{torch.get_num_threads()} threads, torch {torch.__version__}\n"
+    )
+    print(
+        "| model | published | ours | ratio | published above | ours above | ratio | "
+        "features apart | outputs apart |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    bundled, tokenizer = get_model_and_tokenizer("bundled", device="cpu")
+    torch.manual_seed(0)
+    large = LlamaForCausalLM(LlamaConfig(**_LARGE)).eval()
+    for name, model, cases in (
+        ("bundled", bundled, examples(8, 12)),
+        ("12 layers × 512", large, examples(3, 40)),
+    ):
+        with tempfile.TemporaryDirectory() as folder:
+            write_job(Path(folder), model, tokenizer, cases)
+            print(f"| {name} {compare(Path(folder))}", flush=True)
+
+    cores = len(os.sched_getaffinity(0))
+    print(f"\nThe same job by one worker and by two, {cores} cores, bundled model:\n")
+    one: tuple[float, dict[str, bytes]] | None = None
+    for workers, threads in ((1, cores), (2, max(1, cores // 2))):
+        with tempfile.TemporaryDirectory() as folder:
+            write_job(Path(folder), bundled, tokenizer, examples(48, 12))
+            found = shared_by(Path(folder), workers, threads)
+        line = f"{workers} × {threads} threads: {found[0]:.1f} s"
+        if one is not None:
+            same = "the same" if found[1] == one[1] else "other"
+            line += f", {found[0] / one[0]:.2f} of one worker's time, {same} bytes"
+        one = one or found
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--worker", type=int, nargs=2, metavar=("INDEX", "COUNT"))
+    given = parser.parse_args()
+    if given.worker:
+        work(given.folder, *given.worker)
+    elif given.folder:
+        print(json.dumps(measure(given.folder)))
+    else:
+        main()

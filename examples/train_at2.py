@@ -1,0 +1,104 @@
+"""Train a score estimator and attribute with it. Run it whole, or cell by cell as a notebook."""
+
+# %% [markdown]
+# # Train AT2
+# Questions about generated contexts take the place of a data set from the hub, and the bundled
+# model that of a large one. With `datasets` installed, `load_dataset(…)` works just as well:
+# anything with a length and examples by index does.
+
+# %%
+from pathlib import Path
+
+from at2 import AT2Attributor, AT2Trainer
+from at2.tasks import SimpleContextAttributionTask
+from at2.utils import get_model_and_tokenizer
+from trainer_jobs.bundled.names import NameSource
+from trainer_jobs.bundled.questions import ask
+
+asked = ask(41, seed=42, sentences=(4, 8), names=NameSource(), kinds=frozenset({"single"}))
+examples = [{"context": a.context, "instruction": a.question.query} for a in asked]
+dataset, held_out = examples[:40], examples[40]
+
+# %%
+print(dataset[0])
+
+# %%
+model_name = "bundled"
+model, tokenizer = get_model_and_tokenizer(model_name)
+
+# %% [markdown]
+# A task for each example. Sources of training are single tokens; attribution may use others.
+
+
+# %%
+def task_from_example(example, model, tokenizer, source_type="token"):
+    return SimpleContextAttributionTask(
+        context=example["context"],
+        query=example["instruction"],
+        model=model,
+        tokenizer=tokenizer,
+        source_type=source_type,
+    )
+
+
+# %%
+example = dataset[0]
+task = task_from_example(example, model, tokenizer, source_type="sentence")
+print("### Context ###")
+print(example["context"][:500] + "..." if len(example["context"]) > 500 else example["context"])
+print()
+print("### Instruction ###")
+print(example["instruction"])
+print()
+# Generates a response and caches relevant information for attribution
+print("### Generated response ###")
+print(task.generation)
+
+# %%
+print("Total sources:", task.num_sources)
+# This is the first few sources (sentences from the context)
+for i in range(3):
+    print(f"Source #{i}:")
+    print(task.sources[i].strip())
+    print()
+
+# %% [markdown]
+# Three steps, each of which goes on where it was interrupted: responses, then features and the
+# effects of ablations, then the estimator.
+
+# %%
+save_path = Path("outputs") / "test_context_bundled"
+
+trainer = AT2Trainer(
+    save_path=save_path,
+    dataset=dataset,
+    model=model,
+    tokenizer=tokenizer,
+    task_from_example=task_from_example,
+)
+
+# %%
+# To parallelize across multiple jobs, set `num_jobs` and `job_index`
+trainer.generate()
+
+# %%
+# To parallelize across multiple jobs, set `num_jobs` and `job_index`
+trainer.compute_features_and_outputs()
+
+# %%
+# A few examples without at least one valid sentence in the response are excluded
+trainer.train(save_name="default")
+
+# %% [markdown]
+# Attribute a response that the estimator has not seen.
+
+# %%
+task = task_from_example(held_out, model, tokenizer, source_type="sentence")
+task.show_target_with_indices()
+
+# %%
+attributor = AT2Attributor.from_path(
+    task, trainer.save_path / "estimators" / "default" / "score_estimator.pt"
+)
+start, end = task.statements[0]
+print(attributor.show_attribution(start=start, end=end, verbose=True))

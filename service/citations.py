@@ -1,0 +1,116 @@
+"""An answer and its sources on a terminal: statements with numbered citations, then the sources.
+
+Users' text is only ever text: it is never read as markup, and what could steer a terminal is
+replaced. Knows nothing of sockets or of arguments.
+"""
+
+import re
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from service.schemas import GenerateReply, ScoredSource, SpanAttribution
+
+CITED_SHARE = 0.5
+"""A source is cited if its score is at least this share of the best one's: below, it is rather
+background than what a statement rests on."""
+
+_COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
+
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+_QUIET = "dim"
+
+
+def plain(text: str) -> Text:
+    """Text that does nothing to a terminal: no escape sequences, no reversal of direction."""
+    return Text(_STEERING.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n")))
+
+
+def cited(attribution: SpanAttribution) -> list[ScoredSource]:
+    """The sources of a span that are worth a citation, best first."""
+    sources = attribution.sources
+    if not sources or sources[0].score <= 0:
+        return []
+    return [source for source in sources if source.score >= CITED_SHARE * sources[0].score]
+
+
+def print_answer(
+    console: Console,
+    generation: GenerateReply,
+    attributions: Sequence[SpanAttribution],
+    names: Sequence[str],
+) -> None:
+    """Print a response with a citation after each statement, and the cited sources below.
+
+    Args:
+        console: where to.
+        generation: the answer.
+        attributions: of its statements, in their order.
+        names: of the documents.
+    """
+    numbers: dict[int, int] = {}  # source index → citation
+    sources: list[ScoredSource] = []
+    answer = Text()
+    position = 0
+    for attribution in attributions:
+        answer.append_text(plain(generation.response[position : attribution.end]))
+        position = attribution.end
+        for source in cited(attribution):
+            if source.index not in numbers:
+                numbers[source.index] = len(numbers) + 1
+                sources.append(source)
+            answer.append(" ").append_text(_marker(numbers[source.index]))
+    answer.append_text(plain(generation.response[position:]))
+    _print(console, answer)
+    if generation.finish_reason == "length":
+        _print(console, Text("(cut off: the limit of new tokens was reached)", style=_QUIET))
+    if sources:
+        _print(console, Text())
+    for number, source in enumerate(sources, 1):
+        head = Text.assemble(_marker(number), " ", (_place(source, names), _QUIET))
+        _print(console, head)
+        _print(console, plain(source.text), indent=4)
+
+
+def print_attributions(
+    console: Console, attributions: Sequence[SpanAttribution], names: Sequence[str]
+) -> None:
+    """Print spans of a response, each with its ranked sources and their scores."""
+    for place, attribution in enumerate(attributions):
+        if place:
+            _print(console, Text())
+        head = plain(attribution.text)
+        head.stylize("bold")
+        head.append(f"  {attribution.start}:{attribution.end}", style=_QUIET)
+        _print(console, head)
+        drops = {}
+        if attribution.verification is not None:
+            drops = {source.index: source.drop for source in attribution.verification.sources}
+        for source in attribution.sources:
+            line = Text.assemble(_marker(source.rank), f" {source.score:+.4f} ")
+            if source.index in drops:
+                line.append(f"measured {drops[source.index]:+.3f} nats ")
+            line.append(_place(source, names), style=_QUIET)
+            _print(console, line, indent=2)
+            _print(console, plain(source.text), indent=6)
+
+
+def _marker(number: int) -> Text:
+    return Text(f"[{number}]", style=f"bold {_COLOURS[(number - 1) % len(_COLOURS)]}")
+
+
+def _place(source: ScoredSource, names: Sequence[str]) -> str:
+    name = _STEERING.sub("\N{REPLACEMENT CHARACTER}", names[source.document])
+    return f"{name}:{source.start}:{source.end}"
+
+
+def _print(console: Console, text: Text, indent: int = 0) -> None:
+    if console.is_terminal:
+        console.print(Padding(text, (0, 0, 0, indent)))
+    else:  # one line stays one line for whatever reads it
+        lines = text.split("\n", allow_blank=True)
+        for line in lines:
+            console.print(Text(" " * indent).append_text(line), soft_wrap=True)

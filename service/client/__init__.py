@@ -1,0 +1,45 @@
+"""A client of the server, without a model library: `Client`, and `AsyncClient` for asyncio.
+
+from service.client import Client
+
+with Client("http://127.0.0.1:8000") as client:
+    generation = client.generate("Where does Ann live?", "Ann lives in Rome.")
+    for attribution in client.attribute(generation, split_by="sentence").attributions:
+        print(attribution.text, attribution.sources[0].text)
+"""
+
+from service.client.aio import AsyncClient, AsyncGenerationStream
+from service.client.errors import (
+    ApiError,
+    AuthenticationError,
+    BadRequestError,
+    BusyError,
+    ClientError,
+    ConnectionFailedError,
+    DeadlineError,
+    NotFoundError,
+    ProtocolError,
+    ServerError,
+    UnavailableError,
+)
+from service.client.retry import Retry
+from service.client.sync import Client, GenerationStream
+
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "AsyncGenerationStream",
+    "AuthenticationError",
+    "BadRequestError",
+    "BusyError",
+    "Client",
+    "ClientError",
+    "ConnectionFailedError",
+    "DeadlineError",
+    "GenerationStream",
+    "NotFoundError",
+    "ProtocolError",
+    "Retry",
+    "ServerError",
+    "UnavailableError",
+]

@@ -1,0 +1,308 @@
+"""The client for asyncio. `sync` has the same for ordinary code; a test compares the two."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from httpx_sse import EventSource
+
+from service.client import wire
+from service.client.errors import ProtocolError
+from service.client.retry import RETRIED, Retry, parse_retry_after
+from service.client.wire import DocumentLike, MessageLike, SpanLike
+from service.schemas import AttributeReply, GenerateReply, InfoReply
+
+
+class AsyncClient:
+    """Calls a server. Use it as an asynchronous context manager, or call `aclose`.
+
+    Args:
+        url: of the server.
+        key: one of its keys, if it wants one.
+        timeout: seconds without a sign from the server after which a call fails.
+        retry: what to do while the server is busy or away (429 and 503).
+        transport: another way to the server than a socket, for tests.
+
+    Every method raises a `ClientError`: `ApiError` with the server's own message, or
+    `ConnectionFailedError`.
+    """
+
+    def __init__(
+        self,
+        url: str = wire.DEFAULT_URL,
+        *,
+        key: str | None = None,
+        timeout: float | httpx.Timeout = wire.DEFAULT_TIMEOUT,
+        retry: Retry | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        with wire.transport_errors(url):
+            self._http = httpx.AsyncClient(
+                base_url=url, headers=wire.headers(key), timeout=timeout, transport=transport
+            )
+        self._retry = retry or Retry()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def generate(
+        self,
+        query: str,
+        context: str | None = None,
+        *,
+        documents: Sequence[DocumentLike] | None = None,
+        messages: Sequence[MessageLike] = (),
+        source_type: str | None = None,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> GenerateReply:
+        """Have a query answered from a context.
+
+        Args:
+            query: the question or task.
+            context: what to answer from, if it is one text.
+            documents: what to answer from, if it is several.
+            messages: earlier turns, oldest first.
+            source_type: what the context is cut into; `sentence` by default.
+            max_new_tokens: the most tokens to write.
+            temperature: 0, the default, is greedy decoding.
+            top_p: share of probability to sample from.
+            seed: makes sampling repeatable.
+        """
+        body = wire.prompt_body(query, context, documents, messages) | wire.given(
+            source_type=source_type,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
+        return wire.result(await self._send("POST", "/generate", body), GenerateReply)
+
+    def stream(
+        self,
+        query: str,
+        context: str | None = None,
+        *,
+        documents: Sequence[DocumentLike] | None = None,
+        messages: Sequence[MessageLike] = (),
+        source_type: str | None = None,
+        max_new_tokens: int | None = None,
+        temperature: float | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+    ) -> "AsyncGenerationStream":
+        """Have a query answered, and read the response as it is written; arguments as `generate`.
+
+        The request is sent when the stream is entered or first read.
+        """
+        body = wire.prompt_body(query, context, documents, messages) | wire.given(
+            source_type=source_type,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            stream=True,
+        )
+        return AsyncGenerationStream(self, body)
+
+    async def attribute(
+        self,
+        generation: GenerateReply | str | None = None,
+        *,
+        query: str | None = None,
+        context: str | None = None,
+        documents: Sequence[DocumentLike] | None = None,
+        messages: Sequence[MessageLike] = (),
+        response: str | None = None,
+        span: SpanLike | None = None,
+        spans: Sequence[SpanLike] | None = None,
+        quote: str | None = None,
+        occurrence: int | None = None,
+        split_by: str | None = None,
+        source_type: str | None = None,
+        top_k: int | None = None,
+        method: str | None = None,
+        estimator: str | None = None,
+        verify: bool = False,
+    ) -> AttributeReply:
+        """Rank the sources of spans of a response; of all of it, if no span is given.
+
+        Args:
+            generation: what `generate` returned, or its id. Without it, `query`, `context` or
+                `documents`, and `response` say what to attribute.
+            query: as in `generate`.
+            context: as in `generate`.
+            documents: as in `generate`.
+            messages: as in `generate`.
+            response: a response written elsewhere.
+            span: characters of the response.
+            spans: several of these.
+            quote: instead, what a span says.
+            occurrence: which of the places that say it, from 0.
+            split_by: `sentence` attributes every statement of the response.
+            source_type: what the context is cut into.
+            top_k: the most sources that a span gets.
+            method: `at2` by default; the others are in `info().methods`.
+            estimator: name of one of `info().estimators`.
+            verify: really hide the sources found, and measure what the span loses.
+        """
+        body = (
+            wire.prompt_body(query, context, documents, messages)
+            | wire.spans_body(span, spans)
+            | wire.given(
+                id=generation.id if isinstance(generation, GenerateReply) else generation,
+                response=response,
+                quote=quote,
+                occurrence=occurrence,
+                split_by=split_by,
+                source_type=source_type,
+                top_k=top_k,
+                method=method,
+                estimator=estimator,
+                verify=verify or None,
+            )
+        )
+        return wire.result(await self._send("POST", "/attribute", body), AttributeReply)
+
+    async def get(self, generation_id: str) -> GenerateReply:
+        """An earlier generation.
+
+        Raises:
+            NotFoundError: the server no longer has it.
+        """
+        return wire.result(
+            await self._send("GET", wire.generation_path(generation_id)), GenerateReply
+        )
+
+    async def delete(self, generation_id: str) -> None:
+        """Make the server forget a generation.
+
+        Raises:
+            NotFoundError: the server no longer has it.
+        """
+        wire.check(await self._send("DELETE", wire.generation_path(generation_id)))
+
+    async def info(self) -> InfoReply:
+        """What serves there, and within which limits."""
+        return wire.result(await self._send("GET", "/info"), InfoReply)
+
+    async def _send(
+        self, method: str, path: str, body: dict[str, Any] | None = None
+    ) -> httpx.Response:
+        async with self._reply(method, path, body) as response:
+            with wire.transport_errors(self._http.base_url):
+                await response.aread()
+            return response
+
+    @asynccontextmanager
+    async def _reply(
+        self, method: str, path: str, body: dict[str, Any] | None
+    ) -> AsyncIterator[httpx.Response]:
+        """A reply whose body is still to be read, after as many attempts as it takes."""
+        attempt = 0
+        while True:
+            attempt += 1
+            request = self._http.build_request(method, path, json=body)
+            with wire.transport_errors(self._http.base_url):
+                response = await self._http.send(request, stream=True)
+            try:
+                wait = None
+                if response.status_code in RETRIED:
+                    asked = parse_retry_after(response.headers.get("retry-after"))
+                    wait = self._retry.wait(attempt, asked, random.random())
+                if wait is None:
+                    yield response
+                    return
+            finally:
+                await response.aclose()
+            await asyncio.sleep(wait)
+
+
+class AsyncGenerationStream:
+    """A response as it is written: iterate over its pieces, then take `generation`.
+
+        async with client.stream(query, context) as stream:
+            async for text in stream:
+                print(text, end="")
+        print(stream.generation.finish_reason)
+
+    Leaving the block early makes the server stop writing.
+    """
+
+    def __init__(self, client: AsyncClient, body: dict[str, Any]) -> None:
+        self._client = client
+        self._body = body
+        self._stack = AsyncExitStack()
+        self._response: httpx.Response | None = None
+        self._reader = wire.StreamReader()
+
+    async def __aenter__(self) -> Self:
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection; the server stops writing."""
+        await self._stack.aclose()
+
+    @property
+    def generation(self) -> GenerateReply:
+        """All of it, with sources and statements, once the stream has been read to its end.
+
+        Raises:
+            ProtocolError: it has not.
+        """
+        if self._reader.generation is None:
+            raise ProtocolError("the stream has not been read to its end")
+        return self._reader.generation
+
+    async def _open(self) -> httpx.Response:
+        if self._response is None:
+            reply = self._client._reply("POST", "/generate", self._body)
+            response = await self._stack.enter_async_context(reply)
+            try:
+                with wire.transport_errors(response.url):
+                    if not response.is_success:
+                        await response.aread()
+                wire.check(response)
+            except BaseException:
+                await self._stack.aclose()
+                raise
+            self._reader.request_id = response.headers.get("x-request-id")
+            self._response = response
+        return self._response
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        async with self._stack:
+            response = await self._open()
+            with wire.transport_errors(response.url):
+                async for event in EventSource(response).aiter_sse():
+                    text = self._reader.text(event.data)
+                    if text is not None:
+                        yield text
+            self._reader.end()

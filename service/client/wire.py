@@ -1,0 +1,188 @@
+"""What both clients share: bodies from arguments, results from replies. Knows nothing of sockets.
+
+Values are checked by the server and nowhere else; what was not given is not sent, so that its
+defaults hold.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx
+from httpx_sse import SSEError
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from service.client.errors import (
+    ConnectionFailedError,
+    ProtocolError,
+    of_event,
+    of_response,
+)
+from service.client.retry import parse_retry_after
+from service.schemas import Delta, Document, Done, ErrorReply, GenerateReply, Message
+
+DocumentLike = str | Document | Mapping[str, Any]
+"""A text, or a document with `id`, `title` and `text`."""
+
+MessageLike = Message | Mapping[str, str] | tuple[str, str]
+"""An earlier turn: a message, its JSON, or (role, content)."""
+
+SpanLike = tuple[int, int]
+"""Characters `start` to `end` of the response."""
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+DEFAULT_TIMEOUT = httpx.Timeout(300.0, connect=10.0)
+"""Longer than the server's own limit for a request, which gives the better message."""
+
+R = TypeVar("R", bound=BaseModel)
+
+_EVENT: TypeAdapter[Delta | Done | ErrorReply] = TypeAdapter(Delta | Done | ErrorReply)
+_LAST_EVENT = "[DONE]"
+
+
+def headers(key: str | None) -> dict[str, str]:
+    """Headers of every request."""
+    return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+def prompt_body(
+    query: str | None,
+    context: str | None,
+    documents: Sequence[DocumentLike] | None,
+    messages: Sequence[MessageLike],
+) -> dict[str, Any]:
+    """The part of a request that says what is asked about."""
+    body = given(query=query, context=context)
+    if documents is not None:
+        body["documents"] = [_document(document) for document in documents]
+    if messages:
+        body["messages"] = [_message(message) for message in messages]
+    return body
+
+
+def _document(document: DocumentLike) -> dict[str, Any]:
+    if isinstance(document, str):
+        return {"text": document}
+    if isinstance(document, Document):
+        return document.model_dump(exclude_none=True)
+    return dict(document)
+
+
+def _message(message: MessageLike) -> dict[str, str]:
+    if isinstance(message, Message):
+        return message.model_dump()
+    if isinstance(message, Mapping):
+        return dict(message)
+    role, content = message
+    return {"role": role, "content": content}
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """Those that are not None."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def spans_body(span: SpanLike | None, spans: Sequence[SpanLike] | None) -> dict[str, Any]:
+    """One span, or several."""
+    body: dict[str, Any] = {}
+    if span is not None:
+        body["start"], body["end"] = span
+    if spans is not None:
+        body["spans"] = [{"start": start, "end": end} for start, end in spans]
+    return body
+
+
+def generation_path(generation_id: str) -> str:
+    """The path of a generation, whatever its id is made of."""
+    return f"/generations/{quote(generation_id, safe='')}"
+
+
+@contextmanager
+def transport_errors(url: httpx.URL | str) -> Iterator[None]:
+    """Turn the exceptions of the HTTP library into ours.
+
+    Raises:
+        ConnectionFailedError: there was no reply, or half of one.
+        ProtocolError: the reply is not what HTTP or server-sent events are made of.
+    """
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        raise ConnectionFailedError(f"no server at {url}") from error
+    except httpx.TimeoutException as error:
+        raise ConnectionFailedError(f"{url} did not answer in time") from error
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+        raise ConnectionFailedError(f"{url} is not an address such as {DEFAULT_URL}") from error
+    except (SSEError, httpx.DecodingError) as error:
+        raise ProtocolError(f"{url} does not answer as this client expects") from error
+    except httpx.HTTPError as error:
+        raise ConnectionFailedError(f"the connection to {url} broke off") from error
+
+
+def result(response: httpx.Response, model: type[R]) -> R:
+    """The typed content of a good reply.
+
+    Raises:
+        ApiError: it is not a good one.
+        ProtocolError: it is good, but of something else.
+    """
+    check(response)
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError as error:
+        raise ProtocolError(f"{response.url} does not answer as this client expects") from error
+
+
+def check(response: httpx.Response) -> None:
+    """Raise what a reply says is wrong; its body must have been read if its status is an error.
+
+    Raises:
+        ApiError: the status is an error.
+        ProtocolError: the status is no answer, such as a redirection.
+    """
+    if response.is_error:
+        raise of_response(response, parse_retry_after(response.headers.get("retry-after")))
+    if not response.is_success:
+        raise ProtocolError(f"{response.url} answered {response.status_code}")
+
+
+@dataclass
+class StreamReader:
+    """Makes texts of a stream's events, and at the end a generation."""
+
+    request_id: str | None = None
+    generation: GenerateReply | None = None
+    ended: bool = False
+
+    def text(self, data: str) -> str | None:
+        """What an event adds to the response; None if it adds nothing.
+
+        Raises:
+            ApiError: the event is an error.
+            ProtocolError: it is none of those that a stream has.
+        """
+        if data == _LAST_EVENT:
+            self.ended = True
+            return None
+        try:
+            event = _EVENT.validate_json(data)
+        except ValidationError as error:
+            raise ProtocolError("the stream has an event that this client does not know") from error
+        if isinstance(event, ErrorReply):
+            raise of_event(event.error, self.request_id)
+        if isinstance(event, Done):
+            self.generation = event.generation
+            return None
+        return event.text
+
+    def end(self) -> None:
+        """Call this after the last event.
+
+        Raises:
+            ProtocolError: the stream ended before the response did.
+        """
+        if self.generation is None or not self.ended:
+            raise ProtocolError("the stream broke off before the response was complete")

@@ -1,0 +1,23 @@
+"""The engine: one model, its estimators, and the threads that run them. Knows nothing of HTTP.
+
+Order of reading: requests → core → loading → generating → batching → sampling → attributing →
+scores → worker → limits → admission.
+"""
+
+from service.engine.core import DEFAULT_MAX_NEW_TOKENS, Engine
+from service.engine.generating import Generating
+from service.engine.requests import Answer, EngineLoad, Findings, Question, Quote, Spans
+from service.engine.sampling import Sampling
+
+__all__ = [
+    "DEFAULT_MAX_NEW_TOKENS",
+    "Answer",
+    "Engine",
+    "EngineLoad",
+    "Findings",
+    "Generating",
+    "Question",
+    "Quote",
+    "Sampling",
+    "Spans",
+]

@@ -1,0 +1,376 @@
+"""Generation of many responses at once, by transformers' continuous batching.
+
+The one module that knows that interface, which moves between versions. Knows models, ids and
+sampling; nothing of text, records or HTTP. A loop runs in a thread of its own: every step feeds all
+running sequences through the model together, new ones join as soon as the cache has room.
+
+Its traps, and what is done here: a request larger than the cache ends the loop, so it is refused
+before; a cancelled request never ends, so its stream ends itself; what the loop holds when it dies
+is failed by a supervisor, which starts another one where memory was the cause.
+"""
+
+import asyncio
+import itertools
+import logging
+import queue
+import threading
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
+from transformers.generation.continuous_batching.cb_logits_processors import (
+    ContinuousBatchingLogitsProcessor,
+    ContinuousBatchingLogitsProcessorList,
+)
+
+from service.engine.sampling import Draw, Sampling, choose, number_at
+from service.failures import EngineDownError, NoMemoryError, ServerFailure, is_out_of_memory
+
+logger = logging.getLogger("at2.service")
+
+# It repeats ids of prompts and traces of what is reported here already.
+logging.getLogger("ContinuousBatchingLogger").setLevel(logging.CRITICAL)
+
+_PAGE_TOKENS = 32
+"""Tokens in one block of the cache; a sequence wastes half of one on average."""
+
+_BATCH_TOKENS = {"cpu": 256, "cuda": 2048}
+"""Tokens in one step: a prompt is read in pieces of this size, so that a long one does not hold up
+the others for long."""
+
+_WATCH_SECONDS = 0.1
+"""How often the supervisor looks whether the loop lives."""
+
+_MOST_RESTARTS = 5
+"""Loops started anew before the engine gives up; a success in between resets the count."""
+
+
+@dataclass(frozen=True)
+class BatcherLoad:
+    """What the batcher is doing.
+
+    Attributes:
+        running: sequences that have begun or wait for room in the cache.
+        tokens: what these may take of the cache at most.
+        capacity: tokens that the cache holds.
+    """
+
+    running: int
+    tokens: int
+    capacity: int
+
+
+class TokenStream:
+    """The ids of one response, as they are made. Iterate over it once, on the event loop.
+
+    Iteration ends with the response; it raises a `ServerFailure` where the response cannot be
+    finished. `close` ends it early and frees its place in the batch.
+    """
+
+    def __init__(self, batcher: "Batcher", request_id: str, tokens: int) -> None:
+        self._batcher = batcher
+        self._loop = asyncio.get_running_loop()
+        self._events: asyncio.Queue[list[int] | ServerFailure | None] = asyncio.Queue()
+        self._given = 0
+        self.request_id = request_id
+        self.tokens = tokens
+
+    def receive(self, output: Any) -> None:
+        """Take what the loop reports: all ids so far, and whether that was the end."""
+        if output.error is not None:
+            self._end(NoMemoryError() if is_out_of_memory(output.error) else EngineDownError())
+            return
+        new = output.generated_tokens[self._given :]
+        self._given += len(new)
+        if new:
+            self._events.put_nowait(list(new))
+        if output.is_finished():
+            self._end(None)
+
+    def fail(self, failure: ServerFailure) -> None:
+        """End the iteration with a failure; safe to call from any thread."""
+        self._loop.call_soon_threadsafe(self._end, failure)
+
+    def _end(self, failure: ServerFailure | None) -> None:
+        self._batcher.release(self)
+        if failure is None:
+            self._batcher.forgive()
+        self._events.put_nowait(failure)
+
+    def close(self) -> None:
+        """Stop making ids that nobody waits for."""
+        if self._batcher.release(self):
+            self._batcher.cancel(self.request_id)
+
+    async def __aiter__(self) -> AsyncIterator[list[int]]:
+        while True:
+            event = await self._events.get()
+            if event is None:
+                return
+            if isinstance(event, ServerFailure):
+                raise event
+            yield event
+
+
+class Batcher:
+    """Generates with one model, many sequences at a time.
+
+    Args:
+        model: a causal language model for this only: its attention is transformers' own.
+        end_ids: the ids that end a response.
+        cache_tokens: tokens that all running sequences share.
+
+    Raises:
+        ValueError: the model cannot be batched.
+    """
+
+    def __init__(self, model: Any, end_ids: Sequence[int], cache_tokens: int) -> None:
+        self._model = model
+        self._end_ids = sorted(end_ids)
+        self._blocks = max(2, -(-cache_tokens // _PAGE_TOKENS))
+        self._streams: dict[str, TokenStream] = {}
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._stopping = threading.Event()
+        self._supervisor: threading.Thread | None = None
+        self._restarts = 0
+        self._dead = False
+        self._manager = self._new_manager()
+
+    def _new_manager(self) -> Any:
+        device = self._model.device.type
+        wanted = {
+            "num_blocks": self._blocks,
+            "page_size": _PAGE_TOKENS,
+            "block_size": _PAGE_TOKENS,  # the name of page_size before transformers 5.18
+            "max_batch_tokens": _BATCH_TOKENS.get(device, _BATCH_TOKENS["cuda"]),
+            # Another user's prompt must not make this one faster: that could be measured.
+            "allow_block_sharing": False,
+            "auto_switch_to_flash": False,
+            # `_Sampler` decides on the CPU which rows are drawn.
+            "use_cuda_graph": False,
+            "use_async_batching": False,
+            "cpu_offload_space": 0.0,
+        }
+        known = {field.name for field in fields(ContinuousBatchingConfig)}
+        if "page_size" in known:
+            del wanted["block_size"]
+        config = ContinuousBatchingConfig(**{k: v for k, v in wanted.items() if k in known})
+        manager = self._model.init_continuous_batching(
+            generation_config=GenerationConfig(
+                do_sample=False, eos_token_id=self._end_ids or None, pad_token_id=0
+            ),
+            continuous_batching_config=config,
+        )
+        manager.logit_processor = _sampler_list()
+        return manager
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    @property
+    def capacity(self) -> int:
+        """Tokens of the longest sequence, prompt and response, that the cache can hold."""
+        return self._blocks * _PAGE_TOKENS
+
+    @property
+    def alive(self) -> bool:
+        """Whether sequences are being generated."""
+        if self._dead or not self._manager.is_running():
+            return False
+        # A loop that has met an error fails its requests first, and ends some moments later.
+        return self._manager.background_thread_status.can_accept_new_requests() is None
+
+    @property
+    def dead(self) -> bool:
+        """Whether the loop has ended and will not start again."""
+        return self._dead
+
+    @property
+    def load(self) -> BatcherLoad:
+        """What it is doing now."""
+        with self._lock:
+            streams = list(self._streams.values())
+        return BatcherLoad(len(streams), sum(s.tokens for s in streams), self.capacity)
+
+    def start(self) -> None:
+        """Start the loop and its supervisor."""
+        self._manager.start()
+        self._supervisor = threading.Thread(target=self._supervise, name="batcher", daemon=True)
+        self._supervisor.start()
+
+    def close(self) -> None:
+        """End the loop; what still runs fails. Safe to call more than once."""
+        self._stopping.set()
+        if self._supervisor is not None:
+            self._supervisor.join()
+            self._supervisor = None
+            self._dead = True
+            self._manager.stop(hard_stop=True)
+            self._fail_all(EngineDownError("the server is stopping"))
+
+    def _supervise(self) -> None:
+        while not self._stopping.wait(_WATCH_SECONDS):
+            if self._manager.is_running():
+                self._drop_unclaimed()
+                continue
+            error = self._manager.background_thread_status.fatal_error
+            logger.error("generation ended: %s", error, exc_info=error)
+            no_memory = is_out_of_memory(error)
+            self._fail_all(NoMemoryError() if no_memory else EngineDownError())
+            self._restarts += 1
+            if not no_memory or self._restarts > _MOST_RESTARTS or not self._restart():
+                self._dead = True
+                return
+
+    def _drop_unclaimed(self) -> None:
+        """What a cancelled request still made: it goes to a queue that nobody reads."""
+        unclaimed = self._manager.output_router.output_queue
+        with suppress(queue.Empty):
+            while True:
+                unclaimed.get_nowait()
+
+    def _restart(self) -> bool:
+        try:
+            self._manager.stop(hard_stop=True)  # lets go of its cache
+            self._manager = self._new_manager()
+            self._manager.start()
+        except (RuntimeError, MemoryError, ValueError):
+            logger.exception("generation cannot be started again")
+            return False
+        logger.warning("generation started again")
+        return True
+
+    def _fail_all(self, failure: ServerFailure) -> None:
+        with self._lock:
+            streams = list(self._streams.values())
+        for stream in streams:
+            stream.fail(failure)
+
+    # -- requests ------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        input_ids: Sequence[int],
+        max_new_tokens: int,
+        sampling: Sampling,
+        seed: int,
+        *,
+        streaming: bool,
+    ) -> TokenStream:
+        """Begin a response; call it on the event loop.
+
+        Args:
+            input_ids: the prompt. It and the new tokens must not exceed `capacity`.
+            max_new_tokens: the most ids of the response.
+            sampling: how to choose them.
+            seed: for draws.
+            streaming: report every id as it is made, not all at the end.
+
+        Raises:
+            EngineDownError: the loop does not run.
+            ValueError: the request is larger than the cache.
+        """
+        tokens = len(input_ids) + max_new_tokens
+        if tokens > self.capacity:
+            raise ValueError(f"{tokens} tokens do not fit a cache of {self.capacity}")
+        if not self.alive:
+            raise EngineDownError()
+        manager = self._manager
+        stream = TokenStream(self, f"r{next(self._numbers)}", tokens)
+        with self._lock:
+            self._streams[stream.request_id] = stream
+        manager.register_result_handler(stream.request_id, stream.receive)
+        drawn = {} if sampling.temperature == 0 else {"draw": _DrawSettings(sampling, seed)}
+        accepted = manager.add_request(
+            list(input_ids),
+            request_id=stream.request_id,
+            max_new_tokens=max_new_tokens,
+            streaming=streaming,
+            eos_token_id=self._end_ids or None,
+            **drawn,
+        )
+        if accepted is None:
+            self.release(stream)
+            raise EngineDownError()
+        return stream
+
+    def release(self, stream: TokenStream) -> bool:
+        """Forget a stream that has ended; whether it had not ended before."""
+        with self._lock:
+            return self._streams.pop(stream.request_id, None) is not None
+
+    def forgive(self) -> None:
+        """Forget earlier failures: a response has been finished since."""
+        self._restarts = 0
+
+    def cancel(self, request_id: str) -> None:
+        """Take a request out of the batch."""
+        self._manager.cancel_request(request_id)
+        # The loop tells a cancelled request's handler nothing, so it would be kept for ever.
+        router = self._manager.output_router
+        with router._lock:
+            router.result_handlers.pop(request_id, None)
+
+
+@dataclass(frozen=True)
+class _DrawSettings:
+    """What travels with a request that is drawn."""
+
+    sampling: Sampling
+    seed: int
+
+
+class _Sampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]  # it has no types
+    """Leaves only the drawn token in rows that are drawn; the loop then takes the best of each row.
+
+    Greedy rows are not touched.
+    """
+
+    supported_kwargs: dict[str, type] = {"draw": _DrawSettings}  # noqa: RUF012 (as its base has it)
+    ignored_kwargs: tuple[str, ...] = ()
+
+    def __init__(self) -> None:
+        self._draws: list[Draw] = []
+
+    def fill_defaults(self, int32_tensor: Tensor) -> None:
+        """Nothing travels in the tensor: batches are prepared and run in turn, by one thread."""
+        int32_tensor.zero_()
+
+    def prepare_tensor_args(self, requests_with_new_token: Sequence[Any]) -> Tensor:
+        """Note which rows of the next batch are drawn, and how."""
+        draws = []
+        for row, request in enumerate(requests_with_new_token):
+            state = request.state
+            settings: _DrawSettings | None = state.logit_processor_kwargs.get("draw")
+            if settings is not None:
+                # All ids so far: a request that was taken out of the cache comes back with its
+                # response as a part of its prompt.
+                position = len(state.initial_tokens) + len(state.generated_tokens)
+                number = number_at(settings.seed, position)
+                sampling = settings.sampling
+                draws.append(Draw(row, sampling.temperature, sampling.top_p, number))
+        self._draws = draws
+        return torch.zeros(len(requests_with_new_token), dtype=torch.int32)
+
+    def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
+        """Scores [rows, vocabulary] with minus infinity for all but the token, where drawn."""
+        draws = self._draws
+        if not draws:
+            return scores
+        rows = torch.tensor([draw.row for draw in draws], device=scores.device)
+        tokens = choose(scores, draws)
+        scores = scores.clone()
+        scores[rows] = -torch.inf
+        scores[rows, tokens] = 0.0
+        return scores
+
+
+def _sampler_list() -> ContinuousBatchingLogitsProcessorList:
+    processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([_Sampler()]))
+    processors.tensors_required = 1
+    return processors

@@ -1,0 +1,158 @@
+"""What an engine serves: a model, the same weights in a second module, and estimators that fit.
+
+The second module is for generation: continuous batching and the capture of attention each choose
+the attention of the modules they run, and would get in each other's way.
+"""
+
+import copy
+import itertools
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from at2 import bundled
+from at2.attention import check_capture
+from at2.attributors import METHODS, Attributor
+from at2.errors import EstimatorError, EstimatorMismatchError, InputError
+from at2.estimators import LinearScoreEstimator, load_estimator
+from at2.identity import ModelIdentity
+from at2.tasks import DocumentsContextAttributionTask
+from at2.tasks.generation import end_ids
+from at2.utils import get_model_and_tokenizer
+from service.records import Generation, Prompt
+from service.settings import Settings
+
+logger = logging.getLogger("at2.service")
+
+_SHOWN = 64
+"""Characters of a caller's name that an error message repeats."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model with its tokenizer and estimators, and what can be made of them.
+
+    Attributes:
+        model: for passes of attribution.
+        tokenizer: the model's own.
+        identity: what makes the model itself, for estimators.
+        estimators: by name; the first is used where a request names none.
+    """
+
+    model: Any
+    tokenizer: Any
+    identity: ModelIdentity
+    estimators: Mapping[str, LinearScoreEstimator]
+
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The ids that end a response."""
+        return end_ids(self.model, {})
+
+    @property
+    def methods(self) -> list[str]:
+        """Attribution methods that can be asked for."""
+        return [
+            name
+            for name, method in METHODS.items()
+            if self.estimators or not method.needs_estimator
+        ]
+
+    def task(self, prompt: Prompt, source_type: str) -> DocumentsContextAttributionTask:
+        """A prompt as a task, whose response is still to be set."""
+        return DocumentsContextAttributionTask(
+            documents=prompt.documents,
+            query=prompt.query,
+            model=self.model,
+            tokenizer=self.tokenizer,
+            previous_messages=[{"role": role, "content": text} for role, text in prompt.messages],
+            source_type=source_type,
+        )
+
+    def task_of(self, generation: Generation, source_type: str) -> DocumentsContextAttributionTask:
+        """A recorded generation as a task."""
+        task = self.task(generation.prompt, source_type)
+        task.set_generation_ids(generation.response_ids)
+        return task
+
+    def attributor(
+        self, task: DocumentsContextAttributionTask, method: str, estimator: str | None
+    ) -> Attributor:
+        """A method applied to a task; the estimator as `estimator_name` gives it."""
+        return METHODS[method].build(
+            task, None if estimator is None else self.estimators[estimator]
+        )
+
+    def estimator_name(self, method: str, estimator: str | None) -> str | None:
+        """The estimator that a method will use; None for a method that needs none.
+
+        Raises:
+            InputError: there is no such method or estimator here.
+        """
+        if method not in METHODS:
+            known = ", ".join(self.methods)
+            raise InputError(f"no method {method[:_SHOWN]!r}; there are: {known}", param="method")
+        if not METHODS[method].needs_estimator:
+            return None
+        if not self.estimators:
+            raise InputError(
+                f"method {method} needs an estimator, and this server has none", param="method"
+            )
+        if estimator is None:
+            return next(iter(self.estimators))
+        if estimator not in self.estimators:
+            known = ", ".join(self.estimators)
+            raise InputError(
+                f"no estimator {estimator[:_SHOWN]!r}; there are: {known}", param="estimator"
+            )
+        return estimator
+
+
+def load(settings: Settings) -> Loaded:
+    """Load what the settings name, and test it.
+
+    Raises:
+        ModelError: the model cannot be loaded, or its attention cannot be captured.
+        EstimatorError: an estimator cannot be loaded or was trained for another model; the message
+            names it.
+    """
+    dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
+    model, tokenizer = get_model_and_tokenizer(
+        settings.model, dtype=dtype, device=settings.device, revision=settings.revision
+    )
+    check_capture(model)
+    identity = ModelIdentity.of(model, tokenizer)
+    return Loaded(model, tokenizer, identity, _load_estimators(settings, identity))
+
+
+def same_weights(model: Any) -> Any:
+    """A second module with its own configuration that shares every parameter and buffer."""
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def _load_estimators(
+    settings: Settings, identity: ModelIdentity
+) -> Mapping[str, LinearScoreEstimator]:
+    places: dict[str, str] = {}
+    if settings.estimator is not None:
+        places[settings.estimator] = settings.estimator
+    elif settings.model == bundled.NAME:
+        places[bundled.NAME] = bundled.NAME
+    places.update(settings.estimators or {})
+    if not places:
+        logger.warning("no estimator for %s: method at2 is not available", settings.model)
+    estimators = {}
+    for name, place in places.items():
+        try:
+            estimator = load_estimator(bundled.ESTIMATOR_PATH if place == bundled.NAME else place)
+            estimator.check_fits(identity)
+        except EstimatorMismatchError as error:
+            raise EstimatorMismatchError(f"estimator {name!r}: {error}") from error
+        except EstimatorError as error:
+            raise EstimatorError(f"estimator {name!r}: {error}") from error
+        estimators[name] = estimator
+    return estimators

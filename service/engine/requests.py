@@ -1,0 +1,92 @@
+"""What an engine is asked and what it answers: plain frozen values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from at2.attributors import Attribution
+from at2.tasks import SourceSpan
+from at2.verify import Verification
+from service.records import Generation
+
+DEFAULT_SOURCE_TYPE = "sentence"
+
+DEFAULT_TOP_K = 8
+
+
+@dataclass(frozen=True)
+class Quote:
+    """A span given by what it says."""
+
+    text: str
+    occurrence: int | None = None
+
+
+Spans = Sequence[tuple[int, int]] | Quote | Literal["sentence"] | None
+"""Which characters of a response to attribute: these, the quoted ones, every statement, or all."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to find out about a response.
+
+    Attributes:
+        spans: which parts of it.
+        method: name of an attribution method.
+        estimator: name of an estimator; by default the first.
+        source_type: what the context is cut into; by default as when the response was generated.
+        top_k: the most sources for each span.
+        verify: measure what hiding these sources does.
+    """
+
+    spans: Spans = None
+    method: str = "at2"
+    estimator: str | None = None
+    source_type: str | None = None
+    top_k: int = DEFAULT_TOP_K
+    verify: bool = False
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A generation with what its response can be attributed to, and its sentences."""
+
+    generation: Generation
+    sources: Sequence[SourceSpan]
+    statements: Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Attributions of spans, and what was measured about each if that was asked for.
+
+    Attributes:
+        attributions: one for each span.
+        verifications: the same number, or none.
+        estimator: name of the estimator that was used, if the method has one.
+        seconds: what it took, without waiting for its turn.
+    """
+
+    attributions: Sequence[Attribution]
+    verifications: Sequence[Verification]
+    estimator: str | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EngineLoad:
+    """What the engine is doing.
+
+    Attributes:
+        in_progress: requests let in and not finished.
+        generating: sequences in the batch or waiting for it.
+        cache_used: share of the key-value cache that these may take at most.
+        attributions_waiting: attributions that have not begun.
+        score_bytes: memory of kept scores.
+    """
+
+    in_progress: int
+    generating: int
+    cache_used: float
+    attributions_waiting: int
+    score_bytes: int

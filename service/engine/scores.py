@@ -1,0 +1,120 @@
+"""Attributors of finished generations, kept in memory up to a number of bytes.
+
+An attributor holds its scores, [target tokens, sources] on the CPU, so a later span needs no pass
+over the model. What is pushed out is computed again when it is asked for. Knows attributors, not
+how they come about.
+"""
+
+import threading
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+
+from at2.attributors import Attributor, TokenScoreAttributor
+
+_BYTES_PER_TOKEN = 300
+"""What a task keeps for a token of prompt or response: its id, its characters, the text."""
+
+_BYTES_PER_SOURCE = 500
+"""What a task keeps for a source: its span, its text, its tokens."""
+
+_FLOAT_BYTES = 4
+
+_FORGOTTEN_IDS = 4096
+"""Forgotten generations that a pass in progress must not bring back."""
+
+_RECENT_SPANS = 64
+"""Spans whose scores a method without a matrix keeps."""
+
+
+@dataclass(frozen=True)
+class ScoreKey:
+    """What scores depend on.
+
+    Attributes:
+        generation_id: the generation.
+        source_type: what its context is cut into.
+        method: the attribution method.
+        estimator: name of the estimator, empty for a method that needs none.
+    """
+
+    generation_id: str
+    source_type: str
+    method: str
+    estimator: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An attributor whose shared scores are computed, and its lock: one span at a time."""
+
+    attributor: Attributor
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def needs_no_pass(self) -> bool:
+        """Whether spans can be attributed without the model."""
+        return isinstance(self.attributor, TokenScoreAttributor)
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory, about."""
+        task = self.attributor.task
+        rows = len(task.target_ids) if self.needs_no_pass else _RECENT_SPANS
+        return (
+            rows * task.num_sources * _FLOAT_BYTES
+            + task.num_sources * _BYTES_PER_SOURCE
+            + len(task.token_ids) * _BYTES_PER_TOKEN
+        )
+
+
+class ScoreCache:
+    """The attributors used last; safe to use from several threads.
+
+    Args:
+        capacity: bytes. An attributor that is larger on its own is not kept.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._entries: OrderedDict[ScoreKey, tuple[Prepared, int]] = OrderedDict()
+        self._bytes = 0
+        self._forgotten: deque[str] = deque(maxlen=_FORGOTTEN_IDS)
+        self._lock = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """Bytes in use."""
+        return self._bytes
+
+    def get(self, key: ScoreKey) -> Prepared | None:
+        """What is kept under a key, which thereby is the one used last."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                return None
+            self._entries.move_to_end(key)
+            return entry[0]
+
+    def put(self, key: ScoreKey, prepared: Prepared) -> None:
+        """Keep an attributor, and let go of those used longest ago."""
+        size = prepared.size
+        with self._lock:
+            self._drop(key)
+            if size > self._capacity or key.generation_id in self._forgotten:
+                return
+            self._entries[key] = (prepared, size)
+            self._bytes += size
+            while self._bytes > self._capacity:
+                self._drop(next(iter(self._entries)))
+
+    def forget(self, generation_id: str) -> None:
+        """Let go of everything about a generation, for good."""
+        with self._lock:
+            self._forgotten.append(generation_id)
+            for key in [key for key in self._entries if key.generation_id == generation_id]:
+                self._drop(key)
+
+    def _drop(self, key: ScoreKey) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._bytes -= entry[1]

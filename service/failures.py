@@ -1,0 +1,66 @@
+"""What can go wrong with a good request: the server is full, late, out of memory, or broken.
+
+    ServerFailure
+    ├── BusyError            too many requests at once; try again later
+    ├── DeadlineError        the request took longer than it may
+    ├── NoMemoryError        the request did not fit the memory; the server goes on
+    ├── EngineDownError      the engine cannot generate, for now or for good
+    └── StoreError           the store of generations cannot be read or written
+
+Knows nothing of HTTP: `service.errors` says which status each has. Messages are one line, and safe
+to show to a user.
+"""
+
+
+class ServerFailure(Exception):  # noqa: N818 (a failure is what it is; its kinds are errors)
+    """Base of what is no fault of the request."""
+
+
+class BusyError(ServerFailure):
+    """Too many requests at once.
+
+    Args:
+        limit: how many there may be.
+        retry_after: seconds after which another try is likely to be let in.
+    """
+
+    def __init__(self, limit: int, retry_after: int) -> None:
+        super().__init__(f"{limit} requests are in progress, the most this server takes")
+        self.retry_after = retry_after
+
+
+class DeadlineError(ServerFailure):
+    """The request took longer than it may."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"not done within {seconds:g} seconds, the limit here")
+
+
+class NoMemoryError(ServerFailure):
+    """The request did not fit the memory."""
+
+    def __init__(self) -> None:
+        super().__init__("out of memory: send less context, fewer spans or fewer at once")
+
+
+class EngineDownError(ServerFailure):
+    """The engine cannot generate."""
+
+    def __init__(self, message: str = "the generation engine has stopped") -> None:
+        super().__init__(message)
+
+
+class StoreError(ServerFailure):
+    """The store of generations cannot be read or written."""
+
+
+def is_out_of_memory(error: BaseException | str | None) -> bool:
+    """Whether an error, or the text of one, says that there was no memory left."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error or "").lower()
+    # torch raises OutOfMemoryError on a GPU and a plain RuntimeError on a CPU
+    return any(
+        words in text
+        for words in ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+    )

@@ -1,0 +1,49 @@
+"""What happens to every request around the routes, as plain ASGI: no reply is ever buffered.
+
+From the outside in: headers → cross-origin → observe (id, log line, metrics, the last resort) →
+key → drain (no new work while stopping) → body size → routes.
+"""
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from service.lifecycle import Lifecycle
+from service.metrics import Metrics
+from service.middleware.body import BodyLimit
+from service.middleware.drain import Drain
+from service.middleware.headers import SecurityHeaders
+from service.middleware.key import RequireKey
+from service.middleware.observe import REQUEST_ID_HEADER, Observe
+from service.security import ApiKeys, origins
+from service.settings import Settings
+
+__all__ = ["install"]
+
+_PREFLIGHT_SECONDS = 600
+"""For how long a browser may remember what it is allowed: what browsers cap it at anyway."""
+
+
+def install(
+    app: FastAPI, settings: Settings, keys: ApiKeys, metrics: Metrics, lifecycle: Lifecycle
+) -> None:
+    """Put all of it around an application, the innermost first.
+
+    Raises:
+        ValueError: `cors_origins` names something that is no origin.
+    """
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(Drain, lifecycle=lifecycle)
+    if keys:
+        app.add_middleware(RequireKey, keys=keys, open_metrics=settings.open_metrics)
+    app.add_middleware(Observe, metrics=metrics, log_text=settings.log_text)
+    allowed = origins(settings)
+    if allowed:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=allowed,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", REQUEST_ID_HEADER],
+            expose_headers=[REQUEST_ID_HEADER, "Retry-After"],
+            max_age=_PREFLIGHT_SECONDS,
+        )
+    app.add_middleware(SecurityHeaders)

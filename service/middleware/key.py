@@ -1,0 +1,49 @@
+"""A key for everything that is not open, asked for before anything of a request is read."""
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.errors import reply
+from service.security import ApiKeys, is_open
+
+_REALM = 'Bearer realm="at2"'
+
+
+class RequireKey:
+    """Answers 401 unless `Authorization: Bearer` has one of the keys.
+
+    Args:
+        app: what is inside.
+        keys: those that are taken.
+        open_metrics: whether `/metrics` needs none.
+    """
+
+    def __init__(self, app: ASGIApp, *, keys: ApiKeys, open_metrics: bool) -> None:
+        self._app = app
+        self._keys = keys
+        self._open_metrics = open_metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request."""
+        if scope["type"] != "http" or is_open(scope["path"], open_metrics=self._open_metrics):
+            await self._app(scope, receive, send)
+            return
+        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not key.strip():
+            message, code, challenge = (
+                "a key is needed: send it as Authorization: Bearer KEY",
+                "missing_api_key",
+                _REALM,
+            )
+        elif not self._keys.accept(key.strip()):
+            message, code, challenge = (
+                "this key is not known here",
+                "invalid_api_key",
+                f'{_REALM}, error="invalid_token"',
+            )
+        else:
+            await self._app(scope, receive, send)
+            return
+        response = reply(401, message, kind="authentication_error", code=code)
+        response.headers["WWW-Authenticate"] = challenge
+        await response(scope, receive, send)

@@ -1,0 +1,49 @@
+"""Gives an application what its operator needs: keys, limits, logs, metrics, an orderly stop."""
+
+from typing import Any
+
+from fastapi import FastAPI
+
+from service import middleware
+from service.lifecycle import Lifecycle
+from service.metrics import Metrics
+from service.routes import metrics
+from service.security import ApiKeys, is_open
+from service.settings import Settings
+
+_SCHEME = "key"
+
+
+def equip(app: FastAPI, settings: Settings) -> None:
+    """Wrap the routes of an application in everything that is not a route's business.
+
+    Sets `app.state.metrics` (`Metrics`) and `app.state.lifecycle` (`Lifecycle`).
+
+    Raises:
+        ValueError: the keys or the origins in the settings are malformed.
+    """
+    keys = ApiKeys.of(settings)
+    app.state.metrics = Metrics(version=app.version, model=settings.model)
+    app.state.lifecycle = Lifecycle()
+    app.include_router(metrics.router)
+    middleware.install(app, settings, keys, app.state.metrics, app.state.lifecycle)
+    if keys:
+        _document_keys(app, settings)
+
+
+def _document_keys(app: FastAPI, settings: Settings) -> None:
+    """Say in the OpenAPI document which operations need a key, so that /docs can send one."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = describe()
+        schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+        if _SCHEME not in schemes:
+            schemes[_SCHEME] = {"type": "http", "scheme": "bearer"}
+            for path, operations in document["paths"].items():
+                if not is_open(path, open_metrics=settings.open_metrics):
+                    for operation in operations.values():
+                        operation["security"] = [{_SCHEME: []}]
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

@@ -1,0 +1,98 @@
+"""What a record is, how it is written, and what a store offers."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+from at2.tasks.spans import Document
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The context and query of a request, as the caller gave them."""
+
+    documents: tuple[Document, ...]
+    query: str
+    messages: tuple[tuple[str, str], ...]  # (role, content), oldest first
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A response with all that is needed to attribute it later.
+
+    Attributes:
+        id: its name, hard to guess.
+        created: seconds since 1970.
+        prompt: what was asked.
+        source_type: what the context is cut into unless asked otherwise.
+        prompt_tokens: length of the prompt.
+        response_ids: ids of the response, with the one that ended it.
+        response: the same as text.
+        finish_reason: why it ended.
+    """
+
+    id: str
+    created: int
+    prompt: Prompt
+    source_type: str
+    prompt_tokens: int
+    response_ids: tuple[int, ...]
+    response: str
+    finish_reason: FinishReason
+
+    def to_json(self) -> bytes:
+        """The record as UTF-8; lone surrogates do not get this far."""
+        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode()
+
+    @classmethod
+    def from_json(cls, data: bytes) -> "Generation":
+        """The record that `to_json` wrote.
+
+        Raises:
+            ValueError: it is not one.
+        """
+        try:
+            fields: dict[str, Any] = json.loads(data)
+            prompt = fields.pop("prompt")
+            return cls(
+                **{**fields, "response_ids": tuple(fields["response_ids"])},
+                prompt=Prompt(
+                    tuple(Document(**document) for document in prompt["documents"]),
+                    prompt["query"],
+                    tuple((role, content) for role, content in prompt["messages"]),
+                ),
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a generation: {error}") from error
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A generation in a store, and when it goes: seconds since 1970."""
+
+    generation: Generation
+    expires: int
+
+
+class RecordStore(Protocol):
+    """Keeps generations by id for a time.
+
+    Methods raise `StoreError` where the place of the records cannot be read or written.
+    """
+
+    async def put(self, generation: Generation) -> int | None:
+        """Keep a generation. When it goes, in seconds since 1970; None if it is not kept."""
+
+    async def get(self, generation_id: str) -> Kept | None:
+        """The generation of this id, if it is still kept."""
+
+    async def delete(self, generation_id: str) -> bool:
+        """Forget a generation; whether there was one."""
+
+    async def sweep(self) -> list[str]:
+        """Forget what has expired; the ids that went, for whatever reason, since the last call."""
+
+    async def close(self) -> None:
+        """Let go of the place; nothing may be called afterwards."""

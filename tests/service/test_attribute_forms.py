@@ -1,0 +1,148 @@
+"""POST /attribute in all its forms: spans, quotes, levels, methods, estimators, verification."""
+
+import shutil
+from pathlib import Path
+from typing import Any, get_args
+
+import httpx
+import pytest
+
+from at2.attributors import METHODS
+from at2.bundled import ESTIMATOR_PATH
+from at2.tasks import SOURCE_TYPES
+from service.schemas import Method, SourceType
+from tests.service.conftest import running_server
+
+CONTEXT = (
+    "Charlotte Bennett works for Halden Freight. Charlotte Bennett lives in Lisbon.\n\n"
+    "Omar Whitfield plays the cello. Halden Freight was founded by Olga Petrov."
+)
+QUERY = "Where does Charlotte Bennett live?"
+RESPONSE = "Charlotte Bennett lives in Lisbon."
+STATELESS = {"context": CONTEXT, "query": QUERY, "response": RESPONSE}
+
+
+def _ask(client: httpx.Client, **body: Any) -> dict[str, Any]:
+    response = client.post("/attribute", json=body)
+    assert response.status_code == 200, response.text
+    reply: dict[str, Any] = response.json()
+    return reply
+
+
+@pytest.fixture()
+def generation(client: httpx.Client) -> dict[str, Any]:
+    reply: dict[str, Any] = client.post(
+        "/generate", json={"context": CONTEXT, "query": QUERY}
+    ).json()
+    return reply
+
+
+def test_the_schema_names_what_the_library_has() -> None:
+    assert set(get_args(Method)) == set(METHODS)
+    assert set(get_args(SourceType)) == set(SOURCE_TYPES)
+
+
+def test_one_span_many_spans_a_quote_and_sentences_agree(
+    client: httpx.Client, generation: dict[str, Any]
+) -> None:
+    name, text = generation["id"], generation["response"]
+    (statement,) = generation["statements"]
+    span = {"start": statement["start"], "end": statement["end"]}
+    whole = _ask(client, id=name)["attributions"]
+    assert _ask(client, id=name, **span)["attributions"] == whole
+    assert _ask(client, id=name, spans=[span])["attributions"] == whole
+    assert _ask(client, id=name, split_by="sentence")["attributions"] == whole
+    assert _ask(client, id=name, quote=text)["attributions"] == whole
+    place = text.index("Lisbon")
+    by_quote = _ask(client, id=name, quote="Lisbon")["attributions"]
+    assert by_quote == _ask(client, id=name, start=place, end=place + 6)["attributions"]
+    assert by_quote[0]["text"] == "Lisbon"
+
+
+@pytest.mark.parametrize("source_type", get_args(SourceType))
+def test_scores_of_every_level_add_up_to_those_of_the_document(
+    client: httpx.Client, source_type: str
+) -> None:
+    def total(level: str) -> float:
+        reply = _ask(client, **STATELESS, source_type=level, top_k=10_000)
+        return sum(source["score"] for source in reply["attributions"][0]["sources"])
+
+    if source_type in ("paragraph", "token", "document"):
+        assert total(source_type) == pytest.approx(total("document"), abs=2e-2)
+    assert total(source_type) > 0
+
+
+def test_a_generation_can_be_attributed_at_another_level(
+    client: httpx.Client, generation: dict[str, Any]
+) -> None:
+    reply = _ask(client, id=generation["id"], source_type="paragraph")
+    sources = reply["attributions"][0]["sources"]
+    assert sorted(source["text"] for source in sources) == sorted(CONTEXT.split("\n\n"))
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_every_method_ranks_every_source(
+    client: httpx.Client, generation: dict[str, Any], method: str
+) -> None:
+    reply = _ask(client, id=generation["id"], method=method, split_by="sentence")
+    assert reply["method"] == method
+    assert reply["estimator"] == ("bundled" if method == "at2" else None)
+    for attribution in reply["attributions"]:
+        sources = attribution["sources"]
+        assert sorted(source["index"] for source in sources) == [0, 1, 2, 3]
+        scores = [source["score"] for source in sources]
+        assert scores == sorted(scores, reverse=True)
+        assert "verification" not in attribution
+    if method == "leave_one_out":
+        assert reply["attributions"][0]["sources"][0]["index"] == 1
+
+
+def test_verification_measures_what_leave_one_out_does(
+    client: httpx.Client, generation: dict[str, Any]
+) -> None:
+    reply = _ask(client, id=generation["id"], verify=True, top_k=3)
+    (attribution,) = reply["attributions"]
+    verification = attribution["verification"]
+    assert [s["index"] for s in verification["sources"]] == [
+        s["index"] for s in attribution["sources"]
+    ]
+    loo = _ask(client, id=generation["id"], method="leave_one_out")["attributions"][0]
+    per_token = {source["index"]: source["score"] for source in loo["sources"]}
+    for source in verification["sources"]:
+        assert source["drop"] / verification["num_tokens"] == pytest.approx(
+            per_token[source["index"]], abs=1e-4
+        )
+    best = verification["sources"][0]
+    assert best["index"] == 1 and best["drop"] > 0
+    assert verification["drop_together"] > 0 and verification["log_prob"] <= 0
+
+
+def test_verification_of_every_sentence(client: httpx.Client) -> None:
+    reply = _ask(
+        client,
+        **STATELESS | {"response": "Charlotte Bennett lives in Lisbon. Omar Whitfield sings."},
+        split_by="sentence",
+        verify=True,
+        top_k=1,
+    )
+    assert [len(a["verification"]["sources"]) for a in reply["attributions"]] == [1, 1]
+
+
+def test_estimators_are_chosen_by_name(tmp_path: Path) -> None:
+    shutil.copytree(ESTIMATOR_PATH, tmp_path / "second")
+    table = f"second={tmp_path / 'second'},third={tmp_path / 'second'}"
+    with (
+        running_server(AT2_ESTIMATORS=table, AT2_MAX_SPANS="3") as (_, address),
+        httpx.Client(base_url=address, timeout=60) as client,
+    ):
+        info = client.get("/info").json()
+        assert [e["name"] for e in info["estimators"]] == ["bundled", "second", "third"]
+        assert info["limits"]["max_spans"] == 3
+        default = _ask(client, **STATELESS)
+        assert default["estimator"] == "bundled"
+        second = _ask(client, **STATELESS, estimator="second")
+        assert second["estimator"] == "second"
+        assert second["attributions"] == default["attributions"]
+        refused = client.post("/attribute", json=STATELESS | {"estimator": "fourth"})
+        assert refused.status_code == 400
+        assert "bundled, second, third" in refused.json()["error"]["message"]

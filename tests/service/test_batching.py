@@ -1,0 +1,223 @@
+"""The batcher generates what the model alone would, whatever else it is doing, and survives."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any, TypeVar
+
+import pytest
+import torch
+
+from at2.tasks import SimpleContextAttributionTask
+from at2.utils import get_model_and_tokenizer
+from service.engine.batching import Batcher, TokenStream
+from service.engine.loading import same_weights
+from service.engine.sampling import Sampling
+from service.failures import EngineDownError, NoMemoryError
+
+T = TypeVar("T")
+
+GREEDY = Sampling()
+WARM = Sampling(temperature=5.0, top_p=0.99)  # far from certain
+NEW_TOKENS = 12
+CACHE = 1024
+
+_PEOPLE = ["Charlotte Bennett", "Omar Whitfield", "Olga Petrov", "Ann Lee"]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return get_model_and_tokenizer()[0]
+
+
+@pytest.fixture(scope="module")
+def prompts(model: Any) -> list[list[int]]:
+    tokenizer = get_model_and_tokenizer()[1]
+    prompts = []
+    for number in range(32):
+        person = _PEOPLE[number % 4]
+        context = " ".join(
+            f"{_PEOPLE[(number + i) % 4]} lives in Lisbon. {_PEOPLE[i % 4]} plays the cello."
+            for i in range(1 + number % 3)
+        )
+        task = SimpleContextAttributionTask(
+            context, f"Where does {person} live?", model, tokenizer, source_type="sentence"
+        )
+        prompts.append(task.input_ids)
+    return prompts
+
+
+@pytest.fixture()
+def batcher(model: Any) -> Iterator[Batcher]:
+    end_id = model.generation_config.eos_token_id
+    batcher = Batcher(same_weights(model), [end_id], CACHE)
+    batcher.start()
+    yield batcher
+    batcher.close()
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(asyncio.wait_for(work, 120))
+
+
+async def _ids(stream: TokenStream) -> list[int]:
+    return [token_id async for new in stream for token_id in new]
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.02)
+
+
+def _alone(model: Any, prompt: Sequence[int]) -> list[int]:
+    with torch.no_grad():
+        output = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=NEW_TOKENS,
+        )
+    ids: list[int] = output[0, len(prompt) :].tolist()
+    return ids
+
+
+def test_the_second_module_shares_every_tensor_and_no_setting(model: Any) -> None:
+    twin = same_weights(model)
+    ours = dict(itertools.chain(model.named_parameters(), model.named_buffers()))
+    theirs = dict(itertools.chain(twin.named_parameters(), twin.named_buffers()))
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name] is theirs[name] for name in ours)
+    assert {id(m.config) for m in model.modules() if hasattr(m, "config")}.isdisjoint(
+        id(m.config) for m in twin.modules() if hasattr(m, "config")
+    )
+
+
+def test_32_at_once_get_what_each_gets_alone(
+    model: Any, batcher: Batcher, prompts: list[list[int]]
+) -> None:
+    async def main() -> list[list[int]]:
+        streams = [
+            batcher.submit(prompt, NEW_TOKENS, GREEDY, 0, streaming=bool(number % 2))
+            for number, prompt in enumerate(prompts)
+        ]
+        assert batcher.load.running == 32
+        return await asyncio.gather(*map(_ids, streams))
+
+    assert _run(main()) == [_alone(model, prompt) for prompt in prompts]
+    assert batcher.load.running == batcher.load.tokens == 0
+
+
+def test_a_seeded_draw_does_not_depend_on_its_company(
+    batcher: Batcher, prompts: list[list[int]]
+) -> None:
+    async def draw(seed: int, others: int) -> list[int]:
+        company = [
+            batcher.submit(prompt, NEW_TOKENS, sampling, 99, streaming=False)
+            for prompt, sampling in zip(prompts[:others], itertools.cycle([WARM, GREEDY]))
+        ]
+        stream = batcher.submit(prompts[5], NEW_TOKENS, WARM, seed, streaming=True)
+        drawn, *_ = await asyncio.gather(_ids(stream), *map(_ids, company))
+        return drawn
+
+    async def main() -> None:
+        alone = await draw(1, others=0)
+        assert await draw(1, others=7) == alone
+        assert await draw(2, others=0) != alone
+
+    _run(main())
+
+
+def test_a_request_that_fills_the_cache_runs_and_a_larger_one_is_refused(
+    batcher: Batcher, prompts: list[list[int]]
+) -> None:
+    prompt = (prompts[0] * CACHE)[: batcher.capacity - 8]
+
+    async def main() -> None:
+        assert len(await _ids(batcher.submit(prompt, 8, GREEDY, 0, streaming=False))) in range(1, 9)
+        with pytest.raises(ValueError, match=str(batcher.capacity)):
+            batcher.submit(prompt, 9, GREEDY, 0, streaming=False)
+        # several that together exceed it wait for one another
+        streams = [
+            batcher.submit(prompt[: CACHE // 2], 4, GREEDY, 0, streaming=False) for _ in range(5)
+        ]
+        first, *others = await asyncio.gather(*map(_ids, streams))
+        assert others == [first] * 4
+
+    _run(main())
+
+
+def test_a_closed_stream_gives_up_its_place(batcher: Batcher, prompts: list[list[int]]) -> None:
+    # as good as endless: at this temperature the end has one chance in two thousand
+    endless = Sampling(temperature=5.0)
+
+    async def main() -> None:
+        stream = batcher.submit(prompts[0], CACHE - 200, endless, 1, streaming=True)
+        async for _ in stream:
+            break
+        assert batcher.load.running == 1
+        stream.close()
+        stream.close()
+        assert batcher.load.running == 0
+        # there is room for as much again, at once
+        again = batcher.submit(prompts[1], CACHE - 200, GREEDY, 0, streaming=False)
+        assert len(await _ids(again)) > 0
+
+    _run(main())
+
+
+def test_an_error_of_the_model_ends_the_engine_for_good(
+    batcher: Batcher, prompts: list[list[int]]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("the weights have melted")
+
+    async def main() -> None:
+        hook = batcher._model.register_forward_pre_hook(fail)
+        streams = [
+            batcher.submit(prompt, NEW_TOKENS, GREEDY, 0, streaming=False) for prompt in prompts[:3]
+        ]
+        results = await asyncio.gather(*map(_ids, streams), return_exceptions=True)
+        assert [type(result) for result in results] == [EngineDownError] * 3
+        hook.remove()
+        await _until(lambda: batcher.dead)
+        assert not batcher.alive
+        with pytest.raises(EngineDownError):
+            batcher.submit(prompts[0], NEW_TOKENS, GREEDY, 0, streaming=False)
+
+    _run(main())
+
+
+def test_out_of_memory_fails_what_runs_and_the_engine_goes_on(
+    model: Any, batcher: Batcher, prompts: list[list[int]]
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7.00 GiB")
+
+    async def main() -> None:
+        hook = batcher._model.register_forward_pre_hook(fail)
+        stream = batcher.submit(prompts[0], NEW_TOKENS, GREEDY, 0, streaming=False)
+        with pytest.raises(NoMemoryError):
+            await _ids(stream)
+        hook.remove()
+        await _until(lambda: batcher.alive)
+        stream = batcher.submit(prompts[1], NEW_TOKENS, GREEDY, 0, streaming=False)
+        assert await _ids(stream) == _alone(model, prompts[1])
+
+    _run(main())
+
+
+def test_what_waits_when_it_is_closed_is_told(model: Any, prompts: list[list[int]]) -> None:
+    batcher = Batcher(same_weights(model), [], CACHE)
+    batcher.start()
+
+    async def main() -> None:
+        stream = batcher.submit(prompts[0], CACHE // 2, GREEDY, 0, streaming=True)
+        async for _ in stream:
+            break
+        await asyncio.to_thread(batcher.close)
+        with pytest.raises(EngineDownError):
+            await _ids(stream)
+
+    _run(main())
+    batcher.close()
+    assert not batcher.alive

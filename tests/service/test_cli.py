@@ -1,0 +1,387 @@
+"""The `at2` command: what it asks, what it prints, and how it fails."""
+
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from service import cli
+from service.citations import cited, plain, print_answer, print_attributions
+from service.lifecycle import Lifecycle
+from service.schemas import GenerateReply, ScoredSource, SpanAttribution
+from tests.helpers.servers import serving, settings
+
+ESCAPE = "\x1b[31m[bold]red[/bold]\x1b]0;title\x07"
+FIRST, SECOND, THIRD = "Ann works in Rome.", "Ann lives in Oslo. [1] :smile:", f"Nothing. {ESCAPE}"
+
+
+def _source(index: int, text: str, score: float, rank: int, document: int = 0) -> ScoredSource:
+    return ScoredSource(
+        index=index,
+        document=document,
+        document_id=None,
+        start=0,
+        end=len(text),
+        text=text,
+        rank=rank,
+        score=score,
+    )
+
+
+GENERATION = GenerateReply(
+    id="gen-1",
+    model="m",
+    created=1,
+    expires=2,
+    response=f"Ann lives in Oslo.  She works in Rome.{ESCAPE}\nAnd?",
+    finish_reason="stop",
+    usage={"prompt_tokens": 1, "completion_tokens": 1},
+    sources=[],
+    statements=[
+        {"start": 0, "end": 18, "text": "Ann lives in Oslo."},
+        {"start": 20, "end": 38, "text": "She works in Rome."},
+    ],
+)
+
+
+def _span(start: int, end: int, sources: list[ScoredSource]) -> SpanAttribution:
+    text = GENERATION.response[start:end]
+    return SpanAttribution(start=start, end=end, text=text, attributed_text=text, sources=sources)
+
+
+SPANS = [
+    _span(0, 18, [_source(1, SECOND, 0.4, 1), _source(0, FIRST, 0.1, 2)]),
+    _span(
+        20, 38, [_source(0, FIRST, 0.4, 1), _source(1, SECOND, 0.2, 2), _source(2, THIRD, -1, 3)]
+    ),
+]
+
+
+def _printed(*, terminal: bool, width: int = 40, no_color: bool = False) -> str:
+    out = io.StringIO()
+    console = Console(
+        file=out,
+        force_terminal=terminal,
+        width=width,
+        no_color=no_color,
+        color_system="standard" if terminal else None,
+    )
+    print_answer(console, GENERATION, SPANS, ["a.txt", "b.txt"])
+    print_attributions(console, SPANS, ["a.txt", "b.txt"])
+    return out.getvalue()
+
+
+# -- what is printed -----------------------------------------------------------------------------
+
+
+def test_statements_are_followed_by_their_citations_and_sources_stand_below() -> None:
+    out = io.StringIO()
+    print_answer(Console(file=out, width=20), GENERATION, SPANS, ["a.txt"])
+    lines = out.getvalue().splitlines()
+    assert lines[0].startswith("Ann lives in Oslo. [1]  She works in Rome. [2] [1]")
+    assert lines[1:4] == ["And?", "", f"[1] a.txt:0:{len(SECOND)}"]
+    assert lines[4:] == [f"    {SECOND}", f"[2] a.txt:0:{len(FIRST)}", f"    {FIRST}"]
+
+
+def test_an_answer_that_was_cut_off_says_so() -> None:
+    out = io.StringIO()
+    cut = GENERATION.model_copy(update={"finish_reason": "length"})
+    print_answer(Console(file=out), cut, [], [])
+    assert "cut off" in out.getvalue()
+
+
+def test_a_terminal_gets_colours_unless_it_wants_none() -> None:
+    assert "\x1b[" in _printed(terminal=True)
+    assert not re.search(r"\x1b\[[\d;]*3[1-6]", _printed(terminal=True, no_color=True))
+    assert "\x1b" not in _printed(terminal=False)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_user_text_is_never_markup_or_a_control_sequence(terminal: bool) -> None:
+    printed = _printed(terminal=terminal, width=200)
+    assert "[bold]red[/bold]" in printed and "[1] :smile:" in printed
+    assert "\x1b[31m[bold]" not in printed and "\x1b]" not in printed and "\x07" not in printed
+
+
+@given(st.text())
+def test_printed_text_keeps_all_that_does_not_steer(text: str) -> None:
+    shown, text = plain(text).plain, text.replace("\r\n", "\n")
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown)
+    assert len(shown) == len(text.replace("\r\n", "\n"))
+    assert all(
+        a == b or b == "\ufffd" for a, b in zip(text.replace("\r\n", "\n"), shown, strict=True)
+    )
+
+
+def test_only_sources_close_to_the_best_are_cited() -> None:
+    assert [source.index for source in cited(SPANS[0])] == [1]
+    assert [source.index for source in cited(SPANS[1])] == [0, 1]
+    assert cited(_span(0, 3, [])) == []
+    assert cited(_span(0, 3, [_source(0, "x", -0.1, 1), _source(1, "y", -0.2, 2)])) == []
+
+
+# -- what is asked -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def replies() -> Iterator[dict[str, Any]]:
+    """A server that says what the test puts in, and keeps what it was asked."""
+    state: dict[str, Any] = {}
+    app = FastAPI()
+
+    @app.post("/{name}")
+    async def anything(name: str, request: Request) -> Response:
+        body = await request.json()
+        state["asked"].append((name, body, request.headers.get("authorization")))
+        return JSONResponse(*state[name])
+
+    with serving(app, settings(), Lifecycle()) as (address, _):
+        state["address"] = address
+        yield state
+
+
+@pytest.fixture()
+def scripted(
+    replies: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> dict[str, Any]:
+    found = {
+        "id": None,
+        "model": "m",
+        "method": "at2",
+        "estimator": "e",
+        "attributions": [span.model_dump() for span in SPANS],
+    }
+    replies.update(asked=[], generate=(GENERATION.model_dump(),), attribute=(found,))
+    monkeypatch.setenv("AT2_URL", replies["address"])
+    monkeypatch.delenv("AT2_API_KEY", raising=False)
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_bytes("Ann works in Rome.\r\nÉté 😀.".encode())
+    Path("b.txt").write_text(SECOND)
+    return replies
+
+
+def test_ask_sends_files_as_documents_byte_by_byte(
+    scripted: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        cli.main(["ask", "--context", "a.txt", "--context", "b.txt", "Where?", "--seed", "0"]) == 0
+    )
+    documents = [
+        {"id": "a.txt", "text": "Ann works in Rome.\r\nÉté 😀."},
+        {"id": "b.txt", "text": SECOND},
+    ]
+    assert scripted["asked"] == [
+        ("generate", {"query": "Where?", "documents": documents, "seed": 0}, None),
+        ("attribute", {"id": "gen-1", "split_by": "sentence", "top_k": 3}, None),
+    ]
+    assert "Ann lives in Oslo. [1]" in capsys.readouterr().out
+
+
+def test_ask_tells_a_server_that_keeps_nothing_all_again(scripted: dict[str, Any]) -> None:
+    scripted["generate"] = (GENERATION.model_copy(update={"expires": None}).model_dump(),)
+    assert cli.main(["ask", "--context", "b.txt", "Where?", "--method", "random"]) == 0
+    _, body, _ = scripted["asked"][1]
+    assert "id" not in body
+    assert body["response"] == GENERATION.response and body["query"] == "Where?"
+    assert body["method"] == "random"
+
+
+def test_an_empty_answer_is_not_attributed(
+    scripted: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty = GENERATION.model_copy(update={"response": "", "statements": []})
+    scripted["generate"] = (empty.model_dump(),)
+    assert cli.main(["ask", "--context", "b.txt", "Where?"]) == 0
+    assert len(scripted["asked"]) == 1
+    assert capsys.readouterr().out.strip() == ""
+
+
+def test_the_key_comes_from_the_environment_or_a_flag(
+    scripted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AT2_API_KEY", "from-env")
+    cli.main(["ask", "--context", "b.txt", "Where?"])
+    cli.main(["ask", "--context", "b.txt", "Where?", "--key", "from-flag"])
+    assert [key for _, _, key in scripted["asked"]] == ["Bearer from-env"] * 2 + [
+        "Bearer from-flag"
+    ] * 2
+
+
+def test_json_is_the_servers_own(
+    scripted: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["ask", "--context", "b.txt", "Where?", "--json"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["generation"] == GENERATION.model_dump()
+    assert printed["attribution"]["attributions"][1]["sources"][2]["text"] == THIRD
+    cli.main(["attribute", "--context", "b.txt", "--query", "q", "--response", "r", "--json"])
+    assert json.loads(capsys.readouterr().out)["estimator"] == "e"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "body"),
+    [
+        ([], {"split_by": "sentence"}),
+        (["--span", "4", "9"], {"start": 4, "end": 9}),
+        (["--quote", "lives"], {"quote": "lives"}),
+        (["--verify", "--top-k", "2"], {"split_by": "sentence", "verify": True, "top_k": 2}),
+    ],
+)
+@pytest.mark.parametrize("from_file", [False, True])
+def test_attribute_takes_a_response_from_anywhere(
+    scripted: dict[str, Any], arguments: list[str], body: dict[str, Any], from_file: bool
+) -> None:
+    Path("response.txt").write_text("Ann lives.")
+    response = "response.txt" if from_file else "Ann lives."
+    command = ["attribute", "--context", "b.txt", "--query", "q", "--response", response]
+    assert cli.main(command + arguments) == 0
+    documents = [{"id": "b.txt", "text": SECOND}]
+    asked = {"query": "q", "documents": documents, "response": "Ann lives.", "top_k": 5} | body
+    assert scripted["asked"] == [("attribute", asked, None)]
+
+
+def test_standard_input_is_a_document(
+    scripted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("Été.\r\n".encode())))
+    assert cli.main(["ask", "--context", "-", "Where?"]) == 0
+    assert scripted["asked"][0][1]["documents"] == [{"id": "-", "text": "Été.\r\n"}]
+
+
+# -- how it fails --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["ask", "--context", "none.txt", "q"], "none.txt: No such file"),
+        (["ask", "--context", ".", "q"], ".: Is a directory"),
+        (["ask", "--context", "empty.txt", "q"], "empty.txt: there is no text"),
+        (["ask", "--context", "binary.txt", "q"], "binary.txt: not UTF-8"),
+        (["ask", "--context", "-", "--context", "-", "q"], "only once"),
+        (["attribute", "--context", "-", "--query", "q", "--response", "-"], "only once"),
+        (["attribute", "--context", "b.txt", "--query", "q", "--response", "empty.txt"], "empty"),
+        (["ask", "--context", "b.txt", "q", "--url", "http://127.0.0.1:1"], "at2 serve"),
+        (["ask", "--context", "b.txt", "q", "--url", "nowhere"], "nowhere"),
+    ],
+)
+def test_an_error_is_one_line(
+    scripted: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    named: str,
+) -> None:
+    Path("empty.txt").write_text(" \n")
+    Path("binary.txt").write_bytes(b"\xff\x00")
+    assert cli.main(arguments) == 1
+    out, error = capsys.readouterr()
+    assert not out
+    assert error.startswith("at2: ") and error.count("\n") == 1 and named in error
+
+
+@pytest.mark.parametrize(("status", "hint"), [(400, ""), (401, "AT2_API_KEY"), (500, "")])
+def test_what_the_server_says_is_passed_on(
+    scripted: dict[str, Any], capsys: pytest.CaptureFixture[str], status: int, hint: str
+) -> None:
+    error = {"message": "no, because", "type": "t", "param": None, "code": "c"}
+    scripted["generate"] = ({"error": error}, status)
+    assert cli.main(["ask", "--context", "b.txt", "q"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("at2: no, because") and hint in printed
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["ask", "q"],
+        ["ask", "--context", "b.txt"],
+        ["ask", "--context", "b.txt", "q", "--top-k", "x"],
+        ["ask", "--context", "b.txt", "q", "--method", "magic"],
+        ["attribute", "--context", "b", "--query", "q", "--response", "r", "--span", "1"],
+        "attribute --context b --query q --response r --span 1 2 --quote x".split(),
+        ["bake"],
+    ],
+)
+def test_a_wrong_command_line_shows_the_usage(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "usage: at2" in capsys.readouterr().err
+
+
+def test_the_command_loads_no_model_library() -> None:
+    code = (
+        "import sys\nfrom service import cli\n"
+        "try: cli.main(['ask', '--help'])\nexcept SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'at2', 'fastapi'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_serve_has_a_flag_for_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    from service.settings import Settings
+
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["serve", "--help"])
+    assert caught.value.code == 0
+    shown = capsys.readouterr().out
+    assert "at2 serve" in shown and "AT2_" in shown
+    words = re.sub(r"-\s*\n\s+", "-", shown)
+    for name in Settings.model_fields:
+        assert re.search(rf"--{name.replace('_', '-')}\b", words), name
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "named"),
+    [
+        (["--port", "x"], {}, "AT2_PORT='x'"),
+        ([], {"AT2_PORT": "70000"}, "AT2_PORT='70000'"),
+        (["--port", "-1"], {"AT2_PORT": "1"}, "AT2_PORT='-1'"),
+        (["--host", "0.0.0.0"], {}, "AT2_ALLOW_NO_KEY"),
+        (["--host", "0.0.0.0", "--no-allow-no-key"], {"AT2_API_KEYS": ""}, "AT2_ALLOW_NO_KEY"),
+        ([], {"AT2_API_KEYS": "secret"}, "at least 16"),
+        (["--api-keys-file", "no/such"], {}, "no/such: No such file"),
+        (["--cors-origins", "example.org"], {}, "AT2_CORS_ORIGINS"),
+    ],
+)
+def test_a_server_with_a_wrong_setting_says_which_and_does_not_start(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    environment: dict[str, str],
+    named: str,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["serve", *flags]) == 1
+    printed = capsys.readouterr().err
+    assert named in printed and printed.count("\n") == 1 and "secret" not in printed
+
+
+# -- the real server -----------------------------------------------------------------------------
+
+
+def test_an_answer_from_the_real_server_names_the_file(server: str, tmp_path: Path) -> None:
+    (tmp_path / "people.txt").write_text(
+        "Omar Whitfield plays the cello.\nCharlotte Bennett lives in Lisbon.\n"
+    )
+    command = [sys.executable, "-m", "service.cli", "ask", "--url", server]
+    command += ["--context", str(tmp_path / "people.txt"), "Where does Charlotte Bennett live?"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "Lisbon. [1]" in done.stdout
+    assert "[1] " in done.stdout and "people.txt:32:66" in done.stdout
+    assert "    Charlotte Bennett lives in Lisbon." in done.stdout

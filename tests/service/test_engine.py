@@ -1,0 +1,282 @@
+"""The engine without HTTP: text as it is written, attribution prepared and kept, limits held."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+import pytest
+
+from at2.errors import InputError, PromptTooLongError, SpanError
+from at2.tasks import Document
+from service.engine import Answer, Engine, Question, Quote, Sampling
+from service.failures import BusyError, DeadlineError
+from service.records import Prompt
+from service.settings import Settings
+
+T = TypeVar("T")
+
+CONTEXT = (
+    "Charlotte Bennett works for Halden Freight. Charlotte Bennett lives in Lisbon. "
+    "Omar Whitfield plays the cello."
+)
+PROMPT = Prompt((Document(CONTEXT),), "Where does Charlotte Bennett live?", ())
+ENDLESS = Sampling(temperature=5.0, seed=1, max_new_tokens=1000)
+MAX_REQUESTS = 8
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def engine(runner: asyncio.Runner) -> Iterator[Engine]:
+    engine = Engine(
+        Settings(max_requests=MAX_REQUESTS, max_documents=4, max_spans=5, max_passes=40)
+    )
+    runner.run(engine.start())
+    yield engine
+    engine.close()
+
+
+@pytest.fixture()
+def run(runner: asyncio.Runner) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    return lambda work: runner.run(asyncio.wait_for(work, 120))
+
+
+async def _answer(engine: Engine, prompt: Prompt = PROMPT, **sampling: Any) -> Answer:
+    generating = await engine.generate(prompt, "sentence", Sampling(**sampling))
+    try:
+        return await generating.finished()
+    finally:
+        generating.close()
+
+
+async def _settled(engine: Engine) -> None:
+    """Everything that was prepared is done."""
+    while engine.load.attributions_waiting:
+        await asyncio.sleep(0.01)
+    await engine.attribute_response(PROMPT, "Yes.", Question(method="random"))
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(max_new_tokens=3),
+        Sampling(temperature=4.0, seed=3, max_new_tokens=60),
+        Sampling(temperature=4.0, seed=4, max_new_tokens=60),
+    ],
+)
+def test_the_pieces_joined_are_the_response(engine: Engine, run: Any, sampling: Sampling) -> None:
+    async def main() -> None:
+        generating = await engine.generate(PROMPT, "sentence", sampling, streaming=True)
+        pieces = [piece async for piece in generating]
+        generating.close()
+        generation = generating.answer.generation
+        assert "".join(pieces) == generation.response
+        assert len(pieces) > 1 and all(pieces)
+        again = await _answer(engine, **vars(sampling))
+        assert again.generation.response_ids == generation.response_ids
+        assert again.sources == generating.answer.sources
+        assert await engine.answer(generation) == generating.answer
+
+    run(main())
+
+
+def test_a_closed_generation_frees_its_place(engine: Engine, run: Any) -> None:
+    async def main() -> None:
+        generating = await engine.generate(PROMPT, "sentence", ENDLESS, streaming=True)
+        async for _ in generating:
+            break
+        assert engine.load.in_progress == engine.load.generating == 1
+        assert 0 < engine.load.cache_used < 1
+        generating.close()
+        generating.close()
+        assert engine.load.in_progress == engine.load.generating == 0
+
+    run(main())
+
+
+def test_beyond_the_most_requests_comes_busy_with_a_time(engine: Engine, run: Any) -> None:
+    async def main() -> None:
+        running = [
+            await engine.generate(PROMPT, "sentence", ENDLESS, streaming=True)
+            for _ in range(MAX_REQUESTS)
+        ]
+        with pytest.raises(BusyError, match=str(MAX_REQUESTS)) as caught:
+            await engine.generate(PROMPT, "sentence", Sampling())
+        assert 1 <= caught.value.retry_after <= 60
+        with pytest.raises(BusyError):
+            await engine.attribute_response(PROMPT, "Yes.", Question())
+        running[0].close()
+        await _answer(engine)
+        for generating in running:
+            generating.close()
+        assert engine.load.in_progress == 0
+
+    run(main())
+
+
+def test_a_refused_request_takes_no_place(engine: Engine, run: Any) -> None:
+    long = Prompt((Document("The cat sat. " * 3000),), "Why?", ())
+
+    async def main() -> None:
+        with pytest.raises(PromptTooLongError, match="2048"):
+            await engine.generate(long, "sentence", Sampling())
+        with pytest.raises(PromptTooLongError, match="2048"):
+            await engine.attribute_response(long, "Yes.", Question())
+        many = Prompt((Document("x"),) * 5, "Why?", ())
+        for work in (
+            engine.generate(many, "sentence", Sampling()),
+            engine.attribute_response(many, "Yes.", Question()),
+        ):
+            with pytest.raises(InputError, match=r"5 documents.* 4"):
+                await work
+        assert engine.load.in_progress == 0
+
+    run(main())
+
+
+def test_what_takes_too_long_is_given_up(run: Any, engine: Engine) -> None:
+    limits = engine.limits
+
+    async def main() -> None:
+        object.__setattr__(limits, "seconds", 0.3)
+        generating = await engine.generate(PROMPT, "sentence", ENDLESS, streaming=True)
+        with pytest.raises(DeadlineError, match=r"0\.3"):
+            await generating.finished()
+        generating.close()
+        assert engine.load.in_progress == engine.load.generating == 0
+        object.__setattr__(limits, "seconds", 1e-4)
+        with pytest.raises(DeadlineError):
+            await engine.attribute_response(PROMPT, "Yes.", Question(method="leave_one_out"))
+        assert engine.load.in_progress == 0
+
+    seconds = limits.seconds
+    try:
+        run(main())
+    finally:
+        object.__setattr__(limits, "seconds", seconds)
+
+
+def test_scores_are_prepared_when_a_generation_ends(engine: Engine, run: Any) -> None:
+    passes: list[int] = []
+
+    async def main() -> None:
+        answer = await _answer(engine)
+        await _settled(engine)
+        hook = engine.model.register_forward_pre_hook(lambda *_: passes.append(1))
+        try:
+            findings = await engine.attribute_generation(answer.generation, Question())
+            assert not passes
+            assert findings.attributions[0].sources[0].source.index == 1
+            await engine.attribute_generation(answer.generation, Question(source_type="word"))
+            assert len(passes) == 1
+            engine.forget(answer.generation.id)
+            again = await engine.attribute_generation(answer.generation, Question())
+            assert len(passes) == 2
+            assert again.attributions == findings.attributions
+        finally:
+            hook.remove()
+
+    run(main())
+
+
+def test_nothing_of_a_forgotten_generation_is_kept(engine: Engine, run: Any) -> None:
+    async def main() -> None:
+        await _settled(engine)
+        before = engine.load.score_bytes
+        answer = await _answer(engine)
+        engine.forget(answer.generation.id)  # while its scores are being prepared, or just after
+        await _settled(engine)
+        assert engine.load.score_bytes == before
+
+    run(main())
+
+
+def test_scores_that_were_pushed_out_come_back_the_same(run: Any) -> None:
+    engine = Engine(Settings(score_cache_mb=0, prepare=False))
+
+    async def main() -> None:
+        await engine.start()
+        answer = await _answer(engine)
+        first = await engine.attribute_generation(answer.generation, Question())
+        assert engine.load.score_bytes == 0
+        second = await engine.attribute_generation(answer.generation, Question())
+        assert first.attributions == second.attributions
+
+    run(main())
+    engine.close()
+
+
+def test_many_spans_and_dear_methods_are_refused_before_any_pass(engine: Engine, run: Any) -> None:
+    passes: list[int] = []
+    response = "Charlotte Bennett lives in Lisbon."
+
+    async def refused(question: Question, words: str) -> None:
+        with pytest.raises(InputError, match=words):
+            await engine.attribute_response(PROMPT, response, question)
+
+    async def main() -> None:
+        hook = engine.model.register_forward_pre_hook(lambda *_: passes.append(1))
+        try:
+            await refused(Question([(0, 1)] * 6), r"6 spans.* 5")
+            await refused(Question(method="context_cite"), r"64 passes.* 40")
+            await refused(Question([(0, 9)] * 5, verify=True, source_type="word"), r"48 passes.*40")
+            await refused(Question([(0, 9), (0, 99)]), "99")
+            assert not passes
+        finally:
+            hook.remove()
+
+    run(main())
+
+
+def test_a_quote_is_the_span_that_says_it(engine: Engine, run: Any) -> None:
+    response = "Charlotte Bennett lives in Lisbon. Charlotte Bennett works."
+
+    async def ask(spans: Any) -> Any:
+        findings = await engine.attribute_response(PROMPT, response, Question(spans))
+        return findings.attributions
+
+    async def main() -> None:
+        assert await ask(Quote("Lisbon")) == await ask([(27, 33)])
+        assert await ask(Quote("Charlotte", 1)) == await ask([(35, 44)])
+        with pytest.raises(SpanError, match="2 times") as caught:
+            await ask(Quote("Charlotte"))
+        assert caught.value.param == "occurrence"
+        with pytest.raises(SpanError, match="Paris") as caught:
+            await ask(Quote("Paris"))
+        assert caught.value.param == "quote"
+
+    run(main())
+
+
+def test_an_abandoned_attribution_stops_between_passes(engine: Engine, run: Any) -> None:
+    begun = asyncio.Event()
+    passes: list[int] = []
+
+    async def main() -> None:
+        await _settled(engine)
+        loop = asyncio.get_running_loop()
+
+        def count(*_: object) -> None:
+            passes.append(1)
+            loop.call_soon_threadsafe(begun.set)
+
+        hook = engine.model.register_forward_pre_hook(count)
+        try:
+            question = Question("sentence", method="gradient_norm", source_type="word")
+            response = " ".join(f"Charlotte Bennett lives in Lisbon {i}." for i in range(15))
+            asking = asyncio.ensure_future(engine.attribute_response(PROMPT, response, question))
+            await begun.wait()
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+            await _settled(engine)
+            assert len(passes) < 15
+        finally:
+            hook.remove()
+
+    run(main())

@@ -1,0 +1,74 @@
+"""Many callers at once: nothing lost, every reply as alone, memory bounded, overload survived.
+
+`python -m benchmarks.serving` sends more.
+"""
+
+import sys
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.helpers import load
+from tests.helpers.processes import running_server
+
+REQUESTS = 192
+CONCURRENCY = 32
+SLOTS = 32
+GROWTH_MB = 32.0
+"""A batch's or a pass's working memory comes and goes; what leaks with each request adds up."""
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[tuple[int, str]]:
+    """A server whose stores are soon full: its process and its address."""
+    with running_server(
+        AT2_MAX_REQUESTS=str(SLOTS), AT2_MAX_RECORDS="40", AT2_SCORE_CACHE_MB="1"
+    ) as (process, address):
+        yield process.pid, address
+
+
+def test_mixed_requests_get_the_replies_they_get_alone(place: tuple[int, str]) -> None:
+    process_id, address = place
+    jobs = load.mixed_jobs(REQUESTS)
+    expected = load.alone(address, jobs)
+    assert {outcome.status for outcome in expected.values()} == {200, 204, 400}
+    load.send(address, jobs, CONCURRENCY)  # memory for so many at once
+    before = load.resident_mb(process_id) if sys.platform == "linux" else 0.0
+    outcomes = load.send(address, jobs, CONCURRENCY)
+    assert not load.judge(jobs, outcomes, expected)
+    if sys.platform == "linux":
+        assert load.resident_mb(process_id) - before < GROWTH_MB
+
+
+def test_ten_times_overload_gets_200_or_429_and_recovers(place: tuple[int, str]) -> None:
+    _, address = place
+    (question,) = load.questions(1)
+    jobs = [("sample" if number % 3 else "stream", question) for number in range(10 * SLOTS)]
+    expected = load.alone(address, jobs)
+    outcomes = load.send(address, jobs, concurrency=len(jobs))
+    assert len(outcomes) == len(jobs)
+    assert {outcome.status for outcome in outcomes} == {200, 429}
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        if outcome.status == 200:
+            assert outcome.reply == expected[load.name(*job)].reply
+        else:
+            assert outcome.reply["error"]["code"] == "server_busy"
+    with httpx.Client(base_url=address, timeout=60) as client:
+        assert client.post("/generate", json=question).status_code == 200
+        assert "at2_requests_running 0.0" in client.get("/metrics").text
+
+
+def test_the_helper_finds_what_is_wrong() -> None:
+    jobs = load.mixed_jobs(3)
+    expected = {
+        load.name(*job): load.Outcome(job[0], load.EXPECTED_STATUS[job[0]], 0.1, "as ever")
+        for job in jobs
+    }
+    good = [expected[load.name(*job)] for job in jobs]
+    assert not load.judge(jobs, good, expected)
+    assert load.judge(jobs, good[:2], expected) == {"lost": 1}
+    failed = [*good[:2], load.Outcome(jobs[2][0], 500, 0.1, "as ever")]
+    assert load.judge(jobs, failed, expected) == {f"{jobs[2][0]}: status 500": 1}
+    other = [*good[:2], load.Outcome(jobs[2][0], 200, 0.1, "other")]
+    assert load.judge(jobs, other, expected) == {f"{jobs[2][0]}: another reply": 1}

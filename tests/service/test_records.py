@@ -1,0 +1,322 @@
+"""Stores keep what they are given, for as long and as much as they may, and forget it for good."""
+
+import asyncio
+import os
+import sqlite3
+import stat
+import threading
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from at2.tasks import Document
+from service.failures import StoreError
+from service.records import Generation, NoStore, Prompt, RecordStore, SqliteStore, open_store
+
+T = TypeVar("T")
+
+SECRET = "the walrus sings at midnight 😀"
+HOUR = 3600
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+def _generation(name: str, text: str = SECRET) -> Generation:
+    return Generation(
+        id=name,
+        created=5,
+        prompt=Prompt((Document(text, "d1", None),), "Why?", (("user", "Hello"),)),
+        source_type="sentence",
+        prompt_tokens=12,
+        response_ids=(3, 1, 4),
+        response="Because.",
+        finish_reason="stop",
+    )
+
+
+def _open(
+    kind: str, tmp_path: Path, *, seconds: int = HOUR, max_bytes: int = 2**20, max_records: int = 99
+) -> RecordStore:
+    place = str(tmp_path / "store" / "records.sqlite") if kind == "file" else kind
+    return open_store(place, seconds=seconds, max_bytes=max_bytes, max_records=max_records)
+
+
+def _bytes_on_disk(tmp_path: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
+@given(
+    st.builds(
+        Generation,
+        id=st.just("gen-1"),
+        created=st.integers(0, 2**40),
+        prompt=st.builds(
+            Prompt,
+            st.lists(
+                st.builds(Document, _TEXT, st.none() | _TEXT, st.none() | _TEXT), max_size=3
+            ).map(tuple),
+            _TEXT,
+            st.lists(st.tuples(st.sampled_from(["user", "assistant"]), _TEXT), max_size=2).map(
+                tuple
+            ),
+        ),
+        source_type=st.just("word"),
+        prompt_tokens=st.integers(0, 10**6),
+        response_ids=st.lists(st.integers(0, 10**6)).map(tuple),
+        response=_TEXT,
+        finish_reason=st.sampled_from(["stop", "length"]),
+    )
+)
+def test_a_record_reads_back_as_it_was(generation: Generation) -> None:
+    assert Generation.from_json(generation.to_json()) == generation
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"prompt": 1}', b"\xff"])
+def test_what_is_no_record_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        Generation.from_json(data)
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_what_is_put_is_got_until_it_is_deleted(kind: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        store = _open(kind, tmp_path)
+        expires = await store.put(_generation("a"))
+        await store.put(_generation("b"))
+        kept = await store.get("a")
+        assert kept is not None and kept.generation == _generation("a")
+        assert kept.expires == expires
+        assert await store.get("c") is None
+        assert await store.delete("a") is True
+        assert await store.delete("a") is False
+        assert await store.get("a") is None
+        assert await store.get("b") is not None
+        assert await store.sweep() == ["a"]
+        assert await store.sweep() == []
+        await store.close()
+
+    _run(main())
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_what_has_expired_is_not_there_and_swept_away(kind: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        store = _open(kind, tmp_path, seconds=0)
+        await store.put(_generation("a"))
+        assert await store.get("a") is None
+        assert await store.delete("a") is False
+        await store.put(_generation("b"))
+        assert sorted(await store.sweep()) == ["a", "b"]
+        assert SECRET.encode() not in _bytes_on_disk(tmp_path)
+        await store.close()
+
+    _run(main())
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_the_oldest_go_where_there_are_too_many(kind: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        store = _open(kind, tmp_path, max_records=3)
+        for name in "abcde":
+            await store.put(_generation(name))
+        assert [name for name in "abcde" if await store.get(name)] == ["c", "d", "e"]
+        assert await store.sweep() == ["a", "b"]
+        await store.close()
+
+    _run(main())
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_the_oldest_go_where_there_is_too_much(kind: str, tmp_path: Path) -> None:
+    size = len(_generation("a").to_json())
+
+    async def main() -> None:
+        store = _open(kind, tmp_path, max_bytes=3 * size)
+        for name in "abcde":
+            await store.put(_generation(name))
+        assert [name for name in "abcde" if await store.get(name)] == ["c", "d", "e"]
+        assert await store.put(_generation("f", "x" * 4 * size)) is None
+        assert await store.get("f") is None
+        assert await store.get("e") is not None
+        await store.close()
+
+    _run(main())
+
+
+def test_nothing_is_kept_where_nothing_is_to_be(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = _open("none", tmp_path)
+        assert isinstance(store, NoStore)
+        assert await store.put(_generation("a")) is None
+        assert await store.get("a") is None
+        assert await store.delete("a") is False
+        assert await store.sweep() == []
+        await store.close()
+
+    _run(main())
+
+
+def test_a_file_outlives_its_store(tmp_path: Path) -> None:
+    async def put() -> None:
+        store = _open("file", tmp_path)
+        await store.put(_generation("a"))
+        await store.close()
+
+    async def get() -> None:
+        store = _open("file", tmp_path)
+        kept = await store.get("a")
+        assert kept is not None and kept.generation == _generation("a")
+        await store.close()
+
+    _run(put())
+    _run(get())
+
+
+def test_deleted_text_is_gone_from_every_file(tmp_path: Path) -> None:
+    long = SECRET * 2000  # goes over many pages
+
+    async def main() -> None:
+        store = _open("file", tmp_path)
+        await store.put(_generation("a"))
+        await store.put(_generation("b", long))
+        await store.put(_generation("c", "something else"))
+        assert SECRET.encode() in _bytes_on_disk(tmp_path)
+        await store.delete("b")
+        await store.delete("a")
+        assert SECRET.encode() not in _bytes_on_disk(tmp_path)
+        assert b"something else" in _bytes_on_disk(tmp_path)
+        await store.close()
+        assert SECRET.encode() not in _bytes_on_disk(tmp_path)
+
+    _run(main())
+
+
+def test_nobody_else_may_read_the_files(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = _open("file", tmp_path)
+        await store.put(_generation("a"))
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert len(files) == 3  # the database, its log, and the log's index
+        assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+        await store.close()
+
+    _run(main())
+
+
+@pytest.mark.parametrize("damage", ["text", "torn", "flipped"])
+def test_a_damaged_file_is_moved_aside(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "store" / "records.sqlite"
+
+    async def fill() -> None:
+        store = _open("file", tmp_path)
+        for number in range(20):
+            await store.put(_generation(f"g{number}", SECRET * 50))
+        await store.close()
+
+    _run(fill())
+    content = path.read_bytes()
+    if damage == "text":
+        path.write_bytes(b"this is no database, whatever its name says" * 100)
+    elif damage == "torn":
+        path.write_bytes(content[: len(content) // 2])
+    else:
+        path.write_bytes(content[:4096] + bytes(len(content) - 4096))
+
+    async def main() -> None:
+        store = _open("file", tmp_path)
+        assert await store.get("g1") is None
+        assert await store.put(_generation("new")) is not None
+        assert await store.get("new") is not None
+        await store.close()
+
+    _run(main())
+    aside = [p for p in path.parent.iterdir() if p.name.startswith("records.sqlite.damaged-")]
+    assert aside
+    assert "damaged" in caplog.text and aside[0].name in caplog.text
+
+
+def test_a_file_of_a_later_version_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "later.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(StoreError, match="99"):
+        SqliteStore(str(path), HOUR, 2**20, 9)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("place", ["folder", "file/below"])
+def test_a_place_that_cannot_be_is_refused_in_one_line(tmp_path: Path, place: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StoreError) as caught:
+        SqliteStore(str(tmp_path / place), HOUR, 2**20, 9)
+    assert "\n" not in str(caught.value) and str(tmp_path) not in str(caught.value)
+
+
+def test_a_record_that_cannot_be_read_is_no_missing_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = _open("file", tmp_path)
+        await store.put(_generation("a"))
+        with sqlite3.connect(tmp_path / "store" / "records.sqlite") as other:
+            other.execute("UPDATE generations SET record = x'00'")
+        other.close()
+        with pytest.raises(StoreError):
+            await store.get("a")
+        await store.close()
+
+    _run(main())
+
+
+def test_a_failed_write_loses_the_record_and_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        store = _open("file", tmp_path)
+        await store.put(_generation("a"))
+        # as when somebody else holds the file: every write of ours fails
+        other = sqlite3.connect(tmp_path / "store" / "records.sqlite", isolation_level=None)
+        other.execute("DROP TABLE generations")
+        assert await store.put(_generation("b")) is None
+        assert "b is not kept" in caplog.text
+        with pytest.raises(StoreError):
+            await store.get("a")
+        other.close()
+        await store.close()
+
+    _run(main())
+
+
+def test_two_processes_may_share_a_file(tmp_path: Path) -> None:
+    async def main() -> None:
+        one, other = _open("file", tmp_path), _open("file", tmp_path)
+        await one.put(_generation("a"))
+        assert await other.get("a") is not None
+        assert await other.delete("a") is True
+        assert await one.get("a") is None
+        await one.close()
+        await other.close()
+
+    _run(main())
+
+
+def test_no_thread_stays_behind(tmp_path: Path) -> None:
+    before = threading.active_count()
+
+    async def main() -> None:
+        store = _open("file", tmp_path)
+        await store.put(_generation("a"))
+        await store.close()
+
+    _run(main())
+    assert threading.active_count() == before
+    assert os.listdir(tmp_path / "store") == ["records.sqlite"]  # the log is folded in

@@ -1,0 +1,322 @@
+"""Who may call, how much they may send, and what browsers are told."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from service.security import ApiKeys, check_exposure, is_loopback, is_open, origins
+from tests.helpers.servers import serving, settings, small_app
+
+KEY = "a-key-of-sixteen-or-more"
+OTHER = "another-key-just-as-long"
+LIMIT = 2048
+
+Call = Callable[..., httpx.Response]
+
+
+def _caller(**values: Any) -> Call:
+    """Calls an application of its own with these settings, without a socket."""
+    app = small_app(settings(**values))
+
+    def call(method: str, path: str, **request: Any) -> httpx.Response:
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                return await client.request(method, path, **request)
+
+        return asyncio.run(send())
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def open_call() -> Call:
+    return _caller(max_body_bytes=LIMIT)
+
+
+@pytest.fixture(scope="module")
+def keyed_call() -> Call:
+    return _caller(api_keys=SecretStr(f"{OTHER}, {KEY}"))
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    own = settings(max_body_bytes=LIMIT)
+    app = small_app(own)
+    with serving(app, own, app.state.lifecycle) as (address, _):
+        yield address
+
+
+def _error(response: httpx.Response) -> dict[str, Any]:
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+# -- keys ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", [KEY, OTHER])
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
+def test_a_known_key_is_let_in(keyed_call: Call, key: str, scheme: str) -> None:
+    reply = keyed_call("POST", "/echo/a", headers={"Authorization": f"{scheme} {key}"})
+    assert reply.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [
+        (None, "missing_api_key"),
+        ("", "missing_api_key"),
+        ("Bearer", "missing_api_key"),
+        ("Bearer  ", "missing_api_key"),
+        (f"Basic {KEY}", "missing_api_key"),
+        (KEY, "missing_api_key"),
+        (f"Bearer {KEY[:-1]}", "invalid_api_key"),
+        (f"Bearer {KEY}x", "invalid_api_key"),
+        (f"Bearer {KEY.upper()}", "invalid_api_key"),
+        (f"Bearer {KEY},{OTHER}", "invalid_api_key"),
+        (f"Bearer {KEY}\xe9", "invalid_api_key"),
+    ],
+)
+def test_anything_else_is_refused_with_a_challenge(
+    keyed_call: Call, header: str | None, code: str
+) -> None:
+    headers = {} if header is None else {"Authorization": header.encode("latin-1")}
+    reply = keyed_call("POST", "/echo/a", headers=headers)
+    assert reply.status_code == 401
+    assert reply.headers["WWW-Authenticate"].startswith("Bearer")
+    error = _error(reply)
+    assert (error["type"], error["code"]) == ("authentication_error", code)
+    assert KEY not in reply.text and OTHER not in reply.text
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/", "/docs", "/openapi.json"])
+def test_what_holds_nothing_of_anybodys_is_open(keyed_call: Call, path: str) -> None:
+    assert keyed_call("GET", path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/metrics", "/nothing", "/health/", "//health", "/docsx", "/generations/x", "/info"]
+)
+def test_everything_else_is_closed_even_where_nothing_is(keyed_call: Call, path: str) -> None:
+    assert keyed_call("GET", f"http://test{path}").status_code == 401
+
+
+@given(st.text(alphabet="/.abcdefghilmnoprstu-", max_size=20))
+def test_a_path_that_is_not_named_is_closed(tail: str) -> None:
+    path = f"/generations/{tail}"
+    assert not is_open(path, open_metrics=True)
+
+
+def test_metrics_are_open_only_where_asked_for() -> None:
+    call = _caller(api_keys=SecretStr(KEY), open_metrics=True)
+    assert call("GET", "/metrics").status_code == 200
+
+
+def test_a_body_is_not_read_before_the_key_is_seen(keyed_call: Call) -> None:
+    reads = 0
+
+    async def body() -> Any:
+        nonlocal reads
+        reads += 1
+        yield b"x"
+
+    assert keyed_call("POST", "/echo/a", content=body()).status_code == 401
+    assert reads <= 1  # the transport of the test asks once by itself
+
+
+def test_the_document_says_which_operations_need_a_key(keyed_call: Call, open_call: Call) -> None:
+    document = keyed_call("GET", "/openapi.json").json()
+    assert document["paths"]["/echo/{name}"]["post"]["security"]
+    assert "security" not in document["paths"]["/health"]["get"]
+    assert "securitySchemes" not in open_call("GET", "/openapi.json").json().get("components", {})
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        (",", "no key"),
+        (" , ", "no key"),
+        ("short", "5 characters"),
+        (f"{KEY},tiny", "key 2"),
+        (f"{KEY} with a blank", "key 1"),
+        ("ключ-ключ-ключ-ключ", "key 1"),
+    ],
+)
+def test_a_malformed_key_is_named_by_its_place_and_not_shown(keys: str, named: str) -> None:
+    with pytest.raises(ValueError, match=named) as caught:
+        ApiKeys.of(settings(api_keys=SecretStr(keys)))
+    assert "AT2_API_KEYS" in str(caught.value)
+    assert KEY not in str(caught.value) and "tiny" not in str(caught.value)
+
+
+def test_keys_come_from_a_file_too(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"# of the team\n{KEY}\r\n\n  {OTHER}  \n")
+    keys = ApiKeys.of(settings(api_keys_file=path, api_keys=SecretStr("x" * 16)))
+    assert keys.accept(KEY) and keys.accept(OTHER) and keys.accept("x" * 16)
+    assert not keys.accept("# of the team") and not keys.accept("")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"# nothing\n", b"\xff\xfe\x00"])
+def test_a_key_file_without_keys_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "keys"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"AT2_API_KEYS_FILE=.*keys: ") as caught:
+        ApiKeys.of(settings(api_keys_file=path))
+    assert "\n" not in str(caught.value)
+
+
+def test_no_key_is_kept_in_memory() -> None:
+    own = settings(api_keys=SecretStr(KEY))
+    assert KEY not in repr(ApiKeys.of(own))
+    assert KEY not in repr(own)
+
+
+# -- exposure ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_this_machine_may_call_without_a_key(host: str) -> None:
+    assert is_loopback(host)
+    check_exposure(settings(host=host), ApiKeys(()))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", "", "127.0.0.1.nip"])
+def test_other_machines_need_one_or_a_decision(host: str) -> None:
+    with pytest.raises(ValueError, match="AT2_ALLOW_NO_KEY"):
+        check_exposure(settings(host=host), ApiKeys(()))
+    check_exposure(settings(host=host, allow_no_key=True), ApiKeys(()))
+    check_exposure(settings(host=host), ApiKeys.of(settings(api_keys=SecretStr(KEY))))
+
+
+# -- browsers ------------------------------------------------------------------------------------
+
+
+def test_no_other_origin_may_call_unless_named(open_call: Call) -> None:
+    origin = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+    reply = open_call("OPTIONS", "/echo/a", headers=origin)
+    assert "access-control-allow-origin" not in reply.headers
+    reply = open_call("POST", "/echo/a", headers=origin)
+    assert "access-control-allow-origin" not in reply.headers
+
+
+def test_a_named_origin_may_and_another_may_not() -> None:
+    call = _caller(
+        cors_origins="https://app.example, http://localhost:3000", api_keys=SecretStr(KEY)
+    )
+    for origin, allowed in [("https://app.example", True), ("https://evil.example", False)]:
+        preflight = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+        reply = call("OPTIONS", "/echo/a", headers=preflight)  # browsers send no key with it
+        assert ("access-control-allow-origin" in reply.headers) is allowed
+        reply = call("POST", "/echo/a", headers={"Origin": origin})
+        assert reply.status_code == 401  # and the page can read that
+        assert ("access-control-allow-origin" in reply.headers) is allowed
+
+
+@pytest.mark.parametrize("name", ["example.org", "https://a/b", "https://*.a.org", "null", "file:"])
+def test_what_is_no_origin_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="AT2_CORS_ORIGINS"):
+        origins(settings(cors_origins=f"https://a.org,{name}"))
+
+
+@pytest.mark.parametrize("path", ["/health", "/", "/docs", "/nothing", "/bug", "/refuse"])
+def test_every_reply_tells_browsers_to_do_nothing_with_it(open_call: Call, path: str) -> None:
+    headers = open_call("GET", path).headers
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Referrer-Policy"] == "no-referrer"
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    assert headers["Cache-Control"] == "no-store"
+    assert "server" not in headers
+
+
+def test_only_the_documentation_may_run_scripts_inside_the_page(open_call: Call) -> None:
+    assert "unsafe-inline" in open_call("GET", "/docs").headers["Content-Security-Policy"]
+    assert "unsafe-inline" not in open_call("GET", "/").headers["Content-Security-Policy"]
+
+
+# -- replies -------------------------------------------------------------------------------------
+
+
+def test_a_bug_says_nothing_of_itself(open_call: Call) -> None:
+    reply = open_call("GET", "/bug")
+    assert reply.status_code == 500
+    assert _error(reply) == {
+        "message": "internal error",
+        "type": "server_error",
+        "param": None,
+        "code": "internal_error",
+    }
+    assert reply.headers["X-Request-ID"]
+
+
+@pytest.mark.parametrize(
+    "given_id", ["abc", "a" * 128, "Root=1-67891233-abcdef012345678912345678", "9f.e_2:/+=@-"]
+)
+def test_a_request_id_comes_back(open_call: Call, given_id: str) -> None:
+    reply = open_call("POST", "/echo/a", headers={"X-Request-ID": given_id})
+    assert reply.headers["X-Request-ID"] == given_id == reply.json()["id"]
+
+
+@pytest.mark.parametrize("given_id", ["", "a b", "a" * 129, 'x","level":"fatal', "é", "a\tb"])
+def test_an_id_that_could_forge_a_log_line_is_replaced(open_call: Call, given_id: str) -> None:
+    headers = {"X-Request-ID": given_id.encode("latin-1")}
+    replies = [open_call("GET", path, headers=headers) for path in ("/health", "/nothing", "/bug")]
+    ids = {reply.headers["X-Request-ID"] for reply in replies}
+    assert len(ids) == 3 and given_id not in ids
+    assert all(len(one) == 32 and one.isalnum() for one in ids)
+
+
+# -- body size -----------------------------------------------------------------------------------
+
+
+def _chunked(size: int) -> Iterator[bytes]:
+    for start in range(0, size, 500):
+        yield b"x" * min(500, size - start)
+
+
+@pytest.mark.parametrize("size", [0, 1, LIMIT - 1, LIMIT])
+def test_a_body_up_to_the_limit_arrives_whole(address: str, size: int) -> None:
+    for content in (b"x" * size, _chunked(size)):
+        reply = httpx.post(f"{address}/echo/a", content=content)
+        assert reply.json()["size"] == size
+
+
+@pytest.mark.parametrize("size", [LIMIT + 1, 3 * LIMIT, 500 * LIMIT])
+def test_a_larger_one_is_refused_announced_or_chunked(address: str, size: int) -> None:
+    for content in (b"x" * size, _chunked(size)):
+        reply = httpx.post(f"{address}/echo/a", content=content)
+        assert reply.status_code == 413
+        error = _error(reply)
+        assert error["code"] == "body_too_large" and str(LIMIT) in error["message"]
+        assert reply.headers["Connection"] == "close"
+    assert httpx.post(f"{address}/echo/a", content=b"x").status_code == 200
+
+
+def test_one_that_waits_for_consent_is_refused_without_it(address: str) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(
+            f"POST /echo/a HTTP/1.1\r\nHost: {host}\r\nContent-Length: {LIMIT + 1}\r\n"
+            "Expect: 100-continue\r\n\r\n".encode()
+        )
+        assert connection.recv(4096).startswith(b"HTTP/1.1 413")
+
+
+def test_a_body_that_stops_half_way_harms_nobody(address: str) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(
+            f"POST /echo/a HTTP/1.1\r\nHost: {host}\r\nContent-Length: 100\r\n\r\nhalf".encode()
+        )
+    assert httpx.post(f"{address}/echo/a", content=b"x").status_code == 200
