@@ -1,8 +1,8 @@
 """The small model and estimator that ship with the package, so that a first try needs no download.
 
 A Llama of three million parameters, trained from scratch by `trainer_jobs.bundled` on generated
-text. It answers questions over short contexts about people, companies and towns, and nothing else:
-for real use name another model.
+text. It answers questions over short contexts about people, companies and towns, in the phrasings
+that it has learned, and nothing else: for real use name another model.
 """
 
 from pathlib import Path
@@ -17,8 +17,9 @@ ESTIMATOR_PATH = Path(__file__).parent / "estimator"
 """The folder of the estimator trained for it."""
 
 DESCRIPTION = (
-    "A demonstration model of 3 million parameters, trained on generated text. It answers short "
-    "questions about made-up people, companies and towns from a few sentences, and it errs. "
+    "A demonstration model of 3 million parameters, trained on generated text. It answers "
+    "questions about people, companies and towns from a few plain sentences, in phrasings such as "
+    "those of the examples; others it does not understand. "
     "For real use set AT2_MODEL and AT2_ESTIMATOR."
 )
 """What the model is, for people who meet it in a server."""

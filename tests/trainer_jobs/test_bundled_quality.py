@@ -1,6 +1,6 @@
 """The shipped model and estimator, on names that training never saw: the bars of the product."""
 
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import pytest
@@ -11,7 +11,6 @@ from trainer_jobs.bundled.names import NameSource
 from trainer_jobs.bundled.questions import ask
 from trainer_jobs.bundled.report import answers, attribution_precision
 
-SHORTFALL = "the shipped training run is too short: figures in docs/bundled_model.md"
 COUNT = 100
 SEED = 2_000_003
 
@@ -36,23 +35,15 @@ def _rate(kind: str, sentences: int, style: str = "mixed") -> float:
     return sum(g == a.question.answer for g, a in zip(given, asked, strict=True)) / COUNT
 
 
-short_of = partial(pytest.param, marks=pytest.mark.xfail(strict=True, reason=SHORTFALL))
-
-
 @pytest.mark.parametrize(
     ("sentences", "style", "bar"),
-    [
-        (3, "mixed", 0.90),
-        short_of(8, "mixed", 0.95),
-        short_of(8, "real", 0.95),
-        short_of(16, "mixed", 0.90),
-    ],
+    [(3, "mixed", 0.95), (8, "mixed", 0.95), (8, "real", 0.95), (16, "mixed", 0.90)],
 )
 def test_single_facts_are_answered_exactly(sentences: int, style: str, bar: float) -> None:
     assert _rate("single", sentences, style) >= bar
 
 
-@pytest.mark.parametrize("kind", [short_of("about"), short_of("absent")])
+@pytest.mark.parametrize("kind", ["about", "absent"])
 def test_other_questions_are_answered_exactly(kind: str) -> None:
     assert _rate(kind, 8) >= 0.9
 
@@ -61,6 +52,7 @@ def test_the_first_source_is_the_supporting_sentence() -> None:
     estimator = LinearScoreEstimator.load(bundled.ESTIMATOR_PATH)
     result = attribution_precision(*_model(), estimator, 300)
     precision = result["precision_at_1"]
-    assert result["answered_right"] >= 200
+    assert result["answered_right"] >= 270
     assert precision["at2"] >= 0.97
-    assert precision["at2"] > precision["average_attention"]
+    # where average attention is never wrong, nothing can be right more often
+    assert precision["at2"] > precision["average_attention"] or precision["at2"] == 1.0

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 from at2 import AT2Trainer, LinearScoreEstimator
-from at2.estimators import PUBLISHED_FILE, SAFETENSORS_FILE
 from trainer_jobs.bundled.names import NameSource
 from trainer_jobs.bundled.questions import ask, task_of
 
@@ -29,7 +28,5 @@ def train_estimator(
 
 
 def ship(estimator: LinearScoreEstimator, folder: Path, metrics: dict[str, Any]) -> None:
-    """Write the estimator with its metrics, in both formats."""
-    estimator.extras["metrics"] = metrics
-    for name in (PUBLISHED_FILE, SAFETENSORS_FILE):
-        estimator.save(folder / name)
+    """Write the estimator with its metrics, in both formats, and its card."""
+    estimator.save_folder(folder, {"metrics": metrics})

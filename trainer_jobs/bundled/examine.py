@@ -34,7 +34,7 @@ def exact_match(
         rng = Random(f"{_SEED}:{size}")
         examples = [world.example(rng, size, 12) for _ in range(contexts)]
         batch = packer.batch(examples)
-        logits, targets = network(batch)
+        logits, targets, _ = network(batch)
         right = logits.argmax(-1) == targets
         kinds: dict[str, list[bool]] = {}
         start = 0

@@ -145,7 +145,7 @@ def _syllables(rng: Random, count: int) -> str:
 
 
 def _invent(rng: Random, endings: list[str]) -> str:
-    word = _syllables(rng, 1 if rng.random() < 0.75 else 2)
+    word = _syllables(rng, 1 if rng.random() < 0.9 else 2)
     return (word + rng.choice(endings)).capitalize()
 
 

@@ -7,14 +7,20 @@ Parameters carry the names of `LlamaForCausalLM`, so a state dict moves over unc
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from transformers import LlamaConfig
 
-ROPE_THETA = 10_000.0
+ROPE_THETA = 1_000_000.0
+"""Large for so short a context: most rotary pairs stay aligned from one end to the other, so that a
+name is recognised wherever it stands."""
+
+EVIDENCE_LAYER, COPY_LAYER = 3, 4
+"""The layers whose first head training shows where to look: one at the sentence that an answer
+follows from, the other at the very token to be copied out of it."""
 
 COMPUTE_DTYPE = torch.bfloat16
 """Matrix products run three to four times as fast as in float32 on CPUs with AVX512-BF16 or AMX."""
@@ -27,8 +33,9 @@ def llama_config(vocab_size: int, pad_token_id: int, eos_token_id: int) -> Llama
         hidden_size=192,
         intermediate_size=512,
         num_hidden_layers=6,
-        num_attention_heads=6,
-        num_key_value_heads=6,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=64,
         max_position_embeddings=2048,
         rope_theta=ROPE_THETA,
         rms_norm_eps=1e-5,
@@ -50,6 +57,8 @@ class Batch:
         ids: [N] token ids.
         positions: [N] rotary positions; gaps stand for hidden sentences.
         targets: [N] the next token where the loss counts, -100 elsewhere.
+        evidence: [N, 2] where, among its row's context tokens, the sentence starts and ends that
+            the target follows from; both 0 where there is none.
         contexts: [R, C] where each row's context tokens are.
         segments: [R, Q, S] where each question's tokens are.
     """
@@ -57,6 +66,7 @@ class Batch:
     ids: Tensor
     positions: Tensor
     targets: Tensor
+    evidence: Tensor
     contexts: Tensor
     segments: Tensor
 
@@ -114,6 +124,15 @@ class Layout:
         padding = batch.contexts == tokens
         # [R, 1, 1, C] and [S, S]: what a question may attend to, as terms added to the scores
         zero = torch.zeros((), dtype=COMPUTE_DTYPE)
+        ids = torch.cat([batch.ids, batch.ids.new_full((1,), -1)])
+        targets = torch.cat([batch.targets, batch.targets.new_full((1,), -100)])[batch.segments]
+        first, last = torch.cat([batch.evidence, batch.evidence.new_zeros(1, 2)])[
+            batch.segments
+        ].unbind(-1)
+        places = torch.arange(self.context)
+        # [R, Q, S, C]: what an answer's tokens follow from, and what each is a copy of
+        self.evidence = (places >= first[..., None]) & (places < last[..., None])
+        self.copies = self.evidence & (ids[batch.contexts][:, None, None] == targets[..., None])
         self.padding = torch.where(padding, -1e4, zero).to(COMPUTE_DTYPE)[:, None, None]
         longest = max(self.context, self.segment)
         future = torch.ones(longest, longest, dtype=torch.bool).triu(1)
@@ -149,17 +168,19 @@ class Attention(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         width = config.hidden_size
-        self.heads = config.num_attention_heads
-        self.q_proj = nn.Linear(width, width, bias=False)
-        self.k_proj = nn.Linear(width, width, bias=False)
-        self.v_proj = nn.Linear(width, width, bias=False)
-        self.o_proj = nn.Linear(width, width, bias=False)
+        self.heads, self.head_dim = config.num_attention_heads, config.head_dim
+        inner = self.heads * self.head_dim
+        self.q_proj = nn.Linear(width, inner, bias=False)
+        self.k_proj = nn.Linear(width, inner, bias=False)
+        self.v_proj = nn.Linear(width, inner, bias=False)
+        self.o_proj = nn.Linear(inner, width, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
-        tokens, width = x.shape
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        """The output [N, width], and the weights [R, Q, S, C] of the first head on the context."""
+        tokens = x.shape[0]
         weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
         q, k, v = _linear(x, weight).view(tokens, 3, self.heads, -1).unbind(1)
-        scale = (width // self.heads) ** -0.5
+        scale = self.head_dim**-0.5
         q_context, q_own = layout.split(_rotate(q, cos * scale, sin * scale))
         k_context, k_own = layout.split(_rotate(k, cos, sin))
         v_context, v_own = layout.split(v)
@@ -177,7 +198,8 @@ class Attention(nn.Module):
         weights = torch.cat([to_context, to_own], dim=-1).softmax(-1)
         from_context = weights[..., : layout.context].reshape(rows, heads, questions * segment, -1)
         out = (from_context @ v_context).view_as(q_own) + weights[..., layout.context :] @ v_own
-        return _linear(layout.join(contexts, out), self.o_proj.weight)
+        seen = weights[:, 0, ..., : layout.context]
+        return _linear(layout.join(contexts, out), self.o_proj.weight), seen
 
 
 def _norm(x: Tensor, norm: nn.RMSNorm) -> Tensor:
@@ -210,10 +232,17 @@ class Layer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = FeedForward(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> Tensor:
-        x = x + self.self_attn(_norm(x, self.input_layernorm), cos, sin, layout)
-        out: Tensor = x + self.mlp(_norm(x, self.post_attention_layernorm))
-        return out
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+        attended, seen = self.self_attn(_norm(x, self.input_layernorm), cos, sin, layout)
+        x = x + attended
+        return x + self.mlp(_norm(x, self.post_attention_layernorm)), seen
+
+
+def missed(seen: Tensor, wanted: Tensor) -> Tensor:
+    """Minus the log of the attention on `wanted`, both [R, Q, S, C], where anything is wanted."""
+    mass = torch.where(wanted, seen.float(), 0.0).sum(-1)
+    asked = wanted.any(-1)
+    return -torch.where(asked, (mass + 1e-5).log(), 0.0).sum() / asked.sum().clamp(min=1)
 
 
 class Decoder(nn.Module):
@@ -224,6 +253,21 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+
+class Output(NamedTuple):
+    """What a forward pass gives.
+
+    Attributes:
+        logits: [counted, vocabulary] where the loss counts.
+        targets: [counted] the right tokens.
+        missed: minus the mean log of the attention that the two guided heads give to the
+            evidence, in nats.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    missed: Tensor
 
 
 class Network(nn.Module):
@@ -243,15 +287,19 @@ class Network(nn.Module):
                 std = 1e-3 * fan_in**-0.5  # residual branches start near zero
             nn.init.normal_(parameter, std=std, generator=generator)
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits [counted, vocabulary] and targets [counted] where the loss counts."""
-        head_dim = self.config.hidden_size // self.config.num_attention_heads
-        cos, sin = rotary(batch.positions, head_dim)
+    def forward(self, batch: Batch) -> Output:
+        """Logits where the loss counts, and how far the two guided heads look elsewhere."""
+        cos, sin = rotary(batch.positions, self.config.head_dim)
         layout = Layout(batch)
         x = F.embedding(batch.ids, self.model.embed_tokens.weight).to(COMPUTE_DTYPE)
-        for layer in self.model.layers:
-            x = layer(x, cos, sin, layout)
+        away = torch.zeros(())
+        for index, layer in enumerate(self.model.layers):
+            x, seen = layer(x, cos, sin, layout)
+            if index == EVIDENCE_LAYER:
+                away = away + missed(seen, layout.evidence)
+            elif index == COPY_LAYER:
+                away = away + missed(seen, layout.copies)
         counted = batch.targets >= 0
         hidden = _norm(x[counted], self.model.norm)
         logits = _linear(hidden, self.model.embed_tokens.weight)
-        return logits.float(), batch.targets[counted]
+        return Output(logits.float(), batch.targets[counted], away)

@@ -2,6 +2,8 @@
 
 Pure data. `{s}` stands for the subject, `{v}` for the value. Of each relation's sources and
 questions the last one is held out: it is used only to measure how far the model generalises.
+The value always follows the subject and the relation, so that a decoder, which reads from left to
+right, knows what a value belongs to when it reads it.
 """
 
 from dataclasses import dataclass
@@ -13,8 +15,8 @@ class Relation:
 
     Attributes:
         subject: "person", "company" or "town".
-        value: the kind of a named value ("person", "company", "town", "year"), or "" when the
-            value is one of `choices`.
+        value: the kind of a named value ("person", "company", "town"), or "" when the value is one
+            of `choices`.
         sources: ways in which a context states the fact; the last is held out.
         questions: ways to ask for it; the last is held out.
         answer: the one way in which the model answers.
@@ -30,235 +32,45 @@ class Relation:
 
 
 _JOBS = tuple(
-    [
-        "architect",
-        "baker",
-        "barber",
-        "butcher",
-        "carpenter",
-        "chemist",
-        "clerk",
-        "cook",
-        "dancer",
-        "dentist",
-        "designer",
-        "doctor",
-        "driver",
-        "editor",
-        "farmer",
-        "florist",
-        "gardener",
-        "judge",
-        "lawyer",
-        "librarian",
-        "mechanic",
-        "miner",
-        "nurse",
-        "painter",
-        "pharmacist",
-        "photographer",
-        "pilot",
-        "plumber",
-        "poet",
-        "potter",
-        "printer",
-        "sailor",
-        "sculptor",
-        "singer",
-        "surgeon",
-        "tailor",
-        "teacher",
-        "translator",
-        "waiter",
-        "weaver",
-    ]
+    (
+        "baker barber butcher carpenter chemist clerk cook dancer dentist designer doctor driver "
+        "farmer florist gardener judge lawyer librarian mechanic miner nurse painter pharmacist "
+        "photographer pilot plumber poet potter printer sailor sculptor singer surgeon tailor "
+        "teacher translator waiter weaver"
+    ).split()
 )
 _INSTRUMENTS = tuple(
-    [
-        "accordion",
-        "banjo",
-        "bassoon",
-        "cello",
-        "clarinet",
-        "drums",
-        "flute",
-        "guitar",
-        "harp",
-        "horn",
-        "mandolin",
-        "oboe",
-        "organ",
-        "piano",
-        "saxophone",
-        "trombone",
-        "trumpet",
-        "tuba",
-        "viola",
-        "violin",
-    ]
-)
-_SUBJECTS = tuple(
-    [
-        "archaeology",
-        "astronomy",
-        "biology",
-        "botany",
-        "chemistry",
-        "economics",
-        "engineering",
-        "geography",
-        "geology",
-        "history",
-        "law",
-        "linguistics",
-        "mathematics",
-        "medicine",
-        "music",
-        "philosophy",
-        "physics",
-        "psychology",
-        "sociology",
-        "theology",
-    ]
+    (
+        "accordion banjo bassoon cello clarinet drums flute guitar harp horn mandolin oboe organ "
+        "piano saxophone trombone trumpet tuba viola violin"
+    ).split()
 )
 _PETS = tuple(
-    [
-        "canary",
-        "cat",
-        "dog",
-        "donkey",
-        "ferret",
-        "goat",
-        "goldfish",
-        "hamster",
-        "hedgehog",
-        "horse",
-        "lizard",
-        "parrot",
-        "pony",
-        "rabbit",
-        "sheep",
-        "snake",
-        "tortoise",
-        "turtle",
-    ]
+    (
+        "canary cat dog donkey ferret goat goldfish hamster hedgehog horse lizard parrot pony "
+        "rabbit sheep snake tortoise turtle"
+    ).split()
 )
 _LANGUAGES = tuple(
-    [
-        "Arabic",
-        "Basque",
-        "Catalan",
-        "Czech",
-        "Danish",
-        "Dutch",
-        "Finnish",
-        "Greek",
-        "Hebrew",
-        "Hindi",
-        "Hungarian",
-        "Italian",
-        "Japanese",
-        "Korean",
-        "Latin",
-        "Polish",
-        "Portuguese",
-        "Swahili",
-        "Turkish",
-        "Welsh",
-    ]
-)
-_COLLECTIONS = tuple(
-    [
-        "badges",
-        "books",
-        "bottles",
-        "butterflies",
-        "buttons",
-        "clocks",
-        "coins",
-        "dolls",
-        "fossils",
-        "maps",
-        "masks",
-        "medals",
-        "minerals",
-        "postcards",
-        "posters",
-        "records",
-        "shells",
-        "spoons",
-        "stamps",
-        "teapots",
-    ]
+    (
+        "Arabic Basque Catalan Czech Danish Dutch Finnish Greek Hebrew Hindi Hungarian Italian "
+        "Japanese Korean Latin Polish Portuguese Swahili Turkish Welsh"
+    ).split()
 )
 _PRODUCTS = tuple(
-    [
-        "bicycles",
-        "blankets",
-        "boats",
-        "bricks",
-        "cameras",
-        "candles",
-        "carpets",
-        "chairs",
-        "clocks",
-        "combs",
-        "elevators",
-        "engines",
-        "furniture",
-        "glass",
-        "gloves",
-        "helmets",
-        "jewellery",
-        "knives",
-        "lamps",
-        "lenses",
-        "mirrors",
-        "ovens",
-        "paint",
-        "paper",
-        "pencils",
-        "pianos",
-        "pumps",
-        "radios",
-        "shoes",
-        "soap",
-        "sweets",
-        "tents",
-        "tiles",
-        "toys",
-        "tractors",
-        "umbrellas",
-        "watches",
-        "windows",
-    ]
+    (
+        "bicycles blankets boats bricks cameras candles carpets chairs clocks combs elevators "
+        "engines furniture glass gloves helmets jewellery knives lamps lenses mirrors ovens paint "
+        "paper pencils pianos pumps radios shoes soap sweets tents tiles toys tractors umbrellas "
+        "watches windows"
+    ).split()
 )
 _FAMOUS = tuple(
-    [
-        "apples",
-        "beer",
-        "bread",
-        "bridges",
-        "castle",
-        "cathedral",
-        "cheese",
-        "cherries",
-        "chocolate",
-        "dances",
-        "fountains",
-        "gardens",
-        "honey",
-        "lace",
-        "market",
-        "museum",
-        "oranges",
-        "porcelain",
-        "silver",
-        "theatre",
-        "tulips",
-        "vineyards",
-        "windmills",
-    ]
+    (
+        "apples beer bread bridges castle cathedral cheese cherries chocolate dances fountains "
+        "gardens honey lace market museum oranges porcelain silver theatre tulips vineyards "
+        "windmills"
+    ).split()
 )
 
 RELATIONS: tuple[Relation, ...] = (
@@ -271,7 +83,6 @@ RELATIONS: tuple[Relation, ...] = (
             "{s} works for {v}.",
             "{s} has a job at {v}.",
             "{s} joined {v} some years ago.",
-            "{v} employs {s}.",
             "{s} is on the staff of {v}.",
         ),
         (
@@ -356,7 +167,6 @@ RELATIONS: tuple[Relation, ...] = (
             "{s} married {v} in the summer.",
             "The spouse of {s} is {v}.",
             "{s} shares a home and a wedding ring with {v}.",
-            "{s} and {v} are husband and wife.",
         ),
         (
             "Who is {s} married to?",
@@ -387,26 +197,6 @@ RELATIONS: tuple[Relation, ...] = (
         _INSTRUMENTS,
     ),
     Relation(
-        "subject",
-        "person",
-        "",
-        (
-            "{s} studied {v}.",
-            "{s} has a degree in {v}.",
-            "{s} read {v} at university.",
-            "At university, {s} chose {v}.",
-            "{s} holds a diploma in {v}.",
-        ),
-        (
-            "What did {s} study?",
-            "Which subject did {s} study?",
-            "What does {s} have a degree in?",
-            "What was {s}'s subject at university?",
-        ),
-        "{s} studied {v}.",
-        _SUBJECTS,
-    ),
-    Relation(
         "pet",
         "person",
         "",
@@ -415,7 +205,6 @@ RELATIONS: tuple[Relation, ...] = (
             "{s} owns a {v}.",
             "{s} has a {v} at home.",
             "{s} takes good care of a {v}.",
-            "A {v} lives with {s}.",
         ),
         (
             "What animal does {s} have?",
@@ -447,44 +236,6 @@ RELATIONS: tuple[Relation, ...] = (
         _LANGUAGES,
     ),
     Relation(
-        "collection",
-        "person",
-        "",
-        (
-            "{s} collects {v}.",
-            "{s} has a large collection of {v}.",
-            "{s} spends every weekend looking for old {v}.",
-            "The hobby of {s} is collecting {v}.",
-            "{s} buys {v} at flea markets.",
-        ),
-        (
-            "What does {s} collect?",
-            "What is the hobby of {s}?",
-            "What kind of things does {s} collect?",
-            "Which things does {s} collect?",
-        ),
-        "{s} collects {v}.",
-        _COLLECTIONS,
-    ),
-    Relation(
-        "birth_year",
-        "person",
-        "year",
-        (
-            "{s} was born in {v}.",
-            "The year of birth of {s} is {v}.",
-            "{s} came into the world in {v}.",
-            "{s}, born in {v}, is still alive.",
-        ),
-        (
-            "When was {s} born?",
-            "In what year was {s} born?",
-            "What is the birth year of {s}?",
-            "In which year was {s} born?",
-        ),
-        "{s} was born in {v}.",
-    ),
-    Relation(
         "headquarters",
         "company",
         "town",
@@ -510,9 +261,8 @@ RELATIONS: tuple[Relation, ...] = (
         (
             "{s} was founded by {v}.",
             "The founder of {s} is {v}.",
-            "{v} founded {s}.",
             "{s} was set up by {v}.",
-            "{v} started {s}.",
+            "{s} was started by {v}.",
         ),
         (
             "Who founded {s}?",
@@ -543,31 +293,13 @@ RELATIONS: tuple[Relation, ...] = (
         _PRODUCTS,
     ),
     Relation(
-        "founding_year",
-        "company",
-        "year",
-        (
-            "{s} was founded in {v}.",
-            "{s} was set up in {v}.",
-            "{s} opened its doors in {v}.",
-            "{s} has been in business since {v}.",
-        ),
-        (
-            "When was {s} founded?",
-            "In what year was {s} founded?",
-            "When was {s} set up?",
-            "In which year was {s} founded?",
-        ),
-        "{s} was founded in {v}.",
-    ),
-    Relation(
         "river",
         "town",
         "town",
         (
             "{s} lies on the river {v}.",
-            "The river {v} flows through {s}.",
             "The river that runs through {s} is the {v}.",
+            "The river of {s} is the {v}.",
             "{s} stands on the banks of the {v}.",
         ),
         (
@@ -585,8 +317,8 @@ RELATIONS: tuple[Relation, ...] = (
         (
             "The mayor of {s} is {v}.",
             "{s} has elected {v} as its mayor.",
-            "{v} is the mayor of {s}.",
-            "{v} governs {s} as its mayor.",
+            "{s} has a mayor called {v}.",
+            "The new mayor of {s} is {v}.",
         ),
         (
             "Who is the mayor of {s}?",

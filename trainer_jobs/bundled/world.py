@@ -12,6 +12,7 @@ from trainer_jobs.bundled.relations import FILLERS, NOT_MENTIONED, RELATIONS, TE
 
 _FILLER_SHARE = 0.08
 _COMMON_SHARE = 0.85
+_UNANSWERABLE_SHARE = 0.16
 _ENTITY_KINDS = ("person", "person", "person", "company", "town")
 """Drawn uniformly: most subjects are people."""
 
@@ -22,13 +23,20 @@ class Question:
 
     Attributes:
         kind: "single" (one fact), "about" (one or two facts in source order) or "absent".
-        support: indices of the sentences that hold the answer, in the order of the answer.
+        statements: the sentences of the reference answer.
+        support: the index of the context's sentence that says what each statement says; empty
+            when the context does not say it.
     """
 
     kind: str
     query: str
-    answer: str
+    statements: tuple[str, ...]
     support: tuple[int, ...]
+
+    @property
+    def answer(self) -> str:
+        """The reference answer."""
+        return " ".join(self.statements)
 
 
 @dataclass(frozen=True)
@@ -65,12 +73,14 @@ class World:
         removal: the chance that an example hides sentences, half of them on average.
         dense: the chance that a context tells the same few things about many subjects, so that
             neither the subject nor the relation alone finds the answer.
+        about: the share of questions that ask for everything about one subject.
     """
 
     names: NameSource = field(default_factory=NameSource)
     held_out_phrasings: bool = False
     removal: float = 0.0
     dense: float = 0.0
+    about: float = 0.16
 
     def example(self, rng: Random, num_sentences: int, num_questions: int) -> Example:
         """One context of `num_sentences` sentences with `num_questions` questions."""
@@ -135,8 +145,6 @@ class World:
     ) -> str:
         if relation.choices:
             return rng.choice(relation.choices)
-        if relation.value == "year":
-            return str(rng.randint(1850, 2019))
         if rng.random() < 0.15:  # people share towns and employers now and then
             shared = [
                 f.value for f in facts if f is not None and f.relation.value == relation.value
@@ -155,9 +163,9 @@ class World:
         indices = [i for i, fact in enumerate(facts) if fact is not None]
         for _ in range(count):
             draw = rng.random()
-            if draw < 0.12:
+            if draw < self.about:
                 questions.append(self._about(rng, rng.choice(subjects), facts, kept))
-            elif draw < 0.24:
+            elif draw < self.about + _UNANSWERABLE_SHARE:
                 questions.append(self._unanswerable(rng, facts))
             else:
                 index = rng.choice(indices)
@@ -168,9 +176,9 @@ class World:
         assert fact is not None
         query = self._phrasing(rng, fact.relation.questions).format(s=fact.subject)
         if not kept:
-            return Question("absent", query, NOT_MENTIONED, ())
+            return Question("absent", query, (NOT_MENTIONED,), ())
         answer = fact.relation.answer.format(s=fact.subject, v=fact.value)
-        return Question("single", query, answer, (index,))
+        return Question("single", query, (answer,), (index,))
 
     def _about(
         self, rng: Random, subject: str, facts: list[Fact | None], kept: list[bool]
@@ -182,9 +190,9 @@ class World:
             if f is not None and f.subject == subject and kept[i]
         ][:2]
         if not known:
-            return Question("absent", query, NOT_MENTIONED, ())
-        answer = " ".join(f.relation.answer.format(s=f.subject, v=f.value) for _, f in known)
-        return Question("about", query, answer, tuple(i for i, _ in known))
+            return Question("absent", query, (NOT_MENTIONED,), ())
+        statements = tuple(f.relation.answer.format(s=f.subject, v=f.value) for _, f in known)
+        return Question("about", query, statements, tuple(i for i, _ in known))
 
     def _unanswerable(self, rng: Random, facts: list[Fact | None]) -> Question:
         """A relation that the context never states for its subject, or a subject it never names."""
@@ -211,4 +219,4 @@ class World:
     def _absent(self, rng: Random, asked: tuple[Relation, str]) -> Question:
         relation, subject = asked
         query = self._phrasing(rng, relation.questions).format(s=subject)
-        return Question("absent", query, NOT_MENTIONED, ())
+        return Question("absent", query, (NOT_MENTIONED,), ())
