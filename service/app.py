@@ -64,6 +64,7 @@ def create_app(engine: Engine) -> FastAPI:
     errors.install(app)
     for module in (generations, attribution, status):
         app.include_router(module.router)
+
     @app.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:
         return RedirectResponse("/docs")
