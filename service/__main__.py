@@ -13,7 +13,7 @@ from pydantic_settings import CliApp, CliSettingsSource, SettingsConfigDict
 from service import logs
 from service.failures import StoreError
 from service.security import ApiKeys, check_exposure, origins
-from service.server import exit_on_sigterm, run
+from service.server import check_address, exit_on_signals, run
 from service.settings import Settings
 
 logger = logging.getLogger("at2.service")
@@ -68,6 +68,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m servi
         keys = ApiKeys.of(settings)
         check_exposure(settings, keys)
         origins(settings)
+        check_address(settings)
     except ValueError as error:
         print(*_problems(error), sep="\n", file=sys.stderr)
         return 1
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m servi
         level=settings.log_level, log_format=settings.log_format, log_text=settings.log_text
     )
 
-    exit_on_sigterm()
+    exit_on_signals()
     logger.info("loading model %s", settings.model)
 
     from transformers.utils import logging as transformers_logging

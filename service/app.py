@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from fastapi import FastAPI
-from fastapi.responses import RedirectResponse
 from fastapi_offline import FastAPIOffline
 
 from at2 import __version__
@@ -14,7 +13,7 @@ from service import errors, operation
 from service.engine import Engine
 from service.failures import StoreError
 from service.records import RecordStore, open_store
-from service.routes import attribution, generations, status
+from service.routes import attribution, generations, page, status
 
 logger = logging.getLogger("at2.service")
 
@@ -62,13 +61,8 @@ def create_app(engine: Engine) -> FastAPI:
     app.state.engine = engine
     app.state.store = store
     errors.install(app)
-    for module in (generations, attribution, status):
+    for module in (generations, attribution, status, page):
         app.include_router(module.router)
-
-    @app.get("/", include_in_schema=False)
-    async def root() -> RedirectResponse:
-        return RedirectResponse("/docs")
-
     operation.equip(app, settings)
     app.state.metrics.watch(
         running=lambda: engine.load.generating,

@@ -1,4 +1,7 @@
-"""What routes are given: the engine, the record store and the metrics that the application owns."""
+"""What routes are given: the engine, the record store and the metrics that the application owns.
+
+Coroutines, though they wait for nothing: FastAPI would run a plain function in another thread.
+"""
 
 from typing import Annotated
 
@@ -9,17 +12,17 @@ from service.metrics import Metrics
 from service.records import RecordStore
 
 
-def _engine(request: Request) -> Engine:
+async def _engine(request: Request) -> Engine:
     engine: Engine = request.app.state.engine
     return engine
 
 
-def _store(request: Request) -> RecordStore:
+async def _store(request: Request) -> RecordStore:
     store: RecordStore = request.app.state.store
     return store
 
 
-def _metrics(request: Request) -> Metrics:
+async def _metrics(request: Request) -> Metrics:
     metrics: Metrics = request.app.state.metrics
     return metrics
 

@@ -7,8 +7,8 @@ gets 503, where a closed port would look like a crash. Then the port closes and 
 import logging
 import os
 import signal
+import socket
 import threading
-from socket import socket
 from types import FrameType
 
 import uvicorn
@@ -57,9 +57,9 @@ class Server(uvicorn.Server):
         self._lifecycle.stop()
         super().handle_exit(sig, frame)
 
-    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let running requests finish within the limit, then close everything."""
-        self._end_at_the_latest()
+        deadline = self._end_at_the_latest()
         logger.info("stopping", extra={"facts": {"requests_under_way": self._lifecycle.under_way}})
         if not await self._lifecycle.idle(self._shutdown_seconds, give_up=lambda: self.force_exit):
             logger.warning(
@@ -67,8 +67,9 @@ class Server(uvicorn.Server):
                 extra={"facts": {"requests_under_way": self._lifecycle.under_way}},
             )
         await super().shutdown(sockets)
+        deadline.cancel()  # the process may live on: a server can run in a thread of it
 
-    def _end_at_the_latest(self) -> None:
+    def _end_at_the_latest(self) -> threading.Timer:
         """A pass over the model cannot be interrupted from outside; the process can be."""
 
         def end() -> None:
@@ -79,6 +80,25 @@ class Server(uvicorn.Server):
         timer = threading.Timer(limit, end)
         timer.daemon = True
         timer.start()
+        return timer
+
+
+def check_address(settings: Settings) -> None:
+    """Find out before a model is loaded whether the address can be listened on.
+
+    Raises:
+        ValueError: it cannot: it is in use, or not this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
+            probe.bind(address)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ValueError(f"AT2_HOST={settings.host}, AT2_PORT={settings.port}: {reason}") from error
 
 
 def run(app: ASGIApp, settings: Settings, lifecycle: Lifecycle) -> int:
@@ -88,15 +108,16 @@ def run(app: ASGIApp, settings: Settings, lifecycle: Lifecycle) -> int:
         server.run()
     except KeyboardInterrupt:  # uvicorn raises the signal again when it has stopped for it
         return 0
-    except SystemExit as stop:  # `exit_on_sigterm` in the same case, or a start that failed
+    except SystemExit as stop:  # the same where `exit_on_signals` was called, or a failed start
         return 1 if stop.code else 0
     return 0 if server.started else 1
 
 
-def exit_on_sigterm() -> None:
-    """Make SIGTERM end the process with status 0 wherever it is: before serving, and after."""
+def exit_on_signals() -> None:
+    """Make SIGTERM and SIGINT end the process with status 0 wherever it is, loading included."""
 
     def end(sig: int, frame: FrameType | None) -> None:
         raise SystemExit(0)
 
-    signal.signal(signal.SIGTERM, end)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)

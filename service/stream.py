@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.disconnect import gone
+from service.logs import note
 
 KEEP_ALIVE_SECONDS = 10.0
 """How long a stream may be silent; common proxies give up after 60."""
@@ -54,6 +55,8 @@ class EventStream(Response):
             await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
             if sending.done():
                 sending.result()
+            else:
+                note(client_gone=True)
         finally:
             for task in (sending, watching):
                 task.cancel()

@@ -28,11 +28,19 @@ from service.stream import EventStream
 
 router = APIRouter(tags=["generation"], responses=DOCUMENTED)
 
+_EVENT_SCHEMA = {  # of one event: before OpenAPI 3.2 there is no way to say so
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "data": {"type": "string", "description": "an object as JSON, or `[DONE]` at the end"}
+    },
+}
+
 _STREAM_DOCUMENTED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The generation; with `stream` as events: `delta` ones, then `done`, then "
         '`[DONE]`. An error in between is an event `{"error": …}`.',
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": _EVENT_SCHEMA}},
     }
 }
 

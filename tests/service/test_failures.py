@@ -4,15 +4,14 @@ import os
 import resource
 import signal
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.service.conftest import running_server, start_server
+from tests.helpers.processes import running_server
 
 CONTEXT = (
     "Charlotte Bennett works for Halden Freight. Charlotte Bennett lives in Lisbon. "
@@ -20,10 +19,25 @@ CONTEXT = (
 )
 BODY = {"context": CONTEXT, "query": "Where does Charlotte Bennett live?"}
 ENDLESS = {"temperature": 5.0, "seed": 1, "max_new_tokens": 1000}
-SLOTS = 4
 _LIMIT_S = 120
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's process limits")
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str, Path]]:
+    """A server whose store was no database when it started: process, address, folder."""
+    folder = tmp_path_factory.mktemp("store")
+    (folder / "store.sqlite").write_bytes(b"\x00\xffnot a database" * 1000)
+    with running_server(AT2_STORE=str(folder / "store.sqlite")) as (process, address):
+        yield process.pid, address, folder
+
+
+@pytest.fixture(scope="module")
+def storeless() -> Iterator[tuple[int, str]]:
+    """A server that keeps nothing: process and address."""
+    with running_server(AT2_STORE="none") as (process, address):
+        yield process.pid, address
 
 
 def _client(address: str) -> httpx.Client:
@@ -54,16 +68,25 @@ def test_an_id_works_after_the_process_was_killed(tmp_path: Path) -> None:
         assert b"Omar Whitfield" not in files
 
 
+def test_a_corrupt_store_is_moved_aside_and_the_server_starts(
+    stored: tuple[int, str, Path],
+) -> None:
+    _, address, folder = stored
+    with _client(address) as client:
+        generation = _generate(client)
+        assert client.get(f"/generations/{generation['id']}").json() == generation
+    (aside,) = (path for path in folder.iterdir() if ".damaged-" in path.name)
+    assert aside.read_bytes().startswith(b"\x00\xffnot a database")
+
+
 @linux_only
-def test_a_full_disk_costs_the_record_and_not_the_reply(tmp_path: Path) -> None:
-    with (
-        running_server(AT2_STORE=str(tmp_path / "store.sqlite")) as (process, address),
-        _client(address) as client,
-    ):
+def test_a_full_disk_costs_the_record_and_not_the_reply(stored: tuple[int, str, Path]) -> None:
+    process_id, address, _ = stored
+    with _client(address) as client:
         kept = _generate(client)
         assert kept["expires"] is not None
-        _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1, hard))  # no file may grow
+        _, hard = resource.prlimit(process_id, resource.RLIMIT_FSIZE)
+        resource.prlimit(process_id, resource.RLIMIT_FSIZE, (1, hard))  # no file may grow
         lost = _generate(client)
         assert lost["expires"] is None
         assert lost["response"] == kept["response"]
@@ -73,68 +96,9 @@ def test_a_full_disk_costs_the_record_and_not_the_reply(tmp_path: Path) -> None:
         assert deletion.status_code == 503
         assert deletion.json()["error"]["code"] == "store_unavailable"
         assert client.get("/ready").status_code == 200
-        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        resource.prlimit(process_id, resource.RLIMIT_FSIZE, (hard, hard))
         assert _generate(client)["expires"] is not None
         assert client.delete(f"/generations/{kept['id']}").status_code == 204
-
-
-def test_a_corrupt_store_is_moved_aside_and_the_server_starts(tmp_path: Path) -> None:
-    store = tmp_path / "store.sqlite"
-    store.write_bytes(b"\x00\xffnot a database" * 1000)
-    with running_server(AT2_STORE=str(store)) as (_, address), _client(address) as client:
-        generation = _generate(client)
-        assert client.get(f"/generations/{generation['id']}").json() == generation
-        assert [path for path in tmp_path.iterdir() if ".damaged-" in path.name]
-
-
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        ({"AT2_MODEL": "{tmp}/empty"}, "empty"),
-        ({"AT2_MODEL": "{tmp}/wrong"}, "wrong"),
-        ({"AT2_ESTIMATORS": "mine={tmp}/empty"}, "'mine'"),
-        ({"AT2_ESTIMATORS": "nonsense"}, "AT2_ESTIMATORS"),
-        ({"AT2_STORE": "{tmp}/empty"}, "the store 'empty'"),
-    ],
-)
-def test_a_server_that_cannot_start_says_why_and_ends(
-    tmp_path: Path, settings: dict[str, str], named: str
-) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "wrong").mkdir()
-    (tmp_path / "wrong" / "config.json").write_text('{"model_type": "no-such-type"}')
-    process, _ = start_server(**{k: v.format(tmp=tmp_path) for k, v in settings.items()})
-    output, _ = process.communicate(timeout=_LIMIT_S)
-    assert process.returncode == 1
-    assert named in output and "Traceback" not in output
-
-
-def test_overload_gets_200_or_429_and_the_server_recovers() -> None:
-    with (
-        running_server(AT2_MAX_REQUESTS=str(SLOTS)) as (_, address),
-        _client(address) as client,
-    ):
-        alone = _generate(client)["response"]
-
-        def ask(number: int) -> httpx.Response:
-            body: dict[str, Any] = BODY | {"stream": number % 3 == 0}
-            if number % 4 == 1:
-                body = BODY | {"response": "Charlotte Bennett lives in Lisbon."}
-                return client.post("/attribute", json=body)
-            return client.post("/generate", json=body)
-
-        with ThreadPoolExecutor(10 * SLOTS) as pool:
-            responses = list(pool.map(ask, range(30 * SLOTS)))
-        assert {response.status_code for response in responses} == {200, 429}
-        for response in responses:
-            if response.status_code == 429:
-                assert int(response.headers["retry-after"]) >= 1
-                assert response.json()["error"]["code"] == "server_busy"
-            elif response.headers["content-type"].startswith("application/json"):
-                assert response.json().get("response", alone) == alone
-            else:
-                assert response.text.endswith("data: [DONE]\n\n")
-        assert _generate(client)["response"] == alone
 
 
 def test_a_request_beyond_its_time_gets_504_in_or_before_the_stream() -> None:
@@ -150,31 +114,8 @@ def test_a_request_beyond_its_time_gets_504_in_or_before_the_stream() -> None:
         assert events.endswith("data: [DONE]\n\n")
 
 
-@linux_only
-def test_out_of_memory_is_told_and_the_server_goes_on() -> None:
-    # a layer's attention rows of the long response would take tens of megabytes
-    long = {
-        "context": "The cat sat. " * 10,
-        "query": "What did the cat do?",
-        "response": "The cat sat on the mat. " * 180,
-    }
-    with running_server(AT2_STORE="none") as (process, address), _client(address) as client:
-        before = _generate(client)["response"]
-        _, hard = resource.prlimit(process.pid, resource.RLIMIT_AS)
-        pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0])
-        now = pages * resource.getpagesize()
-        resource.prlimit(process.pid, resource.RLIMIT_AS, (now + 8 * 2**20, hard))
-        refused = client.post("/attribute", json=long)
-        assert refused.status_code == 507, refused.text
-        assert refused.json()["error"]["code"] == "out_of_memory"
-        resource.prlimit(process.pid, resource.RLIMIT_AS, (hard, hard))
-        assert client.post("/attribute", json=long).status_code == 200
-        assert _generate(client)["response"] == before
-        assert client.get("/ready").status_code == 200
-
-
-def test_nothing_is_kept_where_nothing_is_to_be() -> None:
-    with running_server(AT2_STORE="none") as (_, address), _client(address) as client:
+def test_nothing_is_kept_where_nothing_is_to_be(storeless: tuple[int, str]) -> None:
+    with _client(storeless[1]) as client:
         generation = _generate(client)
         assert generation["expires"] is None
         assert client.get(f"/generations/{generation['id']}").status_code == 404
@@ -182,12 +123,25 @@ def test_nothing_is_kept_where_nothing_is_to_be() -> None:
         assert client.get("/info").json()["store"] == {"kind": "none", "seconds": 0}
 
 
-def test_what_has_expired_is_gone() -> None:
-    with (
-        running_server(AT2_STORE_SECONDS="1") as (_, address),
-        _client(address) as client,
-    ):
-        generation = _generate(client)
-        while time.time() <= generation["expires"]:
-            time.sleep(0.1)
-        assert client.get(f"/generations/{generation['id']}").status_code == 404
+@linux_only
+def test_out_of_memory_is_told_and_the_server_goes_on(storeless: tuple[int, str]) -> None:
+    # a layer's attention rows of the long response would take tens of megabytes
+    long = {
+        "context": "The cat sat. " * 10,
+        "query": "What did the cat do?",
+        "response": "The cat sat on the mat. " * 180,
+    }
+    process_id, address = storeless
+    with _client(address) as client:
+        before = _generate(client)["response"]
+        _, hard = resource.prlimit(process_id, resource.RLIMIT_AS)
+        pages = int(Path(f"/proc/{process_id}/statm").read_text().split()[0])
+        now = pages * resource.getpagesize()
+        resource.prlimit(process_id, resource.RLIMIT_AS, (now + 8 * 2**20, hard))
+        refused = client.post("/attribute", json=long)
+        assert refused.status_code == 507, refused.text
+        assert refused.json()["error"]["code"] == "out_of_memory"
+        resource.prlimit(process_id, resource.RLIMIT_AS, (hard, hard))
+        assert client.post("/attribute", json=long).status_code == 200
+        assert _generate(client)["response"] == before
+        assert client.get("/ready").status_code == 200

@@ -307,6 +307,16 @@ def test_an_idle_server_stops_at_once(running: tuple[str, Server]) -> None:
         _gone(address)
 
 
+def test_a_stopped_server_leaves_nothing_that_could_end_the_process() -> None:
+    own = settings()
+    app = small_app(own)
+    before = set(threading.enumerate())
+    with serving(app, own, app.state.lifecycle):
+        pass
+    left = set(threading.enumerate()) - before
+    assert not [thread for thread in left if isinstance(thread, threading.Timer)], left
+
+
 def _gone(address: str) -> None:
     """Wait until the port is closed."""
     waited = threading.Event()

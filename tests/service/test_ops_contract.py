@@ -29,7 +29,7 @@ CHECKS = [
     unsupported_method,
 ]
 
-EXAMPLES = 25
+EXAMPLES = 60
 """Per operation; enough for every field to be wrong once, in some seconds."""
 
 
@@ -43,6 +43,8 @@ OPERATIONS = [
     ("/generate", "POST"),
     ("/generations/{generation_id}", "DELETE"),
     ("/generations/{generation_id}", "GET"),
+    ("/generations/{generation_id}/export.html", "GET"),
+    ("/generations/{generation_id}/prompt", "GET"),
     ("/health", "GET"),
     ("/info", "GET"),
     ("/metrics", "GET"),

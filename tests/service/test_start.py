@@ -1,49 +1,121 @@
 """A server that cannot start says why in one line and ends."""
 
+import logging
 import os
+import signal
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from tests.service.conftest import start_server
+from service.__main__ import main
+from tests.helpers.processes import start_server
+
+_LIMIT_S = 120
+
+
+@pytest.fixture()
+def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What `main` sets for its whole process is put back. Any port will do."""
+    monkeypatch.setenv("AT2_PORT", "0")
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    ends = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    root.handlers, root.level = handlers, level
+    logging.captureWarnings(False)
+    for number, end in ends.items():
+        signal.signal(number, end)
+
+
+@pytest.fixture()
+def folder(tmp_path: Path) -> Path:
+    """A folder of things that are not what they are taken for."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / "config.json").write_text('{"model_type": "no-such-type"}')
+    (tmp_path / "nothing.pt").write_bytes(b"")
+    (tmp_path / "text.pt").write_bytes(b"not an estimator")
+    (tmp_path / "torn.pt").write_bytes(b"PK\x03\x04 torn")
+    return tmp_path
 
 
 @pytest.mark.parametrize(
-    ("settings", "named"),
+    ("flags", "named"),
     [
-        ({"AT2_PORT": "seventy"}, "AT2_PORT"),
-        ({"AT2_DTYPE": "int3"}, "AT2_DTYPE"),
-        ({"AT2_MODEL": "no/such-model"}, "no/such-model"),
-        ({"AT2_ESTIMATOR": "no-such-estimator"}, "no-such-estimator"),
+        (["--port", "seventy"], "AT2_PORT"),
+        (["--dtype", "int3"], "AT2_DTYPE"),
+        (["--estimators", "nonsense"], "AT2_ESTIMATORS"),
+        (["--host", "0.0.0.0"], "AT2_API_KEYS"),
+        (["--model", "no/such-model"], "no/such-model"),
+        (["--model", "{folder}/empty"], "empty"),
+        (["--estimator", "no-such-estimator"], "no-such-estimator"),
+        (["--estimator", "{folder}/nothing.pt"], "nothing.pt"),
+        (["--estimator", "{folder}/torn.pt"], "torn.pt"),
+        (["--estimators", "mine={folder}/empty"], "'mine'"),
+        (["--store", "{folder}/empty"], "the store 'empty'"),
+        (["--device", "no-such-device"], "no-such-device"),
     ],
 )
-def test_a_wrong_setting_is_named(settings: dict[str, str], named: str) -> None:
-    process, _ = start_server(**settings)
-    output, _ = process.communicate(timeout=120)
+def test_what_is_wrong_is_named_in_one_line(
+    folder: Path,
+    restored: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    named: str,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert main([flag.format(folder=folder) for flag in flags]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("{")]
+    assert len(lines) == 1 and named in lines[0]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_port_in_use_is_told_before_a_model_is_loaded(
+    capsys: pytest.CaptureFixture[str], host: str
+) -> None:
+    with socket.create_server((host, 0)) as other:
+        port = other.getsockname()[1]
+        assert main(["--host", host, "--port", str(port), "--model", "no/such-model"]) == 1
+    assert capsys.readouterr().err == (
+        f"AT2_HOST={host}, AT2_PORT={port}: address already in use\n"
+    )
+
+
+def test_an_address_of_another_machine_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--host", "192.0.2.1", "--port", "8000", "--allow-no-key"]  # for documents only
+    assert main(flags) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("AT2_HOST=192.0.2.1, AT2_PORT=8000: ")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "named"),
+    [
+        ("AT2_MODEL", "{folder}/wrong", "wrong"),
+        ("AT2_ESTIMATOR", "{folder}/text.pt", "text.pt"),
+    ],
+)
+def test_the_process_ends_with_status_1_and_no_stack(
+    folder: Path, setting: str, value: str, named: str
+) -> None:
+    process, _ = start_server(**{setting: value.format(folder=folder)})
+    output, _ = process.communicate(timeout=_LIMIT_S)
     assert process.returncode == 1
-    assert named in output
-    assert "Traceback" not in output
+    assert named in output and "Traceback" not in output
 
 
-@pytest.mark.parametrize("content", [b"", b"not an estimator", b"PK\x03\x04 torn"])
-def test_a_broken_estimator_file_is_refused(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "score_estimator.pt"
-    path.write_bytes(content)
-    process, _ = start_server(AT2_ESTIMATOR=str(path))
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "score_estimator.pt" in output and "Traceback" not in output
-
-
-def test_an_estimator_file_cannot_run_code(tmp_path: Path) -> None:
+def test_an_estimator_file_cannot_run_code(
+    tmp_path: Path, restored: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     class Bomb:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return os.mkdir, (str(tmp_path / "exploded"),)
 
     torch.save({"class": "LinearScoreEstimator", "state_dict": Bomb()}, tmp_path / "bomb.pt")
-    process, _ = start_server(AT2_ESTIMATOR=str(tmp_path / "bomb.pt"))
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "Traceback" not in output
+    assert main(["--estimator", str(tmp_path / "bomb.pt")]) == 1
+    assert "bomb.pt" in capsys.readouterr().err
     assert not (tmp_path / "exploded").exists()

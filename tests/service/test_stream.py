@@ -1,13 +1,18 @@
 """A streamed reply: events in order, texts that join to the response, an end that frees work."""
 
+import asyncio
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import httpx
 import pytest
+from starlette.types import Message
+
+from service import logs
+from service.stream import EventStream
 
 CONTEXT = (
     "Charlotte Bennett works for Halden Freight. Charlotte Bennett lives in Lisbon. "
@@ -105,3 +110,34 @@ def test_a_client_that_goes_away_frees_its_work_at_once(server: str, stream: boo
         # it was given up, not finished
         assert _metric(watcher, "at2_generation_duration_seconds_count") == finished
         assert watcher.post("/generate", json=BODY).status_code == 200
+
+
+def test_a_stream_that_nobody_reads_is_closed_and_noted() -> None:
+    sent: list[Message] = []
+    closed: list[bool] = []
+    first_sent = asyncio.Event()
+
+    async def events() -> AsyncIterator[Any]:
+        yield 1
+        await asyncio.Event().wait()
+
+    async def close() -> None:
+        closed.append(True)
+
+    async def receive() -> Message:
+        await first_sent.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+        if message["type"] == "http.response.body":
+            first_sent.set()
+
+    async def main() -> None:
+        with logs.request_notes("r") as notes:
+            await asyncio.wait_for(EventStream(events(), close)({}, receive, send), _LIMIT_S)
+            assert notes.facts == {"client_gone": True}
+
+    asyncio.run(main())
+    assert closed == [True]
+    assert [message.get("body") for message in sent] == [None, b"data: 1\n\n"]

@@ -1,0 +1,105 @@
+"""GET / and its files, and what the page needs beside the API: prompts and export of generations.
+
+The files hold nothing of anybody's and are served without a key; what belongs to a generation is
+not.
+"""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
+from fastapi.responses import HTMLResponse
+
+from service.dependencies import EngineDep, StoreDep
+from service.disconnect import unless_gone
+from service.engine import Question
+from service.errors import DOCUMENTED, UnknownGenerationError
+from service.page import INDEX, Asset, assets
+from service.records import Kept, RecordStore
+from service.schemas import DEFAULT_TOP_K, Method, PromptReply, SourceType
+
+router = APIRouter(tags=["generation"], responses=DOCUMENTED)
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""What the page may do: no script and no style stands in the document itself."""
+
+_EXPORT_POLICY = "sandbox; default-src 'none'"
+"""An export is a file to keep: it does nothing at this server's own address."""
+
+IfNoneMatch = Annotated[str | None, Header()]
+
+
+def _file(asset: Asset, if_none_match: str | None) -> Response:
+    headers = {
+        "ETag": asset.etag,
+        "Cache-Control": "no-cache",  # asked for again, and not sent again
+        "Content-Security-Policy": POLICY,
+    }
+    if if_none_match is not None and asset.etag in if_none_match:
+        return Response(status_code=304, headers=headers)
+    return Response(asset.content, media_type=asset.media_type, headers=headers)
+
+
+@router.get("/", include_in_schema=False)
+async def page(if_none_match: IfNoneMatch = None) -> Response:
+    """The page."""
+    return _file(assets()[INDEX], if_none_match)
+
+
+@router.get("/page/{name}", include_in_schema=False)
+async def file(name: str, if_none_match: IfNoneMatch = None) -> Response:
+    """A script, the style sheet, or data of the page."""
+    asset = assets().get(name)
+    if asset is None:
+        raise HTTPException(404)
+    return _file(asset, if_none_match)
+
+
+async def _kept(store: RecordStore, generation_id: str) -> Kept:
+    kept = await store.get(generation_id)
+    if kept is None:
+        raise UnknownGenerationError(generation_id)
+    return kept
+
+
+@router.get("/generations/{generation_id}/prompt")
+async def get_prompt(generation_id: str, store: StoreDep) -> PromptReply:
+    """What an earlier POST /generate was asked; a context is one document without a title."""
+    prompt = (await _kept(store, generation_id)).generation.prompt
+    return PromptReply.model_validate(
+        {
+            "documents": [{"id": d.id, "title": d.title, "text": d.text} for d in prompt.documents],
+            "query": prompt.query,
+            "messages": [{"role": role, "content": text} for role, text in prompt.messages],
+        }
+    )
+
+
+@router.get(
+    "/generations/{generation_id}/export.html",
+    response_class=Response,  # errors are JSON: with HTML's class they would be documented as HTML
+    responses={200: {"content": {"text/html": {"schema": {"type": "string"}}}}},
+)
+async def export(
+    generation_id: str,
+    request: Request,
+    engine: EngineDep,
+    store: StoreDep,
+    source_type: SourceType | None = None,
+    method: Method = "at2",
+    estimator: str | None = None,
+    top_k: Annotated[int, Query(ge=1, le=10_000)] = DEFAULT_TOP_K,
+) -> HTMLResponse:
+    """The attribution of every statement as one HTML file that stands alone."""
+    generation = (await _kept(store, generation_id)).generation
+    question = Question("sentence", method, estimator, source_type, top_k)
+    content = await unless_gone(request, engine.page_of_generation(generation, question))
+    return HTMLResponse(
+        content,
+        headers={
+            "Content-Disposition": f'attachment; filename="{generation.id}.html"',
+            "Content-Security-Policy": _EXPORT_POLICY,
+        },
+    )

@@ -1,0 +1,65 @@
+"""The application around an engine: records that expire, and an engine that has died."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from service.app import create_app
+from service.engine import Engine
+from service.settings import Settings
+
+BODY = {"context": "Charlotte Bennett lives in Lisbon.", "query": "Where does Charlotte live?"}
+
+
+def test_what_has_expired_is_gone() -> None:
+    with TestClient(create_app(Engine(Settings(store_seconds=1)))) as client:
+        generation = client.post("/generate", json=BODY).json()
+        while time.time() <= generation["expires"]:
+            time.sleep(0.05)
+        assert client.get(f"/generations/{generation['id']}").status_code == 404
+        assert client.post("/attribute", json={"id": generation["id"]}).status_code == 404
+
+
+@pytest.fixture()
+def broken() -> Iterator[tuple[FastAPI, TestClient]]:
+    """An application whose next step of generation fails for good, and a client of it."""
+    engine = Engine(Settings())
+    app = create_app(engine)
+    with TestClient(app) as client:
+        generated = client.post("/generate", json=BODY)
+        assert generated.status_code == 200
+
+        def fail(*_: object) -> None:
+            raise RuntimeError("the weights in /secret/place have melted")
+
+        engine._batcher._model.register_forward_pre_hook(fail)
+        app.state.id = generated.json()["id"]
+        yield app, client
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_generation_gets_503_probes_fail_and_attribution_goes_on(
+    broken: tuple[FastAPI, TestClient], stream: bool
+) -> None:
+    app, client = broken
+    assert client.get("/ready").status_code == client.get("/health").status_code == 200
+    first = client.post("/generate", json=BODY | {"stream": stream})
+    if stream:
+        error, end, _ = first.text.split("\n\n")
+        assert '"code":"engine_down"' in error and end == "data: [DONE]"
+    else:
+        assert first.status_code == 503
+        assert first.json()["error"]["code"] == "engine_down"
+    assert "melted" not in first.text and "secret" not in first.text
+    while not app.state.engine.dead:  # its supervisor looks ten times a second
+        client.get("/ready")
+    for path in ("/ready", "/health"):
+        probed = client.get(path)
+        assert probed.status_code == 503
+        assert int(probed.headers["retry-after"]) >= 1
+    assert client.post("/generate", json=BODY).status_code == 503
+    assert client.post("/attribute", json={"id": app.state.id}).status_code == 200
+    assert client.get("/metrics").text.count('code="engine_down"') >= 1
