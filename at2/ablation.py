@@ -25,15 +25,17 @@ from at2.errors import InputError, ModelError, UnsupportedModelError
 TokenRange = tuple[int, int]
 Method = Literal["mask", "remove"]
 
-CPU_TOKEN_BUDGET = 2048
-"""Tokens in one forward pass on a CPU, padding included: small passes stay in its caches and are
-padded less."""
+CPU_TOKEN_BUDGET = 512
+"""Tokens in one forward pass on a CPU, padding included: larger passes are no faster there, take
+more memory, and are padded more."""
 
 GPU_TOKEN_BUDGET = 16_384
 """The same on a GPU, which wants to be filled."""
 
-# Memory for target tokens' logits in float32; with the temporaries, three times as much is taken.
-_LOGIT_BYTES = 64 * 2**20
+# Memory for target tokens' logits in float32; with the temporaries, twice as much is taken. Further
+# ones cost a pass over one token, which is nothing on a CPU and tells on a GPU.
+_CPU_LOGIT_BYTES = 16 * 2**20
+_GPU_LOGIT_BYTES = 512 * 2**20
 # Below this log-probability, log(1 - p) is best computed from p, above it from 1 - p.
 _LOG1MEXP_SWITCH = -0.1
 
@@ -142,7 +144,9 @@ def ablated_logit_probs_of_many(
     if token_budget is None:
         token_budget = default_token_budget(model)
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    most_targets = max(1, _LOGIT_BYTES // (vocabulary * 4))
+    on_cpu = input_device(model).type == "cpu"
+    logit_bytes = _CPU_LOGIT_BYTES if on_cpu else _GPU_LOGIT_BYTES
+    most_targets = max(1, logit_bytes // (vocabulary * 4))
     for dropping in (True, False):
         rows = [
             _Row(number, mask, int(case.lengths[mask]), len(case.labels))
@@ -150,7 +154,7 @@ def ablated_logit_probs_of_many(
             for mask in (case.drops == dropping).nonzero()[:, 0].tolist()
             if len(case.labels)
         ]
-        for batch in _batches(rows, token_budget, most_targets):
+        for batch in _batches(rows, token_budget):
             inputs, picks = _inputs(cases, batch, dropping, keep_positions=method == "mask")
             labels = torch.cat([cases[row.case].labels for row in batch])
             found = _target_logit_probs(model, inputs, picks, labels, most_targets)
@@ -254,18 +258,15 @@ class _Row(NamedTuple):
     targets: int
 
 
-def _batches(rows: list[_Row], token_budget: int, most_targets: int) -> Iterator[list[_Row]]:
+def _batches(rows: list[_Row], token_budget: int) -> Iterator[list[_Row]]:
     """Rows in order of length, as many at a time as fit when padded to the longest."""
     order = sorted(rows, key=lambda row: -row.length)  # stable: by case and mask where equal
     batch: list[_Row] = []
-    targets = 0
     for row in order:
-        full = batch and (len(batch) + 1) * batch[0].length > token_budget
-        if full or (batch and targets + row.targets > most_targets):
+        if batch and (len(batch) + 1) * batch[0].length > token_budget:
             yield batch
-            batch, targets = [], 0
+            batch = []
         batch.append(row)
-        targets += row.targets
     if batch:
         yield batch
 

@@ -12,16 +12,15 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
-from at2.ablation import default_token_budget
 from at2.errors import DamagedFileError, InputError, TrainingError
 from at2.estimators import LinearScoreEstimator
 from at2.features import AttentionFeatureExtractor
 from at2.files import remove_leftovers
-from at2.identity import ModelIdentity, dataset_fingerprint
+from at2.identity import ModelIdentity
 from at2.tasks import AttributionTask
 from at2.training import compute, record, responses
 from at2.training.compute import NUM_MASKS, ComputeSettings, ExampleFeatures
@@ -30,13 +29,7 @@ from at2.training.manifest import claim, fingerprint
 from at2.training.progress import Progress
 from at2.training.record import RECORD_FILE
 from at2.training.responses import Response
-from at2.training.settings import (
-    environment,
-    estimator_fingerprint,
-    model_settings,
-    plain,
-    task_settings,
-)
+from at2.training.settings import ExampleDataset, RunSettings, environment, estimator_fingerprint
 from at2.training.shards import ShardFolder, ShardPlan, check_seal
 from at2.training.table import FeatureTable
 
@@ -59,16 +52,12 @@ CHECKPOINT_EVERY = 100
 """Steps of training between two checkpoints."""
 
 
-class ExampleDataset(Protocol):
-    """Anything with a length and examples by index: a list, or a `datasets.Dataset`."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Any: ...
-
-
 class AT2Trainer:
     """Trains a `LinearScoreEstimator` for a model from examples.
+
+    What is written depends on the examples and the settings, to the byte; not on how many workers
+    there were, nor on how often they were stopped. Another version, device or number of threads may
+    change last digits: the first worker's are on record, and the log says when others differ.
 
     Args:
         save_path: folder for everything that is computed; `estimators/<name>/` in it holds results.
@@ -149,58 +138,33 @@ class AT2Trainer:
     # -- what results depend on ----------------------------------------------------------------
 
     @cached_property
-    def _base_settings(self) -> dict[str, Any]:
-        return {
-            "examples": len(self.dataset),
-            "dataset": dataset_fingerprint(self.dataset[i] for i in range(len(self.dataset))),
-            "shard_size": self.plan.shard_size,
-            "model": model_settings(self.model, self.tokenizer),
-        }
-
-    @cached_property
-    def _first_task(self) -> dict[str, Any]:
-        """What the first example that can be used tells about how tasks are made.
-
-        Raises:
-            InputError: none can be used, or one cannot and is not to be skipped.
-        """
-        problem: InputError | None = None
-        for index in range(len(self.dataset)):
-            try:
-                task = self._new_task(index)
-                return task_settings(task) | {"generate": plain(task.generate_kwargs)}
-            except InputError as error:
-                problem = InputError(f"example {index}: {error}", param=error.param)
-                if not self.skip:
-                    break
-        raise problem or TrainingError("the dataset has no examples")
-
-    def _generation_settings(self, batch_size: int) -> dict[str, Any]:
-        task = {key: self._first_task.get(key) for key in ("task", "prompt", "generate")}
-        return {**self._base_settings, **task, "batch_size": batch_size, "skip": self.skip}
-
-    @cached_property
-    def _feature_folder(self) -> ShardFolder:
-        """The second stage's folder, claimed for its settings."""
-        settings = {
-            **self._base_settings,
-            **{key: self._first_task.get(key) for key in ("task", "prompt")},
-            **{key: self._first_task.get(key) for key in ("source_type", "sources")},
-            "features": plain(self.feature_extractor.serialize()),
-            "num_masks": self.num_masks,
-            "keep_probability": self._compute_settings.keep_probability,
-            "split_target_by": self.split_target_by,
-            "token_budget": self._compute_settings.token_budget or default_token_budget(self.model),
-            "responses": self._generation_digest(),
-        }
-        folder = self.features_and_outputs_save_path
-        return ShardFolder(folder, ".safetensors", self._claim(folder, settings))
+    def _settings(self) -> RunSettings:
+        return RunSettings(
+            self.model,
+            self.tokenizer,
+            self.dataset,
+            self.plan.shard_size,
+            self.skip,
+            lambda index: self._new_task(index),
+        )
 
     def _claim(self, folder: Path, settings: dict[str, Any]) -> str:
         return claim(folder, settings, environment(self.model))
 
-    def _generation_digest(self) -> str:
-        """The fingerprint that the responses on disk were made with.
+    def _claim_features(self) -> ShardFolder:
+        """The second stage's folder, for the current settings only.
+
+        Raises:
+            TrainingError: it, or that of the responses, was made with others.
+        """
+        folder = self.features_and_outputs_save_path
+        settings = self._settings.of_features(
+            self.feature_extractor, self._compute_settings, self._claim_responses()
+        )
+        return ShardFolder(folder, ".safetensors", self._claim(folder, settings))
+
+    def _claim_responses(self) -> str:
+        """The fingerprint of the settings that the responses on disk were made with.
 
         Raises:
             TrainingError: there are none yet, or they were made with other settings.
@@ -213,7 +177,7 @@ class AT2Trainer:
         except DamagedFileError as error:
             raise DamagedFileError(f"{error}: run generate() again") from error
         batch_size = json.loads(recorded.read_text("utf-8"))["settings"].get("batch_size")
-        return self._claim(self.generations_save_path, self._generation_settings(batch_size))
+        return self._claim(self.generations_save_path, self._settings.of_responses(batch_size))
 
     # -- stage 1: responses --------------------------------------------------------------------
 
@@ -236,7 +200,7 @@ class AT2Trainer:
         """`generate` for some shards."""
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}, below 1", param="batch_size")
-        digest = self._claim(self.generations_save_path, self._generation_settings(batch_size))
+        digest = self._claim(self.generations_save_path, self._settings.of_responses(batch_size))
         folder = ShardFolder(self.generations_save_path, ".json", digest)
         remove_leftovers(folder.path)
         batches = [-(-len(self.plan.examples(shard)) // batch_size) for shard in shards]
@@ -286,7 +250,7 @@ class AT2Trainer:
 
     @cached_property
     def _digest_of_responses(self) -> str:
-        return self._generation_digest()
+        return self._claim_responses()
 
     def get_task(self, index: int) -> AttributionTask:
         """The task of an example, with the response that was generated for it.
@@ -334,7 +298,7 @@ class AT2Trainer:
 
     def compute_shards(self, shards: Sequence[int]) -> None:
         """`compute_features_and_outputs` for some shards."""
-        folder = self._feature_folder
+        folder = self._claim_features()
         remove_leftovers(folder.path)
         total = sum(len(self.plan.examples(shard)) for shard in shards)
         with Progress(total, "Computing features and outputs") as progress:
@@ -370,33 +334,41 @@ class AT2Trainer:
         Raises:
             TrainingError: some shards have not been computed yet, or are damaged.
         """
+        return self._table(self._computed_features(), range(self.plan.num_shards))
+
+    def get_features_and_outputs(self, index: int) -> ExampleFeatures:
+        """What was computed for one example.
+
+        Raises:
+            InputError: there is no such example.
+            TrainingError: its shard has not been computed yet, or is damaged.
+        """
+        self._checked([index], "index")
+        shard, place = divmod(index, self.plan.shard_size)
+        return ExampleFeatures(*self._table(self._computed_features(), [shard]).example(place))
+
+    def _computed_features(self) -> ShardFolder:
         if not self.features_and_outputs_save_path.exists():
             raise TrainingError(
                 "no shards are computed yet: run compute_features_and_outputs() first"
             )
-        folder = self._feature_folder
-        missing = list(folder.missing(self.plan))
+        return self._claim_features()
+
+    def _table(self, folder: ShardFolder, shards: Sequence[int]) -> FeatureTable:
+        missing = [shard for shard in shards if not folder.exists(shard)]
         if missing:
             raise TrainingError(
-                f"{len(missing)} of {self.plan.num_shards} shards are not computed yet: "
+                f"{len(missing)} of {len(shards)} shards are not computed yet: "
                 "run compute_features_and_outputs() first"
             )
-        for shard in range(self.plan.num_shards):
+        for shard in shards:
             try:
                 folder.check(shard)
             except DamagedFileError as error:
                 raise DamagedFileError(
                     f"{error}: run compute_features_and_outputs() again"
                 ) from error
-        return FeatureTable.from_files([folder.file(s) for s in range(self.plan.num_shards)])
-
-    def get_features_and_outputs(self, index: int) -> ExampleFeatures:
-        """What was computed for one example.
-
-        Raises:
-            TrainingError: see `load_table`.
-        """
-        return ExampleFeatures(*self.load_table().example(index))
+        return FeatureTable.from_files([folder.file(shard) for shard in shards])
 
     # -- stage 3: the estimator ----------------------------------------------------------------
 
@@ -450,7 +422,8 @@ class AT2Trainer:
         indices = self._checked(
             range(len(self.dataset)) if train_indices is None else train_indices, "train_indices"
         )
-        table = self.load_table()
+        features = self._computed_features()
+        table = self._table(features, range(self.plan.num_shards))
         device = self.model.device if device is None else torch.device(device)
         left_out = set(apart)
         held_out = [i for i in apart if table.counts[i] > 0]
@@ -466,7 +439,7 @@ class AT2Trainer:
         described = {
             **settings.to_dict(),
             "loss": getattr(loss_fn or pearson_loss, "__name__", type(loss_fn).__name__),
-            "features": self._feature_folder.settings,
+            "features": features.settings,
             "train_indices": fingerprint({"indices": usable}),
             "held_out_indices": fingerprint({"indices": held_out}),
             "start": estimator_fingerprint(estimator),
@@ -492,7 +465,7 @@ class AT2Trainer:
         )
         estimator.extras |= {
             "identity": ModelIdentity.of(self.model, self.tokenizer).to_dict(),
-            "dataset": self._base_settings["dataset"],
+            "dataset": self._settings.dataset_fingerprint,
             "training": {
                 "examples": len(usable),
                 "num_masks": self.num_masks,

@@ -1,10 +1,11 @@
 """The second stage: attention features, and what ablations do to the targets' probabilities.
 
-Ablations of a shard's examples share forward passes, cut by a budget of tokens; nothing else of
-one example meets another. Everything follows from the shard's examples and the settings.
+Ablations of examples that follow each other in a shard share forward passes, cut by a budget of
+tokens; nothing else of one example meets another. Everything follows from the shard's examples and
+the settings.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,10 @@ from torch import Tensor
 
 from at2.ablation import (
     Ablations,
+    TokenRange,
     ablated_logit_probs_of_many,
     aggregate_logit_probs,
+    default_token_budget,
     sample_masks,
 )
 from at2.errors import InputError
@@ -30,6 +33,10 @@ KEEP_PROBABILITY = 0.5
 
 NUM_MASKS = 32
 """Ablations per example."""
+
+_PASSES = 8
+"""Passes that consecutive examples fill together: enough to pad little, few enough to show how far
+the work has come."""
 
 
 @dataclass(frozen=True)
@@ -83,46 +90,71 @@ def compute(
         tasks: None for an example that was skipped; it has no targets.
         done: called once for every example.
     """
-    targets = [
-        task.get_sub_target_token_ranges(split_by=settings.split_target_by)
-        if task is not None and task.num_sources > 0
-        else []
-        for task in tasks
-    ]
-    used = [(task, of_task) for task, of_task in zip(tasks, targets, strict=True) if of_task]
-    masks = [
-        sample_masks(
-            settings.num_masks,
-            task.num_sources,
-            settings.keep_probability,
-            seed=TRAINING_SEEDS.start,
-        )
-        for task, _ in used
-        if task is not None
-    ]
+    budget = settings.token_budget or default_token_budget(model)
+    results = []
+    for group in _groups(tasks, settings.num_masks, budget):
+        results += _group(model, group, extractor, settings, budget)
+        for _ in group:
+            done()
+    return results
+
+
+def _groups(
+    tasks: Sequence[AttributionTask | None], num_masks: int, budget: int
+) -> Iterator[list[AttributionTask | None]]:
+    """Examples that follow each other, together as many as fill `_PASSES` passes."""
+    group: list[AttributionTask | None] = []
+    tokens = 0
+    for task in tasks:
+        group.append(task)
+        tokens += 0 if task is None else num_masks * len(task.token_ids)
+        if tokens >= _PASSES * budget:
+            yield group
+            group, tokens = [], 0
+    if group:
+        yield group
+
+
+def _group(
+    model: Any,
+    tasks: Sequence[AttributionTask | None],
+    extractor: AttentionFeatureExtractor,
+    settings: ComputeSettings,
+    budget: int,
+) -> list[ExampleFeatures]:
+    """Examples whose ablations share passes."""
+    used: dict[int, tuple[AttributionTask, list[TokenRange], NDArray[np.bool_]]] = {}
+    for place, task in enumerate(tasks):
+        if task is None or task.num_sources == 0:
+            continue
+        targets = task.get_sub_target_token_ranges(split_by=settings.split_target_by)
+        if targets:
+            masks = sample_masks(
+                settings.num_masks,
+                task.num_sources,
+                settings.keep_probability,
+                seed=TRAINING_SEEDS.start,
+            )
+            used[place] = task, targets, masks
     logit_probs = ablated_logit_probs_of_many(
         model,
         [
-            Ablations(task.token_ids, task.source_token_ranges, task.target_token_range, of_task)
-            for (task, _), of_task in zip(used, masks, strict=True)
-            if task is not None
+            Ablations(task.token_ids, task.source_token_ranges, task.target_token_range, masks)
+            for task, _, masks in used.values()
         ],
-        token_budget=settings.token_budget,
+        token_budget=budget,
     )
-    waiting = iter(zip(masks, logit_probs, strict=True))
-    results = []
-    for task, of_task in zip(tasks, targets, strict=True):
-        if task is None or not of_task:
-            results.append(_nothing(settings.num_masks, extractor.num_features))
-        else:
-            results.append(_example(task, of_task, extractor, *next(waiting)))
-        done()
-    return results
+    found = {
+        place: _example(task, targets, extractor, masks, measured)
+        for (place, (task, targets, masks)), measured in zip(used.items(), logit_probs, strict=True)
+    }
+    nothing = _nothing(settings.num_masks, extractor.num_features)
+    return [found.get(place, nothing) for place in range(len(tasks))]
 
 
 def _example(
     task: AttributionTask,
-    targets: Sequence[tuple[int, int]],
+    targets: Sequence[TokenRange],
     extractor: AttentionFeatureExtractor,
     masks: NDArray[np.bool_],
     logit_probs: NDArray[np.floating[Any]],

@@ -8,7 +8,7 @@ when it is read. Knows nothing of models.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,7 +141,3 @@ class ShardFolder:
     def write(self, shard: int, build: Callable[[str], bytes]) -> None:
         """Write a shard; see `sealed` and `write_file`."""
         write_file(self.file(shard), sealed(self.settings, build))
-
-    def missing(self, plan: ShardPlan) -> Iterator[int]:
-        """The shards of a plan that have not been written."""
-        return (shard for shard in range(plan.num_shards) if not self.exists(shard))

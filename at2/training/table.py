@@ -112,7 +112,11 @@ def free_memory(device: torch.device) -> int:
     free = 2**33 if free is None else free * 1024
     limit = _number(Path("/sys/fs/cgroup/memory.max"))
     used = _number(Path("/sys/fs/cgroup/memory.current"))
-    return free if limit is None or used is None else min(free, limit - used)
+    if limit is None or used is None:
+        return free
+    # What the kernel keeps of files, such as the shards just written, it gives back when asked.
+    cached = _number(Path("/sys/fs/cgroup/memory.stat"), "\nfile ") or 0
+    return min(free, limit - used + cached)
 
 
 def _number(path: Path, label: str = "") -> int | None:

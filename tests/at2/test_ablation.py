@@ -195,7 +195,7 @@ def test_logits_of_long_targets_are_computed_in_parts(
     model.get_output_embeddings().register_forward_hook(
         lambda _, args, __: rows.append(args[0].shape[:-1].numel())
     )
-    monkeypatch.setattr(ablation, "_LOGIT_BYTES", most * 128 * 4)  # a vocabulary of 128
+    monkeypatch.setattr(ablation, "_CPU_LOGIT_BYTES", most * 128 * 4)  # a vocabulary of 128
 
     found = ablated_logit_probs(model, ids, SOURCES, TARGET, masks)
 

@@ -11,9 +11,11 @@ import torch
 from scipy.stats import pearsonr, spearmanr
 
 from at2 import AT2Trainer, LinearScoreEstimator
+from at2.ablation import CPU_TOKEN_BUDGET
 from at2.errors import InputError, TrainingError
 from at2.identity import ModelIdentity, dataset_fingerprint
 from at2.trainer import NUM_MASKS, RECORD_FILE, pearson_loss
+from at2.training.compute import ComputeSettings, compute
 from tests.helpers.training import EXAMPLES, NEW_TOKENS, contents, make_model, task_from_example
 from tests.helpers.training import make_trainer as trainer_of
 
@@ -85,6 +87,7 @@ def test_stages_out_of_order_say_what_to_run(tmp_path: Path, model: Any) -> None
         trainer.compute_features_and_outputs()
     with pytest.raises(TrainingError, match="compute_features_and_outputs"):
         trainer.train()
+    assert not contents(tmp_path)  # looking leaves no trace
     trainer.generate(job_index=0, num_jobs=4)
     with pytest.raises(TrainingError, match=r"example 3 yet: run generate\(\) first"):
         trainer.compute_features_and_outputs()
@@ -106,7 +109,7 @@ def test_a_worker_that_does_not_exist_is_refused(
     [
         ({"num_masks": 9}, "num_masks is 9, but was 8"),
         ({"split_target_by": None}, "split_target_by is None, but was 'token'"),
-        ({"token_budget": 77}, "token_budget is 77, but was 2048"),
+        ({"token_budget": 77}, f"token_budget is 77, but was {CPU_TOKEN_BUDGET}"),
     ],
 )
 def test_features_made_with_other_settings_are_not_mixed(
@@ -299,6 +302,26 @@ def test_features_are_signed_sums_over_sources(trained: AT2Trainer) -> None:
             )
     assert found.features.dtype == torch.float16 and found.outputs.dtype == torch.float32
     np.testing.assert_allclose(found.outputs.numpy(), logit_probs.T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("token_budget", [1, 400, 100_000])
+def test_examples_do_not_mind_their_neighbours(
+    trained: AT2Trainer, model: Any, token_budget: int
+) -> None:
+    settings = ComputeSettings(num_masks=8, split_target_by="token", token_budget=token_budget)
+    tasks = [None, *map(trained.get_task, range(7)), None]
+    finished: list[None] = []
+    together = compute(
+        model, tasks, trained.feature_extractor, settings, lambda: finished.append(None)
+    )
+    assert len(finished) == len(together) == 9
+    for example in (together[0], together[-1]):
+        assert example.features.shape == (0, 8, trained.num_features)
+        assert example.outputs.shape == (0, 8)
+    for index, example in enumerate(together[1:-1]):
+        alone = trained.get_features_and_outputs(index)
+        assert torch.equal(example.features, alone.features)
+        torch.testing.assert_close(example.outputs, alone.outputs, atol=1e-4, rtol=0)
 
 
 def test_a_target_of_several_tokens_is_as_likely_as_all_of_them(

@@ -66,7 +66,8 @@ def test_killed_at_any_moment_and_restarted_with_other_workers(
             shutil.rmtree(run)
             run = before(stage, undisturbed, run)
     count = 1 if stage == "train" else 2
-    assert workers.run(*(Work(run, stage, index, count) for index in range(count)))
+    for last in workers.run(*(Work(run, stage, index, count) for index in range(count))):
+        assert not last.killed and last.refused is None
     names = {name.split("/")[0] for name in contents(run)}
     expected = {k: v for k, v in contents(undisturbed).items() if k.split("/")[0] in names}
     assert contents(run) == expected
@@ -225,6 +226,23 @@ def test_a_damaged_checkpoint_costs_time_only(
     damage(run / "estimators" / "default" / "checkpoint.safetensors", how, random.Random(how))
     assert workers.run(Work(run, "train"))[0].refused is None
     assert contents(run) == contents(undisturbed)
+
+
+def test_an_estimator_that_cannot_be_written_is_not_trained_again(
+    tmp_path: Path, undisturbed: Path, model: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = before("train", undisturbed, tmp_path / "run")
+    settings: dict[str, Any] = {"num_iterations": 4, "checkpoint_every": 2, "save_name": "one"}
+    in_the_way = run / "estimators" / "one" / "score_estimator.pt"
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(TrainingError, match=r"^cannot write estimators/one: Is a directory$"):
+        trainer_of(run, model).train(**settings)
+    in_the_way.rmdir()
+    capsys.readouterr()
+    trainer_of(run, model).train(**settings)
+    assert capsys.readouterr().out.splitlines()[1] == "Resuming after step 3"
+    trainer_of(run, model).train(**settings | {"save_name": "two"})
+    assert contents(run / "estimators" / "one") == contents(run / "estimators" / "two")
 
 
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(

@@ -8,6 +8,7 @@ that process the name is the published package's.
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -37,7 +38,7 @@ def published_training(folder: Path) -> dict[str, Any]:
     `outputs_0.npy`, …. With `warm`, one example is computed before the stage is measured.
 
     Returns:
-        `seconds` and `mib` (memory above the loaded model at its peak) of the compute stage,
+        `seconds`, `cpu_seconds` and `mib` (memory above the loaded model) of the compute stage,
         `targets` of each example, and where to find the `features` and `outputs` of all targets.
     """
     _run(folder, "training")
@@ -45,14 +46,40 @@ def published_training(folder: Path) -> dict[str, Any]:
     return result
 
 
+def published_attribution(folder: Path) -> dict[str, float]:
+    """Time and memory of an attribution of the whole response to sentences.
+
+    The job is as for `published_scores`, and `repeats`; without a `generation`, the response is
+    generated in the measured time, too.
+
+    Returns:
+        `seconds`, the median, and `mib`, the memory above the loaded model at its peak.
+    """
+    _run(folder, "attribution")
+    result: dict[str, float] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+def median_measured(work: Callable[[], object], repeats: int) -> dict[str, float]:
+    """The median of seconds and the highest of MiB of runs, after one that is not measured."""
+    work()
+    runs = [measured(work) for _ in range(repeats)]
+    return {
+        "seconds": statistics.median(run["seconds"] for run in runs),
+        "mib": max(run["mib"] for run in runs),
+    }
+
+
 def measured(work: Callable[[], object]) -> dict[str, float]:
-    """Seconds that work takes, and MiB above what this process has before, at its peak (Linux)."""
+    """Seconds that work takes, of all threads too, and MiB above what this process has before it,
+    at its peak (Linux)."""
     before = _status_mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    started = time.perf_counter()
+    started, worked = time.perf_counter(), time.process_time()
     work()
     return {
         "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - worked,
         "mib": _status_mib("VmHWM") - before,
     }
 
@@ -142,6 +169,28 @@ def _scores(folder: Path, job: dict[str, Any]) -> None:
     )
 
 
+def _attribution(folder: Path, job: dict[str, Any]) -> None:
+    from at2 import AT2Attributor, AT2ScoreEstimator
+    from at2.tasks import SimpleContextAttributionTask
+
+    model, tokenizer = _load(folder, job)
+    estimator = AT2ScoreEstimator.load(folder / "score_estimator.pt")
+
+    def attribute() -> None:
+        task = SimpleContextAttributionTask(
+            context=job["context"],
+            query=job["query"],
+            model=model,
+            tokenizer=tokenizer,
+            source_type="sentence",
+        )
+        if job["generation"] is not None:
+            task.set_generation(job["generation"])
+        AT2Attributor(task, estimator).get_attribution_scores()
+
+    (folder / "result.json").write_text(json.dumps(median_measured(attribute, job["repeats"])))
+
+
 def _training(folder: Path, job: dict[str, Any]) -> None:
     import numpy as np
     import torch
@@ -202,4 +251,6 @@ if __name__ == "__main__":
     _prepare()
     _folder = Path(sys.argv[2])
     _job = json.loads((_folder / "job.json").read_text())
-    {"scores": _scores, "training": _training}[sys.argv[1]](_folder, _job)
+    {"scores": _scores, "attribution": _attribution, "training": _training}[sys.argv[1]](
+        _folder, _job
+    )

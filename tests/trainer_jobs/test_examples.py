@@ -1,0 +1,236 @@
+"""Which rows become examples, and the task of each."""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from hypothesis import given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
+
+from at2.errors import InputError
+from at2.tasks import SimpleContextAttributionTask, SimpleThoughtAttributionTask
+from at2.utils import get_model_and_tokenizer
+from trainer_jobs.bundled.names import is_held_out
+from trainer_jobs.examples import load_examples, make_task, to_evaluate
+from trainer_jobs.settings import JobSettings
+
+CATEGORIES = ["summarization", "closed_qa", "information_extraction", "open_qa"]
+
+
+@cache
+def bundled_model() -> tuple[Any, Any]:
+    return get_model_and_tokenizer("bundled")
+
+
+def settings(**values: Any) -> JobSettings:
+    return JobSettings(out="unused", **values)
+
+
+def jsonl(folder: Path, *rows: object) -> str:
+    path = folder / "data.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return str(path)
+
+
+def dolly_like(count: int) -> list[dict[str, str]]:
+    return [
+        {
+            "instruction": f"Question {i}?",
+            "context": f"Fact {i}. " * (1 + 7 * i % 5),
+            "category": CATEGORIES[i * i % 4],
+        }
+        for i in range(count)
+    ]
+
+
+@limits(max_examples=25)  # `datasets` writes a file for each
+@given(
+    count=st.integers(8, 60),
+    seed=st.integers(0, 2**32),
+    limit=st.integers(1, 12),
+    held_out=st.integers(0, 3),
+)
+def test_rows_are_those_that_datasets_would_select(
+    count: int, seed: int, limit: int, held_out: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    rows = dolly_like(count)
+    path = jsonl(tmp_path_factory.mktemp("rows"), *rows)
+    found = load_examples(
+        settings(
+            dataset=path,
+            columns={"query": "instruction"},
+            where={"category": CATEGORIES[:3]},
+            shorter_than={"context": 30},
+            shuffle_seed=seed,
+            limit=limit,
+            held_out=held_out,
+        )
+    )
+    # As the walk-through of the library does it.
+    whole = datasets.Dataset.from_list(rows).filter(
+        lambda row: row["category"] in CATEGORIES[:3] and len(row["context"]) < 30
+    )
+    expected = whole.shuffle(seed=seed)
+    num_train = min(limit, len(expected) - held_out)
+    assert found.examples == [
+        {"context": row["context"], "query": row["instruction"]}
+        for row in expected.select(range(num_train + held_out))
+    ]
+    assert found.held_out == range(num_train, num_train + held_out)
+    assert found.num_rows == len(whole)
+
+
+def test_a_data_set_of_the_hub_and_a_file_give_the_same(tmp_path: Path) -> None:
+    rows = dolly_like(20)
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "saved")
+    chosen: dict[str, Any] = {
+        "columns": {"query": "instruction"},
+        "where": {"category": "closed_qa"},
+        "shuffle_seed": 3,
+    }
+    from_file = load_examples(settings(dataset=jsonl(tmp_path, *rows), **chosen))
+    from_hub = load_examples(settings(dataset=str(tmp_path / "saved"), **chosen))
+    assert from_file.examples == from_hub.examples
+    assert len(from_hub.examples) > 1
+    assert [place.split()[1] for place in from_file.places] == [
+        place.split()[1] for place in from_hub.places
+    ]
+
+
+GOOD = {"context": "A fact.", "query": "What?"}
+BAD_ROWS = [
+    ({"context": "A fact."}, "no 'query'"),
+    ({"context": None, "query": "What?"}, "no 'context'"),
+    ({"context": 7, "query": "What?"}, "'context' must be a string, not int"),
+    ({"context": " \n", "query": "What?"}, "'context' is empty"),
+    ({"context": "\ud800", "query": "What?"}, "'context' holds a lone surrogate at character 0"),
+    ([1], "not an object, but list"),
+]
+
+
+@pytest.mark.parametrize(("row", "reason"), BAD_ROWS)
+def test_a_bad_row_stops_or_is_passed_over(row: object, reason: str, tmp_path: Path) -> None:
+    path = jsonl(tmp_path, GOOD, row, {**GOOD, "query": "Why?"})
+    with pytest.raises(InputError) as error:
+        load_examples(settings(dataset=path))
+    assert str(error.value) == f"{path}, line 2: {reason}"
+    found = load_examples(settings(dataset=path, bad_rows="skip"))
+    assert [example["query"] for example in found.examples] == ["What?", "Why?"]
+    assert [str(bad) for bad in found.bad_rows] == [f"line 2: {reason}"]
+    assert found.places == ["line 1", "line 3"]
+
+
+def test_bad_rows_do_not_change_which_others_are_taken(tmp_path: Path) -> None:
+    rows = [{"context": f"Fact {i}.", "query": "What?"} for i in range(12)]
+    chosen: dict[str, Any] = {"shuffle_seed": 1, "limit": 5, "held_out": 3, "bad_rows": "skip"}
+    whole = load_examples(settings(dataset=jsonl(tmp_path, *rows), **chosen))
+    for index in range(12):
+        changed = [{**row, "query": ""} if i == index else row for i, row in enumerate(rows)]
+        found = load_examples(settings(dataset=jsonl(tmp_path, *changed), **chosen))
+        without = [e for e in whole.examples if e["context"] != f"Fact {index}."]
+        assert found.examples == without
+        assert len(found.bad_rows) == len(whole.examples) - len(without)
+        held_out = [whole.examples[i] for i in whole.held_out]
+        assert [found.examples[i] for i in found.held_out] == [e for e in held_out if e in without]
+
+
+def test_filters_name_rows_that_they_cannot_judge(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, GOOD, {**GOOD, "n": 1}, {**GOOD, "n": True})
+    with pytest.raises(InputError, match="line 1: no 'n'"):
+        load_examples(settings(dataset=path, where={"n": "1"}))
+    for value, place in (("1", "line 2"), ("true", "line 3")):
+        found = load_examples(settings(dataset=path, where={"n": value}, bad_rows="skip"))
+        assert found.places == [place]
+    with pytest.raises(InputError, match="line 1: 'n' is not a text"):
+        load_examples(settings(dataset=path, shorter_than={"n": 5}))
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("context,question\na,b\n")
+    with pytest.raises(InputError) as error:
+        load_examples(settings(dataset=str(path)))
+    assert str(error.value) == (
+        f"{path} has no column 'query' (for query); there are: context, question"
+    )
+    with pytest.raises(InputError, match=r"'lang' \(for where\)"):
+        load_examples(
+            settings(dataset=str(path), columns={"query": "question"}, where={"lang": "en"})
+        )
+
+
+def test_too_few_rows_are_an_error(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, GOOD, GOOD)
+    with pytest.raises(InputError, match=r"^held_out=2: .* has 2 rows that pass") as error:
+        load_examples(settings(dataset=path, held_out=2))
+    assert error.value.param == "held_out"
+    path = jsonl(tmp_path, {**GOOD, "query": ""})
+    with pytest.raises(InputError, match="no row that can be used; line 1: 'query' is empty"):
+        load_examples(settings(dataset=path, bad_rows="skip"))
+
+
+def test_messages_about_examples_name_their_rows(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, {"context": "", "query": "x"}, GOOD)
+    found = load_examples(settings(dataset=path, bad_rows="skip"))
+    assert found.with_place("example 0: too long") == "example 0 (line 2): too long"
+    for message in ("example 1: no", "an example 0: no", "no responses yet"):
+        assert found.with_place(message) == message
+
+
+def test_generated_questions_that_are_held_out_have_unseen_names() -> None:
+    found = load_examples(settings(limit=20, held_out=20, shuffle_seed=5))
+    assert len(found.examples) == 40 and found.held_out == range(20, 40)
+
+    def unseen(example: Any) -> bool:
+        return any(is_held_out(word.strip(".,?'s")) for word in example["context"].split())
+
+    assert sum(unseen(found.examples[i]) for i in found.held_out) == 20
+    assert found.examples == load_examples(settings(limit=20, held_out=20, shuffle_seed=5)).examples
+    assert found.examples != load_examples(settings(limit=20, held_out=20, shuffle_seed=6)).examples
+
+
+def test_generated_questions_take_no_columns() -> None:
+    with pytest.raises(InputError, match="columns: bundled has no columns"):
+        load_examples(settings(columns={"query": "q"}))
+    with pytest.raises(InputError, match="contexts only"):
+        load_examples(settings(task="thought"))
+
+
+def test_tasks_are_the_librarys_own() -> None:
+    model, tokenizer = bundled_model()
+    context = make_task(settings(), GOOD, model, tokenizer, "sentence")
+    assert isinstance(context, SimpleContextAttributionTask)
+    assert (context.context, context.query) == (GOOD["context"], GOOD["query"])
+    assert context.source_type == "sentence" and context.generate_kwargs["max_new_tokens"] == 512
+    thought = make_task(
+        settings(task="thought", max_new_tokens=9), {"query": "Hm?"}, model, tokenizer, "word"
+    )
+    assert isinstance(thought, SimpleThoughtAttributionTask)
+    assert thought.query == "Hm?" and thought.generate_kwargs["max_new_tokens"] == 9
+    longer = make_task(settings(task="thought"), {"query": "Hm?"}, model, tokenizer, "word")
+    assert longer.generate_kwargs["max_new_tokens"] == 4096
+
+
+def test_support_is_known_only_of_the_right_answer() -> None:
+    model, tokenizer = bundled_model()
+    found = load_examples(settings(limit=40, shuffle_seed=2))
+    seen = 0
+    for example in found.examples:
+        task = make_task(settings(), example, model, tokenizer, "sentence")
+        task.set_generation(example["answer"])
+        support = to_evaluate(example, task).support
+        if not example["support"]:
+            assert support is None
+            continue
+        assert support is not None
+        assert [
+            task.source_spans[source].start for of_statement in support for source in of_statement
+        ] == example["support"]
+        seen += 1
+        task.set_generation("Something else.")
+        assert to_evaluate(example, task).support is None
+    assert seen > 10

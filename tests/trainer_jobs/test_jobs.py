@@ -1,0 +1,401 @@
+"""The command line of the jobs on the bundled model: results, summaries, workers, failures."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from at2 import LinearScoreEstimator
+from trainer_jobs import cli, stages
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "dataset": "bundled",
+    "limit": 5,
+    "held_out": 2,
+    "shuffle_seed": 7,
+    "max_new_tokens": 24,
+    "shard_size": 2,
+    "num_masks": 4,
+    "num_iterations": 6,
+    "print_every": 3,
+    "methods": ["at2", "average_attention", "random"],
+    "evaluate_masks": 6,
+    "evaluate_top_k": [1],
+}
+PNG = b"\x89PNG\r\n\x1a\n"
+ONE_FACT = {
+    "context": "Omar Whitfield lives in Lisbon.",
+    "query": "Where does Omar Whitfield live?",
+}
+
+
+def write_config(path: Path, out: Path, **changes: Any) -> str:
+    values = SMALL | {"out": str(out)} | changes
+    lines = [
+        f"{name} = {json.dumps(value)}\n" for name, value in values.items() if value is not None
+    ]
+    path.write_text("".join(lines), "utf-8")
+    return str(path)
+
+
+def results(out: Path) -> dict[str, bytes]:
+    """Everything that has to be the same however a run went."""
+    kept = ("generations/", "features_and_outputs/", "estimators/")
+    found = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    return {name: content for name, content in found.items() if name.startswith(kept)}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = write_config(folder / "small.toml", folder / "out")
+    assert cli.main(["run", "--config", config]) == 0
+    return folder / "out"
+
+
+@pytest.fixture()
+def run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command on a folder `out`; its status, output and errors. None leaves a setting out."""
+
+    def run(command: str, *flags: str, **changes: Any) -> tuple[int, str, str]:
+        config = write_config(tmp_path / "small.toml", tmp_path / "out", **changes)
+        capfd.readouterr()
+        status = cli.main([command, "--config", config, *flags])
+        return (status, *capfd.readouterr())
+
+    return run
+
+
+# -- results ---------------------------------------------------------------------------------------
+
+
+def test_a_run_leaves_an_estimator_and_its_story(finished: Path) -> None:
+    estimator = LinearScoreEstimator.load(finished / "estimators/default")
+    assert estimator.extras["training"]["examples"] <= SMALL["limit"]  # type: ignore[operator]
+    assert estimator.extras["metrics"]["examples"] <= SMALL["held_out"]  # type: ignore[operator]
+    assert (finished / "estimators/default/loss.png").read_bytes().startswith(PNG)
+    evaluation = json.loads((finished / "evaluation/default/evaluation.json").read_text("utf-8"))
+    assert list(evaluation["values"]) == SMALL["methods"]
+    assert evaluation["num_examples"] == SMALL["held_out"]
+    assert (finished / "evaluation/default/evaluation.png").read_bytes().startswith(PNG)
+    table = (finished / "evaluation/default/evaluation.md").read_text("utf-8")
+    assert "Linear datamodeling score" in table and "average_attention" in table
+
+
+def test_the_lines_of_the_walk_through_are_printed(
+    run: Callable[..., tuple[int, str, str]],
+) -> None:
+    status, output, _ = run("run", held_out=0)
+    assert status == 0
+    lines = output.splitlines()
+    assert re.fullmatch(r"Training on \d examples of 5", lines[0])
+    assert [line.partition("=")[0] for line in lines if line.startswith("Step ")] == [
+        "Step 0: loss",
+        "Step 2: loss",
+        "Step 5: loss",
+    ]
+    assert any(line.startswith("Saved estimator to ") for line in lines)
+
+
+def test_the_summary_has_what_the_run_came_to(finished: Path) -> None:
+    summary = json.loads((finished / "summary.json").read_text("utf-8"))
+    assert summary["examples"] == {"train": 5, "held_out": 2}
+    assert summary["bad_rows"] == summary["skipped"] == []
+    record = json.loads((finished / "estimators/default/training.json").read_text("utf-8"))
+    training = summary["training"]
+    assert training["steps"] == len(record["losses"]) == 6
+    assert training["first_loss"] == record["losses"][0]
+    assert training["last_loss"] == record["losses"][-1]
+    assert Path(training["loss_curve"]) == finished / "estimators/default/loss.png"
+    assert summary["evaluation"] == str(finished / "evaluation/default")
+    assert list(summary["stages"]) == ["generate", "compute", "train", "evaluate"]
+    for costs in summary["stages"].values():
+        assert costs["workers"] == 1 and costs["seconds"] >= 0 and costs["peak_memory_mb"] > 50
+    for name, value in SMALL.items():
+        assert summary["settings"][name] == value
+
+
+def test_two_workers_make_the_same_bytes(
+    finished: Path, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    for stage in ("generate", "compute"):
+        for index in ("1", "0"):
+            assert run(stage, "--num-jobs", "2", "--job-index", index)[0] == 0
+    # The others have nothing to train, and say so.
+    assert run("train", "--num-jobs", "2", "--job-index", "1")[0] == 0
+    assert not (tmp_path / "out/estimators").exists()
+    status, output, _ = run("train", "--num-jobs", "2", "--job-index", "0")
+    assert status == 0
+    assert "s of 2 workers together" in output
+    assert results(tmp_path / "out") == results(finished)
+    summary = json.loads((tmp_path / "out/summary.json").read_text("utf-8"))
+    assert [summary["stages"][s]["workers"] for s in ("generate", "compute", "train")] == [2, 2, 1]
+
+
+def test_slurm_says_which_worker_this_is(
+    tmp_path: Path,
+    run: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_MIN", "1")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_COUNT", "3")
+    assert run("generate")[0] == 0
+    shards = sorted(p.name for p in (tmp_path / "out/generations").glob("0*"))
+    assert shards == ["00001.json"]
+
+
+def test_an_evaluation_goes_on_where_it_was(
+    finished: Path, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    assert run("run")[0] == 0
+    folder = tmp_path / "out/evaluation/default"
+    whole = (folder / "evaluation.json").read_bytes()
+    assert whole == (finished / "evaluation/default/evaluation.json").read_bytes()
+    kept, damaged = sorted((folder / "examples").glob("*.json"))
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-5])
+    written = kept.stat().st_mtime_ns
+    (folder / "evaluation.json").unlink()
+    assert run("evaluate")[0] == 0
+    assert (folder / "evaluation.json").read_bytes() == whole
+    assert damaged.read_bytes() == content
+    assert kept.stat().st_mtime_ns == written
+    # Another way to measure is another result.
+    assert run("evaluate", evaluate_masks=7)[0] == 0
+    assert kept.stat().st_mtime_ns != written
+    assert (folder / "evaluation.json").read_bytes() != whole
+
+
+def test_without_anything_held_out_a_run_ends_with_the_estimator(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    status, output, _ = run("run", held_out=0, limit=3)
+    assert status == 0
+    assert (tmp_path / "out/estimators/default/score_estimator.safetensors").exists()
+    assert not (tmp_path / "out/evaluation").exists()
+    assert "Held out:" not in output and "3 to train on, 0 held out" in output
+    status, _, errors = run("evaluate", held_out=0, limit=3)
+    assert (status, errors.splitlines()[-1]) == (
+        1,
+        "error: held_out=0: no example to evaluate with",
+    )
+
+
+# -- data that cannot be used ----------------------------------------------------------------------
+
+
+@pytest.fixture()
+def flawed(tmp_path: Path) -> dict[str, Any]:
+    """Settings for a file with a line that is no row, and one that is too long for the model."""
+    path = tmp_path / "data.jsonl"
+    long = {**ONE_FACT, "context": f"{ONE_FACT['context']} " * 500}
+    path.write_text(
+        "\n".join([json.dumps(ONE_FACT), "{", json.dumps(long), json.dumps(ONE_FACT)]), "utf-8"
+    )
+    return {"dataset": str(path), "held_out": 0, "shuffle_seed": None}
+
+
+def test_bad_rows_and_examples_can_be_passed_over(
+    tmp_path: Path,
+    flawed: dict[str, Any],
+    run: Callable[..., tuple[int, str, str]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    status, output, _ = run("run", bad_rows="skip", **flawed)
+    assert status == 0
+    reason = "line 2: not JSON: Expecting property name enclosed in double quotes at character 1"
+    assert f"passed over {flawed['dataset']}, {reason}" in caplog.messages
+    summary = json.loads((tmp_path / "out/summary.json").read_text("utf-8"))
+    assert summary["bad_rows"] == [reason]
+    (skipped,) = summary["skipped"]
+    assert skipped.startswith("example 1 (line 3): ") and "2048" in skipped
+    assert summary["examples"]["train"] == 3
+    assert summary["training"]["examples"] == 2
+    lines = output.splitlines()
+    assert f"  {reason}" in lines and f"  {skipped}" in lines
+    assert "Trained on 2 examples; 1 gave no target" in lines
+
+
+def test_a_bad_row_stops_the_run_in_one_line(
+    flawed: dict[str, Any], run: Callable[..., tuple[int, str, str]]
+) -> None:
+    status, output, errors = run("generate", **flawed)
+    assert status == 1 and output == ""
+    assert errors.splitlines()[-1].startswith(f"error: {flawed['dataset']}, line 2: not JSON: ")
+
+
+def test_an_example_that_is_too_long_stops_the_run_with_its_line(
+    flawed: dict[str, Any], run: Callable[..., tuple[int, str, str]]
+) -> None:
+    path = Path(flawed["dataset"])
+    lines = path.read_text("utf-8").splitlines()
+    path.write_text("\n".join([lines[0], lines[2]]), "utf-8")
+    status, _, errors = run("generate", **flawed)
+    assert status == 1
+    assert errors.splitlines()[-1].startswith("error: example 1 (line 2): ")
+
+
+# -- what goes wrong -------------------------------------------------------------------------------
+
+
+def test_a_model_without_thoughts_has_nothing_to_train_on(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps({"prompt": "Who is Omar Whitfield?"}))
+    changes = {"dataset": str(data), "task": "thought", "columns": None, "held_out": 0}
+    status, _, errors = run("run", "--columns", "query=prompt", **changes)
+    assert status == 1
+    assert errors.splitlines()[-1] == "error: no example has a target to train on"
+
+
+@pytest.mark.parametrize(
+    ("command", "changes", "message"),
+    [
+        ("compute", {}, "no responses yet: run generate() first"),
+        ("evaluate", {}, "no estimator 'default' yet: run train first"),
+        ("generate", {"model": "no/where/at/all"}, "cannot load model 'no/where/at/all': "),
+        ("generate", {"dataset": "absent.csv"}, "cannot read absent.csv: No such file"),
+    ],
+)
+def test_an_error_is_one_line_and_status_1(
+    command: str,
+    changes: dict[str, Any],
+    message: str,
+    run: Callable[..., tuple[int, str, str]],
+) -> None:
+    status, output, errors = run(command, **changes)
+    assert status == 1 and output == ""
+    (line,) = (line for line in errors.splitlines() if line.startswith("error: "))
+    assert line.startswith(f"error: {message}")
+    assert "Traceback" not in errors
+
+
+def test_a_method_that_there_is_not_is_refused_at_once(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    status, _, errors = run("generate", methods=["at2", "nope"])
+    assert status == 2
+    assert errors.startswith("error: no method 'nope'; there are: at2, ")
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_little_memory_is_one_line_with_what_to_change(
+    run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def allocate(job: stages.Job) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 1.00 TiB")
+
+    monkeypatch.setitem(stages.STAGES, "compute", allocate)
+    status, _, errors = run("compute")
+    assert status == 1
+    assert "token_budget" in errors.splitlines()[-1] and "Traceback" not in errors
+
+
+def test_a_folder_is_for_one_set_of_settings(run: Callable[..., tuple[int, str, str]]) -> None:
+    assert run("generate", limit=2, held_out=0)[0] == 0
+    status, _, errors = run("generate", limit=2, held_out=0, max_new_tokens=23)
+    assert status == 1
+    line = errors.splitlines()[-1]
+    assert "generations was made with other settings" in line
+    assert "max_new_tokens is 23, but was 24" in line
+
+
+def test_a_file_where_the_folder_should_be_is_one_line(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    (tmp_path / "out").write_text("")
+    status, _, errors = run("generate", limit=2, held_out=0)
+    assert status == 1
+    assert errors.splitlines()[-1].startswith("error: cannot write generations/manifest.json: ")
+
+
+def test_a_summary_that_cannot_be_written_is_one_line(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    (tmp_path / "out/summary.json").mkdir(parents=True)
+    status, _, errors = run("generate", limit=2, held_out=0)
+    assert status == 1
+    assert errors.splitlines()[-1].startswith("error: ") and "summary.json" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fly"], "'fly' is not one of generate, compute, train, evaluate, run"),
+        (["run", "--out", "x", "--num-masks", "0"], "num_masks='0': Input should be greater"),
+        (["run", "--out", "x", "--num-jobs", "2", "--job-index", "0"], "num_jobs=2: a stage needs"),
+        (["train", "--out", "x", "--job-index", "0"], "job_index=0: num_jobs is not set"),
+    ],
+)
+def test_wrong_settings_are_one_line_and_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith(message) and shown.err.count("\n") == 1
+
+
+# -- real processes --------------------------------------------------------------------------------
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AT2_", "SLURM_"))}
+    return subprocess.Popen(
+        [sys.executable, "-m", "trainer_jobs", *arguments],
+        cwd=ROOT,
+        env=environment | {"HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_help_names_commands_and_configurations() -> None:
+    process = start("--help")
+    output, _ = process.communicate()
+    assert process.returncode == 0
+    for word in (*cli.COMMANDS, "bundled", "phi4_mini_dolly", "thought_attribution"):
+        assert f"  {word}" in output
+    process = start()
+    _, errors = process.communicate()
+    assert process.returncode == 2 and errors == output
+
+
+def test_wrong_settings_are_told_before_models_are_imported() -> None:
+    code = (
+        "import sys; from trainer_jobs import cli; "
+        "status = cli.main(['run', '--out', 'x', '--limit', '0']); "
+        "print(status, 'torch' in sys.modules, 'transformers' in sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ended.stdout == "2 False False\n"
+
+
+def test_a_job_that_is_told_to_stop_ends_and_goes_on_later(tmp_path: Path, finished: Path) -> None:
+    config = write_config(tmp_path / "small.toml", tmp_path / "out")
+    process = start("run", "--config", config)
+    while process.poll() is None and not list((tmp_path / "out").glob("generations/0*")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode in (128 + signal.SIGTERM, 0), errors
+    # Nobody watches: plain lines, with the time.
+    assert any(line.endswith(" INFO generate: worker 0 of 1") for line in errors.splitlines())
+    assert "\r" not in errors and "it/s" not in errors
+    assert "Traceback" not in errors
+    assert cli.main(["run", "--config", config]) == 0
+    assert results(tmp_path / "out") == results(finished)

@@ -1,0 +1,262 @@
+"""Settings from a file, the environment and flags; which worker this is; what is refused."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainer_jobs.configuration import (
+    BadSettingsError,
+    configurations,
+    read_configuration,
+    read_settings,
+)
+from trainer_jobs.settings import JobSettings
+from trainer_jobs.workers import Worker, worker_of
+
+
+def read(*flags: str) -> JobSettings:
+    return read_settings(flags, {})
+
+
+def problem(*flags: str, **environment: str) -> str:
+    with pytest.raises(BadSettingsError) as error:
+        read_settings(flags, environment)
+    return str(error.value)
+
+
+@pytest.fixture()
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text('out = "here"\nnum_masks = 3\nlimit = 7\nseed = 1\n')
+    return path
+
+
+def test_a_flag_wins_over_the_environment_which_wins_over_the_file(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AT2_JOBS_NUM_MASKS", "4")
+    monkeypatch.setenv("AT2_JOBS_LIMIT", "8")
+    monkeypatch.setenv("AT2_JOBS_SEED", "")  # not set, as compose files have it
+    found = read("--config", str(file), "--num-masks", "5")
+    assert (found.num_masks, found.limit, found.seed, str(found.out)) == (5, 8, 1, "here")
+
+
+def test_the_file_may_be_named_by_the_environment(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AT2_JOBS_CONFIG", str(file))
+    assert read_settings([], {"AT2_JOBS_CONFIG": str(file)}).num_masks == 3
+    assert read_settings(["--config=bundled"], {"AT2_JOBS_CONFIG": str(file)}).limit == 200
+
+
+def test_tables_and_lists_are_written_alike_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        'out = "x"\nmethods = ["at2", "random"]\nevaluate_top_k = [1, 2]\n'
+        "columns = { query = 'q', context = 'c' }\nwhere = { a = ['b', 'c'], d = 'e' }\n"
+        "shorter_than = { c = 9 }\nevaluate_ablations = ['remove']\n"
+    )
+    texts = {
+        "methods": "at2, random",
+        "evaluate-top-k": "1,2",
+        "columns": "query=q,context=c",
+        "where": "a=b|c,d=e",
+        "shorter-than": "c=9",
+        "evaluate-ablations": "remove",
+    }
+    from_file = read("--config", str(path)).model_dump(exclude={"config"})
+    flags = [word for name, text in texts.items() for word in (f"--{name}", text)]
+    assert read("--out", "x", *flags).model_dump(exclude={"config"}) == from_file
+    for name, text in texts.items():
+        monkeypatch.setenv(f"AT2_JOBS_{name.replace('-', '_').upper()}", text)
+    assert read("--out", "x").model_dump(exclude={"config"}) == from_file
+    assert from_file["where"] == {"a": ("b", "c"), "d": ("e",)}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "out: not set"),
+        (["--num-masks", "0"], "num_masks='0': Input should be greater than or equal to 1"),
+        (["--seed", "-1"], "seed='-1': Input should be greater than or equal to 0"),
+        (["--learning-rate", "inf"], "learning_rate='inf': Input should be a finite number"),
+        (["--dtype", "int8"], "dtype='int8': Input should be 'auto', 'float32', 'bfloat16' or"),
+        (["--columns", "query"], "columns='query': not of the form name=value,name=value"),
+        (["--columns", "query=a,query=b"], "columns='query=a,query=b': a name is given twice"),
+        (["--columns", "text=a"], "columns='text': a context task reads context and query"),
+        (["--task", "thought", "--columns", "context=a"], "columns='context': a thought task"),
+        (["--shorter-than", "a=b"], "shorter_than.a='b': Input should be a valid integer"),
+        (["--methods", "at2,at2"], "methods='at2,at2': something is given twice"),
+        (["--methods", ","], "methods=(): Tuple should have at least 1 item"),
+        (["--evaluate-top-k", "1,0"], "evaluate_top_k.1='0': Input should be greater than"),
+        (["--save-name", "../x"], "save_name='../x': String should match pattern"),
+        (["--nonsense", "1"], "unrecognized arguments: --nonsense 1"),
+        (["--num-mask", "1"], "unrecognized arguments: --num-mask 1"),
+        (["--limit"], "argument --limit: expected one argument"),
+        (["--config"], "config: expected one argument"),
+        (["--config", "nope"], "config='nope': no such file, and none of bundled, phi4_mini_dolly"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_with_value_and_limit(flags: list[str], message: str) -> None:
+    given = flags if not flags else ["--out", "x", *flags]
+    found = problem(*given)
+    assert found.startswith(message)
+    assert "\n" not in found
+
+
+def test_every_wrong_setting_has_its_line() -> None:
+    found = problem("--num-masks", "0", "--limit", "0").splitlines()
+    assert [line.partition("=")[0].partition(":")[0] for line in found] == [
+        "out",
+        "limit",
+        "num_masks",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('out = "x"\nnum_mask = 3\n', "num_mask=3: there is no such setting"),
+        ("out = x\n", ": Invalid value (at line 1, column 7)"),
+        ("out = 3\n", "out=3: Input is not a valid path"),
+        ('out = "x"\nlimit = "many"\n', "limit='many': Input should be a valid integer"),
+    ],
+)
+def test_a_wrong_file_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    found = problem("--config", str(path))
+    assert message in found and "\n" not in found
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    assert problem("--config", str(tmp_path)).endswith("Is a directory")
+    (tmp_path / "latin.toml").write_bytes(b'out = "\xe9"')
+    assert problem("--config", str(tmp_path / "latin.toml")).endswith("not UTF-8 at byte 7")
+
+
+def test_a_misspelt_variable_is_refused() -> None:
+    found = problem("--out", "x", AT2_JOBS_NUM_MASK="3")
+    assert found == "AT2_JOBS_NUM_MASK: there is no such setting"
+    assert read_settings(["--out", "x"], {"AT2_NUM_MASK": "3"}).num_masks == 32
+
+
+def test_help_lists_every_setting_with_its_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        read("--config", "this is not read", "--help")
+    assert ended.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for name, field in JobSettings.model_fields.items():
+        assert f"--{name.replace('_', '-')}" in shown
+        assert " ".join((field.description or "").split()) in shown
+    assert "None" not in shown and "dict[" not in shown
+
+
+# -- configurations of the package -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", configurations())
+def test_a_configuration_of_the_package_is_right(name: str) -> None:
+    found = read("--config", name)
+    assert found.held_out > 0
+    assert not found.out.is_absolute()
+
+
+def test_dolly_is_chosen_as_in_the_walk_through() -> None:
+    found = read_configuration("phi4_mini_dolly")
+    assert found["model"] == "microsoft/Phi-4-mini-instruct"
+    assert found["dataset"] == "databricks/databricks-dolly-15k"
+    assert found["columns"] == {"context": "context", "query": "instruction"}
+    assert found["where"] == {"category": ["summarization", "closed_qa", "information_extraction"]}
+    assert found["shorter_than"] == {"context": 20_000}
+    assert (found["shuffle_seed"], found["limit"]) == (42, 1_000)
+    settings = read("--config", "phi4_mini_dolly")
+    published: dict[str, Any] = {
+        "num_masks": 32,
+        "num_iterations": 1_000,
+        "learning_rate": 1e-3,
+        "batch_size": 512,
+        "max_grad_norm": 1.0,
+        "generate_batch_size": 4,
+        "source_type": "token",
+        "split_target_by": "sentence",
+        "save_name": "default",
+        "split": "train",
+    }
+    assert {name: getattr(settings, name) for name in published} == published
+
+
+def test_thoughts_are_chosen_as_in_the_published_scripts() -> None:
+    found = read("--config", "thought_attribution")
+    assert (found.task, found.dataset) == ("thought", "glaiveai/reasoning-v1-20m")
+    assert found.texts == {"query": "prompt"}
+    assert (found.shuffle_seed, found.limit, found.generate_batch_size) == (42, 4_000, 8)
+
+
+def test_configurations_are_in_the_package() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
+    assert project["tool"]["setuptools"]["package-data"]["trainer_jobs"] == ["configs/*.toml"]
+
+
+# -- workers ---------------------------------------------------------------------------------------
+
+
+def slurm(task: int, first: int = 0, step: int = 1, count: int = 4) -> dict[str, str]:
+    names = {"ID": task, "MIN": first, "STEP": step, "COUNT": count}
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in names.items()}
+
+
+@pytest.mark.parametrize(
+    ("job_index", "num_jobs", "environment", "expected"),
+    [
+        (None, None, {}, Worker(0, 1)),
+        (None, 1, {}, Worker(0, 1)),
+        (2, 3, {}, Worker(2, 3)),
+        (2, 3, {"JOB_COMPLETION_INDEX": "0", **slurm(1)}, Worker(2, 3)),
+        (None, 3, {"JOB_COMPLETION_INDEX": "1"}, Worker(1, 3)),
+        (None, None, slurm(3), Worker(3, 4)),
+        (None, None, slurm(8, first=2, step=2, count=4), Worker(3, 4)),
+        (None, None, slurm(0, count=1), Worker(0, 1)),
+        (None, 4, slurm(3, first=1, step=2, count=2), Worker(3, 4)),
+        (None, None, {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2"}, Worker(1, 2)),
+    ],
+)
+def test_which_worker_this_is(
+    job_index: int | None, num_jobs: int | None, environment: dict[str, str], expected: Worker
+) -> None:
+    assert worker_of(job_index, num_jobs, environment) == expected
+
+
+@given(count=st.integers(1, 50), first=st.integers(0, 9), step=st.integers(1, 5))
+def test_an_array_of_slurm_has_every_worker_once(count: int, first: int, step: int) -> None:
+    tasks = range(first, first + count * step, step)
+    found = [worker_of(None, None, slurm(task, first, step, count)) for task in tasks]
+    assert found == [Worker(index, count) for index in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("job_index", "num_jobs", "environment", "message"),
+    [
+        (3, 3, {}, "job_index=3: not one of 3 jobs, from 0"),
+        (1, None, {}, "job_index=1: num_jobs is not set"),
+        (None, 2, {}, "num_jobs=2: job_index is not set"),
+        (None, None, {"JOB_COMPLETION_INDEX": "1"}, "JOB_COMPLETION_INDEX=1: num_jobs is not set"),
+        (None, 1, {"JOB_COMPLETION_INDEX": "1"}, "job_index=1: not one of 1 jobs"),
+        (None, None, {"JOB_COMPLETION_INDEX": "x"}, "JOB_COMPLETION_INDEX='x': not a number"),
+        (None, None, slurm(5, first=3, count=2), "SLURM_ARRAY_TASK_ID=5: not one of 2 jobs; set"),
+        (None, None, slurm(4, first=1, step=2), "SLURM_ARRAY_TASK_ID=4: not one of 4 jobs"),
+        (None, None, {"SLURM_ARRAY_TASK_ID": "0"}, "SLURM_ARRAY_TASK_COUNT='': not a number"),
+    ],
+)
+def test_a_worker_that_cannot_be_is_refused(
+    job_index: int | None, num_jobs: int | None, environment: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ValueError) as error:
+        worker_of(job_index, num_jobs, environment)
+    assert str(error.value).startswith(message)

@@ -1,0 +1,104 @@
+"""The command line of the jobs. Settings are read and judged before anything that imports a model
+library, which takes seconds.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from types import FrameType
+
+from trainer_jobs.configuration import (
+    PROGRAM,
+    BadSettingsError,
+    configurations,
+    read_settings,
+)
+from trainer_jobs.settings import JobSettings
+from trainer_jobs.workers import Worker, worker_of
+
+COMMANDS = {
+    "generate": "let the model respond to every example",
+    "compute": "compute attention features, and what ablations do to the responses",
+    "train": "fit the estimator, and report on the examples that are held out",
+    "evaluate": "compare the estimator with other methods on the examples that are held out",
+    "run": "all of these, in this order",
+}
+"""What can be asked for."""
+
+_BAD_SETTINGS = 2
+_TERMINATED = 128 + signal.SIGTERM
+_INTERRUPTED = 130
+
+
+def _overview() -> str:
+    lines = [
+        f"usage: {PROGRAM} COMMAND --config FILE [--SETTING VALUE …]",
+        "",
+        "Make a score estimator for a language model from a data set.",
+        "",
+        "commands:",
+        *(f"  {name:<10}{what}" for name, what in COMMANDS.items()),
+        "",
+        "configurations in the package, to give instead of a file:",
+        *(f"  {name}" for name in configurations()),
+        "",
+        f"'{PROGRAM} run --help' lists every setting.",
+        f"'{PROGRAM} run --config bundled' tries it out, with no download, in a few minutes.",
+    ]
+    return "\n".join(lines)
+
+
+def _worker(command: str, settings: JobSettings, environment: Mapping[str, str]) -> Worker:
+    try:
+        worker = worker_of(settings.job_index, settings.num_jobs, environment)
+    except ValueError as error:
+        raise BadSettingsError(str(error)) from error
+    if command == "run" and worker.count > 1:
+        raise BadSettingsError(
+            f"num_jobs={worker.count}: a stage needs all of the one before it; run generate, "
+            "compute and train one after the other"
+        )
+    return worker
+
+
+def _exit_on_sigterm() -> None:
+    """As the first process of a container this one would otherwise not end."""
+
+    def end(sig: int, frame: FrameType | None) -> None:
+        raise SystemExit(_TERMINATED)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: those of the command line by default.
+
+    Returns:
+        0; 1 after an error and 2 where settings are wrong, with one line for each; 130 after
+        Ctrl-C.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(_overview(), file=sys.stdout if given else sys.stderr)
+        return 0 if given else _BAD_SETTINGS
+    command, *flags = given
+    try:
+        if command not in COMMANDS:
+            raise BadSettingsError(f"{command!r} is not one of {', '.join(COMMANDS)}")
+        settings = read_settings(flags, os.environ, f"{PROGRAM} {command}")
+        worker = _worker(command, settings, os.environ)
+    except BadSettingsError as problem:
+        print(problem, file=sys.stderr)
+        return _BAD_SETTINGS
+    _exit_on_sigterm()
+    try:
+        from trainer_jobs.stages import run_command  # imports model libraries
+
+        return run_command(command, settings, worker)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return _INTERRUPTED

@@ -1,0 +1,248 @@
+"""The examples of a run: which rows of a data set are taken, and the task of each.
+
+Rows are filtered, shuffled and cut as `datasets` would (`filter`, `shuffle(seed)`, `select`); then
+those that cannot be used are named. Which rows are taken does not depend on which are bad.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from at2.encoding import check_text
+from at2.errors import InputError
+from at2.evaluation import EvaluationExample, overlapping_sources
+from at2.tasks import (
+    DEFAULT_GENERATE_KWARGS,
+    AttributionTask,
+    SimpleContextAttributionTask,
+    SimpleThoughtAttributionTask,
+)
+from at2.tasks.thought import DEFAULT_THOUGHT_GENERATE_KWARGS
+from trainer_jobs.bundled.names import NameSource
+from trainer_jobs.bundled.questions import Asked, ask
+from trainer_jobs.settings import BUNDLED, JobSettings
+from trainer_jobs.tables import BadRow, HubTable, Table, open_table
+
+_BUNDLED_SENTENCES = (4, 16)
+_BUNDLED_EXAMPLES = 400
+
+Example = Mapping[str, Any]
+"""The texts that a task is made of, and, of generated questions, what is known to be right."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples to train on, and after them those that are held out.
+
+    Attributes:
+        examples: all of them; plain data.
+        places: the row of each, for people.
+        num_held_out: how many of them, at the end, are not trained on.
+        num_rows: rows of the data set that passed the filters.
+        bad_rows: rows that were passed over.
+    """
+
+    examples: Sequence[Example]
+    places: Sequence[str]
+    num_held_out: int
+    num_rows: int
+    bad_rows: Sequence[BadRow] = ()
+
+    @property
+    def held_out(self) -> range:
+        """The examples that are not trained on."""
+        return range(len(self.examples) - self.num_held_out, len(self.examples))
+
+    def with_place(self, message: str) -> str:
+        """A message that begins with the number of an example, with its row added."""
+        found = re.match(r"example (\d+)(?=\D)", message)
+        if found is None or int(found[1]) >= len(self.places):
+            return message
+        return f"{found[0]} ({self.places[int(found[1])]}){message[found.end() :]}"
+
+
+def load_examples(settings: JobSettings) -> Examples:
+    """The examples that settings ask for.
+
+    Raises:
+        InputError: the data set cannot be read or has too few rows, a column is missing, or a row
+            cannot be used and is not to be passed over.
+    """
+    if settings.dataset == BUNDLED:
+        return _bundled(settings)
+    table = open_table(
+        settings.dataset,
+        subset=settings.subset,
+        split=settings.split,
+        revision=settings.dataset_revision,
+    )
+    _check_columns(settings, table)
+    kept, bad = _filtered(settings, table)
+    if settings.shuffle_seed is not None:
+        kept = np.random.default_rng(settings.shuffle_seed).permutation(kept)
+    num_train = _num_train(settings, len(kept), bad)
+    examples: list[Example] = []
+    places: list[str] = []
+    num_held_out = 0
+    for position, index in enumerate(kept[: num_train + settings.held_out].tolist()):
+        example = _example(settings, table, index)
+        if isinstance(example, BadRow):
+            _stop_or_keep(settings, example, bad)
+            continue
+        examples.append(example)
+        places.append(table.place(index))
+        num_held_out += position >= num_train
+    if len(examples) == num_held_out:
+        first = f"; {bad[0]}" if bad else ""
+        raise InputError(f"{settings.dataset} has no row that can be used{first}", param="dataset")
+    return Examples(examples, places, num_held_out, len(kept), bad)
+
+
+def _num_train(settings: JobSettings, available: int, bad: Sequence[BadRow]) -> int:
+    """How many of the rows there are to train on."""
+    most = available - settings.held_out
+    if most < 1:
+        raise InputError(
+            f"held_out={settings.held_out}: {settings.dataset} has {available} rows that pass the "
+            "filters, and none would be left to train on" + (f"; {bad[0]}" if bad else ""),
+            param="held_out",
+        )
+    return most if settings.limit is None else min(settings.limit, most)
+
+
+def _check_columns(settings: JobSettings, table: Table) -> None:
+    wanted = {
+        **{column: name for name, column in settings.texts.items()},
+        **dict.fromkeys(settings.where, "where"),
+        **dict.fromkeys(settings.shorter_than, "shorter_than"),
+    }
+    for column, name in wanted.items():
+        if table.columns is not None and column not in table.columns:
+            raise InputError(
+                f"{settings.dataset} has no column {column!r} (for {name}); there are: "
+                + ", ".join(table.columns),
+                param="columns",
+            )
+
+
+def _filtered(settings: JobSettings, table: Table) -> tuple[Any, list[BadRow]]:
+    """The rows that pass the filters, as an array of their indices, and those that are no rows."""
+    filters = [*settings.where, *settings.shorter_than]
+    if isinstance(table, HubTable):
+        if not filters:
+            return np.arange(len(table)), []
+        table = table.only(filters)
+    kept: list[int] = []
+    bad: list[BadRow] = []
+    for index, row in enumerate(table):
+        passes = row if isinstance(row, BadRow) else _passes(settings, row, table.place(index))
+        if isinstance(passes, BadRow):
+            _stop_or_keep(settings, passes, bad)
+        elif passes:
+            kept.append(index)
+    return np.array(kept, dtype=np.int64), bad
+
+
+def _passes(settings: JobSettings, row: Mapping[str, Any], place: str) -> bool | BadRow:
+    for column, choices in settings.where.items():
+        if column not in row:
+            return BadRow(place, f"no {column!r}")
+        if _as_text(row[column]) not in choices:
+            return False
+    for column, length in settings.shorter_than.items():
+        if not isinstance(row.get(column), str):
+            return BadRow(place, f"{column!r} is not a text")
+        if len(row[column]) >= length:
+            return False
+    return True
+
+
+def _as_text(value: Any) -> str:
+    """A value as it is written in a filter: a number or truth value as in JSON."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _stop_or_keep(settings: JobSettings, row: BadRow, bad: list[BadRow]) -> None:
+    if settings.bad_rows == "stop":
+        raise InputError(f"{settings.dataset}, {row}", param="dataset")
+    bad.append(row)
+
+
+def _example(settings: JobSettings, table: Table, index: int) -> Example | BadRow:
+    row, place = table.row(index), table.place(index)
+    if isinstance(row, BadRow):
+        return row
+    example = {}
+    for name, column in settings.texts.items():
+        if row.get(column) is None:
+            return BadRow(place, f"no {column!r}")
+        try:
+            example[name] = check_text(row[column], repr(column))
+        except InputError as error:
+            return BadRow(place, str(error))
+        if not example[name].strip():
+            return BadRow(place, f"{column!r} is empty")
+    return example
+
+
+def _bundled(settings: JobSettings) -> Examples:
+    """Generated questions; those held out have names that the model has never seen."""
+    if settings.task != "context":
+        raise InputError(f"task={settings.task!r}: {BUNDLED} has contexts only", param="task")
+    for name in ("columns", "where", "shorter_than"):
+        if getattr(settings, name):
+            raise InputError(f"{name}: {BUNDLED} has no columns", param=name)
+    seed, count = settings.shuffle_seed or 0, settings.limit or _BUNDLED_EXAMPLES
+    asked = [
+        *ask(count, seed=seed, sentences=_BUNDLED_SENTENCES, names=NameSource()),
+        *ask(
+            settings.held_out,
+            seed=seed,
+            sentences=_BUNDLED_SENTENCES,
+            names=NameSource(held_out=True),
+        ),
+    ]
+    places = [f"question {number}" for number in range(1, len(asked) + 1)]
+    return Examples([_question(one) for one in asked], places, settings.held_out, len(asked))
+
+
+def _question(asked: Asked) -> Example:
+    return {
+        "context": asked.context,
+        "query": asked.question.query,
+        "answer": asked.question.answer,
+        "support": list(asked.support),
+    }
+
+
+def make_task(
+    settings: JobSettings, example: Example, model: Any, tokenizer: Any, source_type: str
+) -> AttributionTask:
+    """The attribution task of an example, with sources of one level."""
+    kind = DEFAULT_THOUGHT_GENERATE_KWARGS if settings.task == "thought" else None
+    generate = dict(kind or DEFAULT_GENERATE_KWARGS)
+    if settings.max_new_tokens is not None:
+        generate["max_new_tokens"] = settings.max_new_tokens
+    if settings.task == "thought":
+        return SimpleThoughtAttributionTask(
+            example["query"], model, tokenizer, generate, source_type=source_type
+        )
+    return SimpleContextAttributionTask(
+        example["context"], example["query"], model, tokenizer, generate, source_type=source_type
+    )
+
+
+def to_evaluate(example: Example, task: AttributionTask) -> EvaluationExample:
+    """A task with its response, and the sources that support it where the data tell.
+
+    Generated questions do, if the response is the right one: a sentence of it for each of theirs.
+    """
+    starts = example.get("support", ())
+    if task.generation != example.get("answer") or len(task.statements) != len(starts):
+        return EvaluationExample(task)
+    return EvaluationExample(
+        task, [overlapping_sources(task, [(0, start, start + 1)]) for start in starts]
+    )

@@ -1,0 +1,255 @@
+"""Every setting of the jobs, in one table: a key of the file, a flag, or an environment variable.
+
+A flag wins over `AT2_JOBS_` + the name, which wins over the file. Imports no model code, so that a
+wrong setting is reported at once.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+ENV_PREFIX = "AT2_JOBS_"
+"""What the environment variable of a setting begins with."""
+
+BUNDLED = "bundled"
+"""The model in the package, and the questions it was trained for."""
+
+_TEXTS = {"context": ("context", "query"), "thought": ("query",)}
+
+
+class JobSettings(BaseSettings):
+    """Settings with their defaults; `docs/jobs.md` lists them, and a test compares the two."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,  # what a compose file makes of a variable that is not set
+        extra="forbid",
+        frozen=True,
+    )
+
+    config: str | None = Field(
+        default=None,
+        description="File of settings (TOML), or the name of one that is in the package: "
+        "`bundled`, `phi4_mini_dolly`, `thought_attribution`.",
+    )
+    out: Path = Field(description="Folder of all results; one folder is for one set of settings.")
+
+    model: str = Field(
+        default=BUNDLED, min_length=1, description="Hub name or folder of the model, or `bundled`."
+    )
+    revision: str | None = Field(
+        default=None, description="Branch, tag or commit of a model on the hub."
+    )
+    device: str | None = Field(
+        default=None, description="`cpu`, `cuda:0`, …; by default a GPU if there is one."
+    )
+    device_map: str | None = Field(
+        default=None, description="`auto` spreads the model over all devices; needs accelerate."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description="Of the weights; `auto` is bfloat16 on a GPU and float32 on a CPU.",
+    )
+    quantization: Literal["4bit", "8bit"] | None = Field(
+        default=None, description="Weights in fewer bits; needs bitsandbytes."
+    )
+    attn_implementation: str | None = Field(
+        default=None, description="Kernel for generation: `sdpa`, `eager`, `flash_attention_2`."
+    )
+    trust_remote_code: bool = Field(
+        default=False, description="Run code that comes with the model's checkpoint."
+    )
+
+    dataset: str = Field(
+        default=BUNDLED,
+        min_length=1,
+        description="Hub name, a file (`.jsonl`, `.csv`, `.parquet`), a folder that `datasets` "
+        "saved, or `bundled` for generated questions.",
+    )
+    subset: str | None = Field(default=None, description="Configuration of a dataset on the hub.")
+    split: str = Field(default="train", description="Split of a dataset on the hub.")
+    dataset_revision: str | None = Field(
+        default=None, description="Branch, tag or commit of a dataset on the hub."
+    )
+    task: Literal["context", "thought"] = Field(
+        default="context",
+        description="Attribute the response to its context, or to the thoughts before it.",
+    )
+    columns: Annotated[dict[str, str], NoDecode] = Field(
+        default={},
+        description="Columns that are called otherwise, as `query=instruction,context=text`. A "
+        "context task reads `context` and `query`, a thought task `query`.",
+    )
+    where: Annotated[dict[str, tuple[str, ...]], NoDecode] = Field(
+        default={},
+        description="Keep rows whose column has one of some values, as `category=a|b,lang=en`.",
+    )
+    shorter_than: Annotated[dict[str, int], NoDecode] = Field(
+        default={},
+        description="Keep rows whose column has fewer characters, as `context=20000`.",
+    )
+    shuffle_seed: int | None = Field(
+        default=None,
+        ge=0,
+        description="Shuffle the rows that are kept, as `datasets` does with this seed; of "
+        "`bundled`, which questions are drawn.",
+    )
+    limit: int | None = Field(
+        default=None,
+        ge=1,
+        description="Rows to train on, from the first; by default all that are not held out.",
+    )
+    held_out: int = Field(
+        default=0,
+        ge=0,
+        description="Rows after these to report on and evaluate with, not trained on.",
+    )
+    bad_rows: Literal["stop", "skip"] = Field(
+        default="stop",
+        description="What to do at a row that cannot be used, which is named with its reason.",
+    )
+
+    source_type: Literal["token", "word", "sentence", "paragraph", "document"] = Field(
+        default="token", description="What is ablated in training."
+    )
+    split_target_by: Literal["sentence", "paragraph", "word", "token", "response"] = Field(
+        default="sentence", description="Parts of the response whose probability is predicted."
+    )
+    max_new_tokens: int | None = Field(
+        default=None,
+        ge=1,
+        description="The most tokens of a response; by default 512, with thoughts 4096.",
+    )
+    generate_batch_size: int = Field(
+        default=4, ge=1, description="Prompts that are generated for at once."
+    )
+    num_masks: int = Field(default=32, ge=1, le=1_000_000, description="Ablations per example.")
+    token_budget: int | None = Field(
+        default=None,
+        ge=1,
+        description="Tokens in one pass of ablations; by default what suits the device.",
+    )
+    shard_size: int = Field(
+        default=16, ge=1, description="Examples a shard: what a killed job loses at most."
+    )
+    job_index: int | None = Field(
+        default=None,
+        ge=0,
+        description="Which worker this is, from 0; by default JOB_COMPLETION_INDEX or "
+        "SLURM_ARRAY_TASK_ID.",
+    )
+    num_jobs: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many workers share the work; by default SLURM_ARRAY_TASK_COUNT, or 1.",
+    )
+
+    save_name: str = Field(
+        default="default",
+        pattern=r"^\w[\w.-]*$",
+        description="Name of the estimator: its folder is `estimators/NAME` in the folder of "
+        "results.",
+    )
+    num_iterations: int = Field(default=1_000, ge=1, description="Steps of training.")
+    learning_rate: float = Field(
+        default=1e-3, gt=0, allow_inf_nan=False, description="Of the first step of training."
+    )
+    batch_size: int = Field(default=512, ge=1, description="Targets a step of training.")
+    max_grad_norm: float = Field(
+        default=1.0, gt=0, allow_inf_nan=False, description="Longer gradients are cut to this."
+    )
+    sampling_method: Literal["examples", "instances"] = Field(
+        default="examples",
+        description="A step draws examples and a target of each, or targets of all alike.",
+    )
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Of what training draws.")
+    print_every: int = Field(default=100, ge=1, description="Steps between two lines of losses.")
+    checkpoint_every: int = Field(default=100, ge=1, description="Steps between two checkpoints.")
+    memory_limit_mb: int | None = Field(
+        default=None,
+        ge=0,
+        description="Features are read from disk at each step if they need more memory, in MB; by "
+        "default half of what is free.",
+    )
+
+    methods: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("at2", "average_attention", "lexical_overlap", "position", "random"),
+        min_length=1,
+        description="What is evaluated, separated by commas; the others are compared with the "
+        "first. `docs/evaluation.md` lists all.",
+    )
+    evaluate_examples: int | None = Field(
+        default=None, ge=1, description="Held-out examples to evaluate with; by default all."
+    )
+    evaluate_source_type: Literal["token", "word", "sentence", "paragraph", "document"] = Field(
+        default="sentence", description="What is ablated in the evaluation."
+    )
+    evaluate_masks: int = Field(
+        default=128, ge=2, le=1_000_000, description="Random ablations per example."
+    )
+    evaluate_top_k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], NoDecode] = Field(
+        default=(1, 3, 5),
+        min_length=1,
+        description="The k of drops, precision and recall, separated by commas.",
+    )
+    evaluate_ablations: Annotated[tuple[Literal["mask", "remove"], ...], NoDecode] = Field(
+        default=("mask", "remove"),
+        min_length=1,
+        description="How sources are hidden: `mask`, `remove`, or both.",
+    )
+
+    @field_validator("columns", "shorter_than", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        return _parse_pairs(value) if isinstance(value, str) else value
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _choices(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {name: choices.split("|") for name, choices in _parse_pairs(value).items()}
+        if isinstance(value, Mapping):  # one value need not be a list
+            return {name: [v] if isinstance(v, str) else v for name, v in value.items()}
+        return value
+
+    @field_validator("methods", "evaluate_top_k", "evaluate_ablations", mode="before")
+    @classmethod
+    def _items(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(item.strip() for item in value.split(",") if item.strip())
+        return value
+
+    @field_validator("methods", "evaluate_top_k", "evaluate_ablations")
+    @classmethod
+    def _different(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("something is given twice")
+        return value
+
+    @model_validator(mode="after")
+    def _columns_of_the_task(self) -> "JobSettings":
+        allowed = _TEXTS[self.task]
+        for name in self.columns:
+            if name not in allowed:
+                raise ValueError(
+                    f"columns={name!r}: a {self.task} task reads {' and '.join(allowed)}"
+                )
+        return self
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The column of each text that a task is made of."""
+        return {name: self.columns.get(name, name) for name in _TEXTS[self.task]}
+
+
+def _parse_pairs(value: str) -> dict[str, str]:
+    """`name=value,name=value` as a dictionary."""
+    pairs = [entry.partition("=") for entry in value.split(",") if entry.strip()]
+    if not all(name.strip() and item.strip() for name, _, item in pairs):
+        raise ValueError("not of the form name=value,name=value")
+    if len({name.strip() for name, _, _ in pairs}) < len(pairs):
+        raise ValueError("a name is given twice")
+    return {name.strip(): item.strip() for name, _, item in pairs}
