@@ -1,0 +1,251 @@
+"""How good the methods are, on questions that the bundled model was never trained on.
+
+`python -m benchmarks.quality --out docs/quality`: precision and recall of the known supporting
+sentences, LDS, top-k drops, and the passes that each method takes; then LDS by the length of the
+context, and of estimators by the examples and ablations that they are trained on. FlashTrace is
+compared where `--flashtrace FOLDER` names a folder with the package, installed by
+`pip install --no-deps --target FOLDER flashtrace`.
+"""
+
+import argparse
+import json
+import sys
+import types
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+
+from at2 import AT2Trainer, LinearScoreEstimator, bundled
+from at2.attributors import AttributionMethod, Attributor, method_named
+from at2.attributors.methods import Passes
+from at2.capture import attention_implementation
+from at2.estimators import load_estimator
+from at2.evaluation import EvaluationExample, EvaluationSettings, evaluate, markdown, save
+from at2.features import AttentionFeatureExtractor
+from at2.tasks import AttributionTask
+from at2.training.fit import FitSettings, fit
+from at2.training.heldout import measure
+from at2.training.table import FeatureTable
+from at2.utils import get_model_and_tokenizer
+from trainer_jobs.bundled.names import NameSource
+from trainer_jobs.bundled.questions import Asked, ask, task_of
+
+METHODS = (
+    "at2",
+    "average_attention",
+    "leave_one_out",
+    "context_cite_16",
+    "context_cite_32",
+    "context_cite_64",
+    "context_cite_256",
+    "gradient_norm",
+    "input_x_gradient",
+    "lexical_overlap",
+    "position",
+    "random",
+)
+LENGTHS = (4, 8, 16, 24)
+EXAMPLES = (25, 50, 100, 200, 400)
+MASKS = (8, 16, 32)
+_KINDS = frozenset({"single", "about"})
+_SEED = 4_000_037  # apart from the seeds of training and of the bundled model's report
+_HELD_OUT = 100
+
+
+def questions(count: int, sentences: tuple[int, int], seed: int = _SEED) -> list[Asked]:
+    """Questions with an answer in the text, about names that training never saw."""
+    names = NameSource(held_out=True)
+    return list(ask(count, seed=seed, sentences=sentences, names=names, kinds=_KINDS))
+
+
+def examples(model: Any, tokenizer: Any, asked: Iterable[Asked]) -> Iterator[EvaluationExample]:
+    """Their tasks, and which sources support each statement of an answer that is right."""
+    for one in asked:
+        task = task_of(one, model, tokenizer)
+        starts = [source.start for source in task.source_spans]
+        right = task.generation == one.question.answer
+        support = [{starts.index(start)} for start in one.support] if right else None
+        yield EvaluationExample(task, support)
+
+
+class FlashTraceAttributor(Attributor):
+    """FlashTrace's scores of prompt tokens (arXiv 2602.01914), summed over each source."""
+
+    def _get_attribution_scores_for_token_range(
+        self, token_start: int, token_end: int
+    ) -> NDArray[np.float64]:
+        from flashtrace import FlashTrace  # type: ignore[import-not-found]
+
+        task = self.task
+        prompt = task.tokenizer.decode(task.token_ids[: task.target_token_range[0]])
+        with attention_implementation(task.model, "eager"):
+            trace = FlashTrace(task.model, task.tokenizer).trace(
+                prompt=prompt,
+                target=task.target,
+                output_span=(token_start, token_end - 1),
+            )
+        if len(trace.scores) != task.target_token_range[0]:
+            raise RuntimeError("FlashTrace has read other tokens")
+        return np.array([sum(trace.scores[a:b]) for a, b in task.source_token_ranges])
+
+
+def flashtrace_method(folder: Path) -> AttributionMethod:
+    """FlashTrace, with stand-ins for what it imports and does not need here: spaCy, wordfreq and
+    seaborn, for its own sentences and plots."""
+
+    class Language:
+        @staticmethod
+        def component(_: str) -> Any:
+            return lambda function: function
+
+    pipeline = types.SimpleNamespace(pipe_names=(), add_pipe=lambda *_, **__: None)
+    parts: dict[str, dict[str, Any]] = {
+        "spacy": {"load": lambda _: pipeline},
+        "spacy.language": {"Language": Language},
+        "spacy.tokens": {"Doc": object},
+        "wordfreq": {"zipf_frequency": lambda *_: 0.0},
+        "seaborn": {},
+    }
+    for name, contents in parts.items():
+        module = types.ModuleType(name)
+        vars(module).update(contents)
+        sys.modules.setdefault(name, module)
+    sys.path.append(str(folder))
+    return AttributionMethod(
+        "flashtrace",
+        "information flow through attention, FlashTrace 0.1.1",
+        lambda task, _: FlashTraceAttributor(task),
+        lambda _: Passes(forward_per_span=1),
+    )
+
+
+def by_length(model: Any, tokenizer: Any, estimator: LinearScoreEstimator, count: int) -> list[str]:
+    """LDS of some methods by the number of sentences in the context."""
+    methods = ("at2", "average_attention", "context_cite_16", "context_cite_64")
+    lines = ["| sentences | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
+    settings = EvaluationSettings(num_masks=64, top_k=(1,), ablations=("mask",))
+    for length in LENGTHS:
+        asked = questions(count, (length, length), _SEED + length)
+        found = evaluate(
+            examples(model, tokenizer, asked),
+            methods,
+            estimator=estimator,
+            settings=settings,
+            total=count,
+        )
+        cells = [found.values[name]["lds/mask"] for name in methods]
+        lines.append(
+            f"| {length} | "
+            + " | ".join(f"{cell.mean:.3f} [{cell.low:.3f}, {cell.high:.3f}]" for cell in cells)
+            + " |"
+        )
+    return lines
+
+
+def trained_on(model: Any, tokenizer: Any, folder: Path, source_type: str) -> list[str]:
+    """Held-out correlation and LDS by examples and ablations per example.
+
+    Sources are of one level in training and in what is held out. The first row is average
+    attention, where training begins.
+    """
+
+    def task(example: Asked, model: Any, tokenizer: Any) -> AttributionTask:
+        return task_of(example, model, tokenizer, source_type)
+
+    names = NameSource()
+    data = list(ask(EXAMPLES[-1], seed=7, sentences=(4, 16), names=names, kinds=_KINDS))
+    data += questions(_HELD_OUT, (4, 16))
+    trainer = AT2Trainer(folder / source_type, data, model, tokenizer, task)
+    trainer.generate(batch_size=16)
+    trainer.compute_features_and_outputs()
+    whole = trainer.load_table().gathered(torch.device("cpu"))
+    usable = [i for i in range(EXAMPLES[-1]) if whole.counts[i]]
+    held_out = [i for i in range(EXAMPLES[-1], len(data)) if whole.counts[i]]
+    extractor = AttentionFeatureExtractor.from_model(model)
+    device = torch.device("cpu")
+
+    def row(count: int, masks: int, estimator: LinearScoreEstimator) -> str:
+        found = measure(estimator, whole, held_out, device)
+        return f"| {count} | {masks} | {found.correlation:.3f} | {found.lds:.3f} |"
+
+    lines = ["| examples | ablations each | correlation | LDS |", "|---|---|---|---|"]
+    lines.append(row(0, 0, LinearScoreEstimator(extractor)))
+    for count, masks in [
+        *((n, MASKS[-1]) for n in EXAMPLES),
+        *((EXAMPLES[-1], m) for m in MASKS[:-1]),
+    ]:
+        estimator = LinearScoreEstimator(extractor)
+        table = _with_masks(whole, masks, usable[:count])
+        settings = FitSettings(batch_size=min(512, count))
+        fit(estimator, table, usable[:count], settings, device=device, print_every=1_000)
+        lines.append(row(count, masks, estimator))
+    return lines
+
+
+def _with_masks(whole: FeatureTable, masks: int, used: Sequence[int]) -> FeatureTable:
+    """The table with the first ablations of each example only."""
+    parts = [whole.example(i) for i in range(max(used) + 1)]
+    return FeatureTable(
+        [
+            (
+                torch.cat([features[:, :masks] for features, _ in parts]),
+                torch.cat([outputs[:, :masks] for _, outputs in parts]),
+            )
+        ],
+        whole.counts[: max(used) + 1],
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("outputs/quality"))
+    parser.add_argument("--work", type=Path, default=Path("outputs/quality"), help="features")
+    parser.add_argument("--count", type=int, default=60, help="responses in the main table")
+    parser.add_argument("--flashtrace", type=Path, help="folder with the package")
+    given = parser.parse_args(arguments)
+    model, tokenizer = get_model_and_tokenizer("bundled", device="cpu")
+    estimator = load_estimator(bundled.ESTIMATOR_PATH)
+    methods = [method_named(name) for name in METHODS]
+    if given.flashtrace is not None:
+        methods.insert(2, flashtrace_method(given.flashtrace))
+    found = evaluate(
+        examples(model, tokenizer, questions(given.count, (8, 16))),
+        methods,
+        estimator=estimator,
+        settings=EvaluationSettings(),
+        total=given.count,
+    )
+    save(found, given.out)
+    print(markdown(found))
+    sections = {
+        "LDS by the length of the context": by_length(
+            model, tokenizer, estimator, max(2, given.count // 2)
+        ),
+        **{
+            f"Estimators by training data, {level} sources": trained_on(
+                model, tokenizer, given.work, level
+            )
+            for level in ("token", "sentence")
+        },
+    }
+    text = "\n".join(
+        f"**{title}**\n\n" + "\n".join(rows) + "\n" for title, rows in sections.items()
+    )
+    print(text)
+    (given.out / "growth.md").write_text(text, encoding="utf-8")
+    versions = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    (given.out / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
