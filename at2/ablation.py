@@ -451,7 +451,8 @@ def _dropping_is_exact(model: Any) -> bool:
 def sequence_log_probs(logit_probs: ArrayLike) -> NDArray[np.float64]:
     """Log-probability of a token sequence from its tokens' logits, [..., targets] to [...]."""
     # log sigmoid(x) = -log(1 + exp(-x))
-    log_probs = -np.logaddexp(0.0, -np.asarray(logit_probs, dtype=np.float64))
+    with np.errstate(invalid="ignore"):  # what is not a number stays so
+        log_probs = -np.logaddexp(0.0, -np.asarray(logit_probs, dtype=np.float64))
     return np.asarray(log_probs.sum(axis=-1))
 
 

@@ -1,4 +1,4 @@
-"""Every exception that this library raises on purpose.
+"""Every exception that this library raises on purpose, and how to tell a lack of memory.
 
     At2Error
     ├── InputError (also a ValueError)      the caller's text, span or setting is wrong
@@ -72,3 +72,15 @@ class TrainingError(At2Error):
 
 class DamagedFileError(TrainingError):
     """A file of a training folder is missing, truncated or altered; its stage can make it again."""
+
+
+def is_out_of_memory(error: BaseException | str | None) -> bool:
+    """Whether an error, or the text of one, says that there was no memory left."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error or "").lower()
+    # torch raises OutOfMemoryError on a GPU and a plain RuntimeError on a CPU
+    return any(
+        words in text
+        for words in ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
+    )

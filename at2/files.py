@@ -4,6 +4,7 @@ Knows bytes and paths; nothing of what is in a file.
 """
 
 import contextlib
+import errno
 import os
 import sys
 import uuid
@@ -37,6 +38,9 @@ def write_whole(path: Path, content: bytes, *, replace: bool = True) -> bool:
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some mounts cannot
+                raise
         finally:
             os.close(folder)
     return written

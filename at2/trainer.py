@@ -75,7 +75,8 @@ class AT2Trainer:
         shard_size: examples a shard.
         token_budget: tokens in one forward pass of ablations; by default what suits the device.
         skip: pass over examples that give no task or whose prompt is too long for the model,
-            instead of stopping there; see `skipped`.
+            instead of stopping there; see `skipped`. Those for which the model gives numbers that
+            are not finite then have no targets.
 
     Raises:
         TrainingError: the dataset is empty.
@@ -148,8 +149,8 @@ class AT2Trainer:
             lambda index: self._new_task(index),
         )
 
-    def _claim(self, folder: Path, settings: dict[str, Any]) -> str:
-        return claim(folder, settings, environment(self.model))
+    def _claim(self, folder: Path, settings: dict[str, Any], name: str | None = None) -> str:
+        return claim(folder, settings, environment(self.model), name)
 
     def _claim_features(self) -> ShardFolder:
         """The second stage's folder, for the current settings only.
@@ -291,8 +292,8 @@ class AT2Trainer:
             batch_size: accepted for the published signature; batches follow a token budget.
 
         Raises:
-            TrainingError: responses are missing, the folder was made with other settings, or it
-                cannot be written to.
+            TrainingError: responses are missing, what is computed of an example is not finite, the
+                folder was made with other settings, or it cannot be written to.
         """
         self.compute_shards(self.plan.for_job(job_index, num_jobs))
 
@@ -314,7 +315,18 @@ class AT2Trainer:
                     self._compute_settings,
                     progress.update,
                 )
+                computed = [self._finite(*each) for each in zip(examples, computed, strict=True)]
                 folder.write(shard, partial(compute.to_bytes, computed))
+
+    def _finite(self, index: int, computed: ExampleFeatures) -> ExampleFeatures:
+        """What was computed of an example, unless it would spoil a whole training."""
+        if computed.features.isfinite().all() and computed.outputs.isfinite().all():
+            return computed
+        problem = f"example {index}: the model gives numbers that are not finite"
+        if not self.skip:
+            raise TrainingError(f"{problem}; bfloat16 and float32 overflow less than float16")
+        logger.warning("%s: it is passed over", problem)
+        return compute.nothing(self.num_masks, self.num_features)
 
     def _task_unless_skipped(self, index: int) -> AttributionTask | None:
         return self.get_task(index) if self._response(index).skipped is None else None
@@ -406,7 +418,8 @@ class AT2Trainer:
             device: by default the model's.
             print_every: steps between two lines.
             save_name: save to `estimators/<save_name>/` under the trainer's folder, and keep
-                checkpoints there.
+                checkpoints there. A name is for one set of settings; what is finished is read and
+                returned.
             held_out_indices: examples to report on, which are not trained on.
             memory_limit: bytes that features may take in memory; by default half of what is free.
                 Where they need more, each step reads its own from disk.
@@ -415,9 +428,11 @@ class AT2Trainer:
 
         Raises:
             InputError: an index or a setting is out of range.
-            TrainingError: features are missing or damaged, no example has a target, or the folder
-                cannot be written to.
+            TrainingError: features are missing or damaged, no example has a target, a loss is not
+                finite, the name was used with other settings, or the folder cannot be written to.
         """
+        if print_every < 1:
+            raise InputError(f"print_every is {print_every}, below 1", param="print_every")
         apart = self._checked(held_out_indices, "held_out_indices")
         indices = self._checked(
             range(len(self.dataset)) if train_indices is None else train_indices, "train_indices"
@@ -444,14 +459,20 @@ class AT2Trainer:
             "held_out_indices": fingerprint({"indices": held_out}),
             "start": estimator_fingerprint(estimator),
             "print_every": print_every,
+            "extras": fingerprint(extras or {}),
         }
         checkpoint = None
         if save_name is not None:
             folder = self.save_path / "estimators" / save_name
-            remove_leftovers(folder)
             checkpoint = Checkpoint(
                 folder / record.CHECKPOINT_FILE, fingerprint(described), checkpoint_every
             )
+            self._claim(folder, described, f"estimator {save_name!r}")
+            remove_leftovers(folder)
+            finished = self._finished(checkpoint)
+            if finished is not None:
+                print(f"Found estimator in {folder}")
+                return finished.to(device)
         state = fit(
             estimator,
             table.gathered(device, memory_limit),
@@ -479,6 +500,18 @@ class AT2Trainer:
             record.save(estimator, state, checkpoint, described)
             print(f"Saved estimator to {checkpoint.path.parent}")
         return estimator
+
+    def _finished(self, checkpoint: Checkpoint) -> LinearScoreEstimator | None:
+        """The estimator that a fit left where its checkpoint was, if it is there and whole."""
+        folder = checkpoint.path.parent
+        if not (folder / RECORD_FILE).exists():
+            return None
+        try:
+            record.read(folder, checkpoint.settings)
+        except TrainingError as error:
+            logger.warning("%s: training it again", error)
+            return None
+        return LinearScoreEstimator.load(folder)
 
     def _checked(self, indices: Sequence[int], param: str) -> list[int]:
         for index in indices:

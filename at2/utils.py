@@ -71,8 +71,8 @@ def get_model_and_tokenizer(
         The model, in evaluation mode, and the tokenizer, which pads on the left.
 
     Raises:
-        ModelError: the checkpoint cannot be loaded, or a package is missing; one line with the
-            reason.
+        ModelError: there is no such device, the checkpoint cannot be loaded, or a package is
+            missing; one line with the reason.
         UnsupportedModelError: the tokenizer gives no character offsets.
         InputError: arguments that do not go together, or an unknown dtype.
     """
@@ -81,7 +81,7 @@ def get_model_and_tokenizer(
         dtype = kwargs.pop("torch_dtype", None)  # as the published package calls it
     if device is not None and device_map is not None:
         raise InputError("give device or device_map, not both", param="device_map")
-    device = default_device() if device is None else torch.device(device)
+    device = default_device() if device is None else _usable(device)
     if quantization is not None:
         kwargs["quantization_config"] = _quantization_config(quantization, device)
         device_map = {"": device} if device_map is None else device_map
@@ -118,6 +118,15 @@ def get_model_and_tokenizer(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
+
+
+def _usable(device: str | torch.device) -> torch.device:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # as torch has it
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"device {str(device)!r} cannot be used: {reason}") from error
+    return torch.device(device)
 
 
 def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype | str:

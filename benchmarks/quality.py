@@ -2,9 +2,8 @@
 
 `python -m benchmarks.quality --out docs/quality`: precision and recall of the known supporting
 sentences, LDS, top-k drops, and the passes that each method takes; then LDS by the length of the
-context, and of estimators by the examples and ablations that they are trained on. FlashTrace is
-compared where `--flashtrace FOLDER` names a folder with the package, installed by
-`pip install --no-deps --target FOLDER flashtrace`.
+context. FlashTrace is compared where `--flashtrace FOLDER` names a folder with the package,
+installed by `pip install --no-deps --target FOLDER flashtrace`.
 """
 
 import argparse
@@ -20,17 +19,12 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from at2 import AT2Trainer, LinearScoreEstimator, bundled
+from at2 import LinearScoreEstimator, bundled
 from at2.attributors import AttributionMethod, Attributor, method_named
 from at2.attributors.methods import Passes
 from at2.capture import attention_implementation
 from at2.estimators import load_estimator
 from at2.evaluation import EvaluationExample, EvaluationSettings, evaluate, markdown, save
-from at2.features import AttentionFeatureExtractor
-from at2.tasks import AttributionTask
-from at2.training.fit import FitSettings, fit
-from at2.training.heldout import measure
-from at2.training.table import FeatureTable
 from at2.utils import get_model_and_tokenizer
 from trainer_jobs.bundled.names import NameSource
 from trainer_jobs.bundled.questions import Asked, ask, task_of
@@ -50,11 +44,8 @@ METHODS = (
     "random",
 )
 LENGTHS = (4, 8, 16, 24)
-EXAMPLES = (25, 50, 100, 200, 400)
-MASKS = (8, 16, 32)
 _KINDS = frozenset({"single", "about"})
 _SEED = 4_000_037  # apart from the seeds of training and of the bundled model's report
-_HELD_OUT = 100
 
 
 def questions(count: int, sentences: tuple[int, int], seed: int = _SEED) -> list[Asked]:
@@ -147,65 +138,10 @@ def by_length(model: Any, tokenizer: Any, estimator: LinearScoreEstimator, count
     return lines
 
 
-def trained_on(model: Any, tokenizer: Any, folder: Path, source_type: str) -> list[str]:
-    """Held-out correlation and LDS by examples and ablations per example.
-
-    Sources are of one level in training and in what is held out. The first row is average
-    attention, where training begins.
-    """
-
-    def task(example: Asked, model: Any, tokenizer: Any) -> AttributionTask:
-        return task_of(example, model, tokenizer, source_type)
-
-    names = NameSource()
-    data = list(ask(EXAMPLES[-1], seed=7, sentences=(4, 16), names=names, kinds=_KINDS))
-    data += questions(_HELD_OUT, (4, 16))
-    trainer = AT2Trainer(folder / source_type, data, model, tokenizer, task)
-    trainer.generate(batch_size=16)
-    trainer.compute_features_and_outputs()
-    whole = trainer.load_table().gathered(torch.device("cpu"))
-    usable = [i for i in range(EXAMPLES[-1]) if whole.counts[i]]
-    held_out = [i for i in range(EXAMPLES[-1], len(data)) if whole.counts[i]]
-    extractor = AttentionFeatureExtractor.from_model(model)
-    device = torch.device("cpu")
-
-    def row(count: int, masks: int, estimator: LinearScoreEstimator) -> str:
-        found = measure(estimator, whole, held_out, device)
-        return f"| {count} | {masks} | {found.correlation:.3f} | {found.lds:.3f} |"
-
-    lines = ["| examples | ablations each | correlation | LDS |", "|---|---|---|---|"]
-    lines.append(row(0, 0, LinearScoreEstimator(extractor)))
-    for count, masks in [
-        *((n, MASKS[-1]) for n in EXAMPLES),
-        *((EXAMPLES[-1], m) for m in MASKS[:-1]),
-    ]:
-        estimator = LinearScoreEstimator(extractor)
-        table = _with_masks(whole, masks, usable[:count])
-        settings = FitSettings(batch_size=min(512, count))
-        fit(estimator, table, usable[:count], settings, device=device, print_every=1_000)
-        lines.append(row(count, masks, estimator))
-    return lines
-
-
-def _with_masks(whole: FeatureTable, masks: int, used: Sequence[int]) -> FeatureTable:
-    """The table with the first ablations of each example only."""
-    parts = [whole.example(i) for i in range(max(used) + 1)]
-    return FeatureTable(
-        [
-            (
-                torch.cat([features[:, :masks] for features, _ in parts]),
-                torch.cat([outputs[:, :masks] for _, outputs in parts]),
-            )
-        ],
-        whole.counts[: max(used) + 1],
-    )
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("outputs/quality"))
-    parser.add_argument("--work", type=Path, default=Path("outputs/quality"), help="features")
     parser.add_argument("--count", type=int, default=60, help="responses in the main table")
     parser.add_argument("--flashtrace", type=Path, help="folder with the package")
     given = parser.parse_args(arguments)
@@ -223,22 +159,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     save(found, given.out)
     print(markdown(found))
-    sections = {
-        "LDS by the length of the context": by_length(
-            model, tokenizer, estimator, max(2, given.count // 2)
-        ),
-        **{
-            f"Estimators by training data, {level} sources": trained_on(
-                model, tokenizer, given.work, level
-            )
-            for level in ("token", "sentence")
-        },
-    }
-    text = "\n".join(
-        f"**{title}**\n\n" + "\n".join(rows) + "\n" for title, rows in sections.items()
-    )
-    print(text)
-    (given.out / "growth.md").write_text(text, encoding="utf-8")
+    rows = by_length(model, tokenizer, estimator, max(2, given.count // 2))
+    print(*rows, sep="\n")
+    (given.out / "lengths.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
     versions = {
         "torch": torch.__version__,
         "transformers": transformers.__version__,

@@ -52,15 +52,3 @@ class EngineDownError(ServerFailure):
 
 class StoreError(ServerFailure):
     """The store of generations cannot be read or written."""
-
-
-def is_out_of_memory(error: BaseException | str | None) -> bool:
-    """Whether an error, or the text of one, says that there was no memory left."""
-    if isinstance(error, MemoryError):
-        return True
-    text = str(error or "").lower()
-    # torch raises OutOfMemoryError on a GPU and a plain RuntimeError on a CPU
-    return any(
-        words in text
-        for words in ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
-    )

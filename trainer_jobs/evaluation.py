@@ -23,14 +23,14 @@ from at2.evaluation import (
     plot,
     summarise,
 )
-from at2.files import write_whole
+from at2.files import remove_leftovers, write_whole
 from at2.tasks import AttributionTask
 from at2.training.manifest import fingerprint
 from at2.training.progress import Progress
 from at2.training.settings import estimator_fingerprint
 from at2.training.shards import ShardFolder
 from trainer_jobs.examples import Example, Examples, to_evaluate
-from trainer_jobs.plots import can_plot
+from trainer_jobs.plots import can_plot, png
 from trainer_jobs.settings import JobSettings
 
 FILE = "evaluation.json"
@@ -86,6 +86,9 @@ def evaluate(
         "model": trainer.model.name_or_path,
     }
 
+    for place in (folder(settings), folder(settings) / "examples"):
+        remove_leftovers(place)
+
     def results() -> Iterator[ExampleResult]:
         with Progress(len(indices), "Evaluating") as progress:
             for index in indices:
@@ -138,4 +141,4 @@ def save(evaluation: Evaluation, path: Path) -> None:
     write_whole(path / FILE, evaluation.to_json().encode("utf-8"))
     write_whole(path / "evaluation.md", markdown(evaluation).encode("utf-8"))
     if can_plot():
-        plot(evaluation).savefig(path / "evaluation.png", dpi=150)
+        write_whole(path / "evaluation.png", png(plot(evaluation)))

@@ -4,7 +4,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,21 @@ def measured(done: Callable[[dict[str, Any]], None]) -> Iterator[None]:
     """Measure a block.
 
     Args:
-        done: gets `seconds`, `peak_memory_mb` and, with a GPU, `peak_gpu_memory_mb`, if the block
-            comes to its end.
+        done: gets `seconds`, `peak_memory_mb` and, with a GPU, `peak_gpu_memory_mb`, also if the
+            block ends in an exception.
     """
     _forget_peak()
     started = time.monotonic()
-    yield
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # what went wrong first is told
+            done(_costs(started))
+        raise
+    done(_costs(started))
+
+
+def _costs(started: float) -> dict[str, Any]:
     costs: dict[str, Any] = {
         "seconds": round(time.monotonic() - started, 1),
         "peak_memory_mb": round(_peak_bytes() / _MB),
@@ -33,7 +42,7 @@ def measured(done: Callable[[dict[str, Any]], None]) -> Iterator[None]:
         costs["peak_gpu_memory_mb"] = round(
             sum(map(torch.cuda.max_memory_allocated, devices)) / _MB
         )
-    done(costs)
+    return costs
 
 
 def _forget_peak() -> None:

@@ -1,11 +1,14 @@
-"""The loss curve as a picture. Needs matplotlib, which is imported when one is drawn."""
+"""Pictures, and the loss curve as one. Needs matplotlib, which is imported when one is drawn."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from at2.files import write_whole
 
 _SMOOTHED_STEPS = 50
 
@@ -43,4 +46,11 @@ def plot_losses(
     axes.set_xlabel("steps")
     axes.set_ylabel("lower is better")
     axes.legend(fontsize="small")
-    figure.savefig(path, dpi=150)
+    write_whole(path, png(figure))
+
+
+def png(figure: Any) -> bytes:
+    """A figure as a PNG file's contents."""
+    content = BytesIO()
+    figure.savefig(content, format="png", dpi=150)
+    return content.getvalue()

@@ -4,7 +4,6 @@ What a stage has finished is on disk before it ends, so everything here can be s
 again.
 """
 
-import json
 import logging
 import sys
 from collections.abc import Callable
@@ -13,14 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from at2 import AT2Trainer
-from at2.errors import At2Error, InputError
+from at2.errors import At2Error, DamagedFileError, EstimatorError, InputError, is_out_of_memory
 from at2.estimators import LinearScoreEstimator, load_estimator
 from at2.evaluation import markdown
 from at2.tasks import AttributionTask
-from at2.trainer import RECORD_FILE
+from at2.training import record
 from at2.utils import get_model_and_tokenizer
 from trainer_jobs import evaluation, logs
 from trainer_jobs.examples import Example, Examples, load_examples, make_task
@@ -129,8 +126,8 @@ def train(job: Job) -> None:
         checkpoint_every=settings.checkpoint_every,
     )
     if can_plot():
-        record = json.loads((job.estimator_folder / RECORD_FILE).read_text("utf-8"))
-        plot_losses(record["losses"], record["held_out"], job.estimator_folder / LOSS_CURVE)
+        found = record.read(job.estimator_folder)
+        plot_losses(found["losses"], found["held_out"], job.estimator_folder / LOSS_CURVE)
     else:
         logger.warning("no %s: matplotlib is not installed", LOSS_CURVE)
 
@@ -189,10 +186,12 @@ def run_command(command: str, settings: JobSettings, worker: Worker) -> int:
         return _failed(str(error))
     except OSError as error:
         return _failed(f"{error.filename or settings.out}: {error.strerror or error}")
-    except torch.OutOfMemoryError:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         return _failed(
-            "the GPU has too little memory: make generate_batch_size or token_budget smaller, or "
-            "spread the model with device_map"
+            "too little memory: make generate_batch_size, token_budget, batch_size or "
+            "memory_limit_mb smaller, or spread the model with device_map"
         )
     print(*summary.lines(), sep="\n")
     return 0
@@ -238,18 +237,25 @@ def summarise(job: Job) -> Summary:
 
 
 def _estimator(job: Job) -> LinearScoreEstimator:
-    if not (job.estimator_folder / RECORD_FILE).exists():
+    if not (job.estimator_folder / record.RECORD_FILE).exists():
         raise InputError(f"no estimator {job.settings.save_name!r} yet: run train first")
+    try:
+        record.read(job.estimator_folder)
+    except DamagedFileError as error:
+        raise DamagedFileError(f"{error}: run train again") from error
     return load_estimator(job.estimator_folder)
 
 
 def _training(job: Job) -> dict[str, Any] | None:
     """What is known of the estimator, if there is one."""
-    path = job.estimator_folder / RECORD_FILE
-    if not path.exists():
+    if not (job.estimator_folder / record.RECORD_FILE).exists():
         return None
-    losses = json.loads(path.read_text("utf-8"))["losses"]
-    extras = _estimator(job).extras
+    try:
+        losses = record.read(job.estimator_folder)["losses"]
+        extras = load_estimator(job.estimator_folder).extras
+    except (DamagedFileError, EstimatorError) as error:
+        logger.warning("%s: run train again", error)
+        return None
     curve = job.estimator_folder / LOSS_CURVE
     return {
         "examples": extras["training"]["examples"],

@@ -5,6 +5,7 @@ there together in `summary.json`. Knows files and numbers; nothing of models.
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +118,8 @@ def _costs(costs: Mapping[str, Any]) -> str:
 def record_stage(folder: Path, stage: str, worker: tuple[int, int], costs: dict[str, Any]) -> None:
     """Add what a worker's part of a stage cost to what it cost before, when it was stopped.
 
+    What a killed process had cost is not known.
+
     Args:
         worker: its index, and how many there are.
 
@@ -136,13 +139,21 @@ def record_stage(folder: Path, stage: str, worker: tuple[int, int], costs: dict[
 
 
 def stage_costs(folder: Path, stages: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The costs of the stages that any worker has finished: seconds are added up."""
+    """The costs of the stages that any worker has begun: seconds are added up.
+
+    The number of workers is the most that there were at once.
+    """
     found: dict[str, dict[str, Any]] = {}
     for stage in stages:
-        parts = [_read(path) for path in sorted((folder / _FOLDER).glob(f"{stage}-*.json"))]
-        known = [part for part in parts if part is not None]
+        counts: Counter[str] = Counter()
+        known = []
+        for path in sorted((folder / _FOLDER).glob(f"{stage}-*.json")):
+            part = _read(path)
+            if part is not None:
+                known.append(part)
+                counts[path.stem.rpartition("-")[2]] += 1
         if known:
-            found[stage] = {"workers": len(known)}
+            found[stage] = {"workers": max(counts.values())}
             for name in known[0]:
                 values = [part.get(name, 0) for part in known]
                 total = sum(values) if name == "seconds" else max(values)

@@ -164,6 +164,8 @@ def _json_row(line: bytes, place: str) -> Mapping[str, Any] | BadRow:
         return BadRow(place, f"not JSON: {error.msg} at character {error.pos}")
     except RecursionError:
         return BadRow(place, "nested too deeply")
+    except ValueError as error:  # a number with thousands of digits
+        return BadRow(place, f"not JSON: {str(error).partition(';')[0]}")
     if not isinstance(value, dict):
         return BadRow(place, f"not an object, but {type(value).__name__}")
     return value
@@ -191,7 +193,15 @@ def _csv_rows(
     reader: Iterator[list[str]], header: Sequence[str]
 ) -> Iterator[Mapping[str, Any] | BadRow]:
     number = 0
-    for values in reader:
+    while True:
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:  # the reader goes on with the next line
+            number += 1
+            yield BadRow(f"row {number}", str(error))
+            continue
         if not values:  # an empty line
             continue
         number += 1

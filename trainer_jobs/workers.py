@@ -58,10 +58,12 @@ def _of_slurm(num_jobs: int | None, environment: Mapping[str, str]) -> Worker:
     task = _number(environment, "SLURM_ARRAY_TASK_ID")
     first = _number(environment, "SLURM_ARRAY_TASK_MIN", 0)
     step = _number(environment, "SLURM_ARRAY_TASK_STEP", 1)
-    count = num_jobs or _number(environment, "SLURM_ARRAY_TASK_COUNT")
-    # Part of an array that is submitted again has other bounds; its tasks keep their numbers if
-    # the user says how many there are.
-    index, rest = divmod(task - (0 if num_jobs else first), 1 if num_jobs else max(1, step))
+    tasks = _number(environment, "SLURM_ARRAY_TASK_COUNT", num_jobs)
+    count = num_jobs or tasks
+    # Part of an array that begins at 0 may be submitted again, by the numbers its tasks had, if the
+    # user says how many there were.
+    first, step = (first, max(1, step)) if count == tasks else (0, 1)
+    index, rest = divmod(task - first, step)
     if rest or not 0 <= index < count:
         raise ValueError(
             f"SLURM_ARRAY_TASK_ID={task}: not one of {count} jobs; set job_index and num_jobs"

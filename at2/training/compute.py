@@ -148,8 +148,8 @@ def _group(
         place: _example(task, targets, extractor, masks, measured)
         for (place, (task, targets, masks)), measured in zip(used.items(), logit_probs, strict=True)
     }
-    nothing = _nothing(settings.num_masks, extractor.num_features)
-    return [found.get(place, nothing) for place in range(len(tasks))]
+    empty = nothing(settings.num_masks, extractor.num_features)
+    return [found.get(place, empty) for place in range(len(tasks))]
 
 
 def _example(
@@ -171,7 +171,8 @@ def _example(
     )
 
 
-def _nothing(num_masks: int, num_features: int) -> ExampleFeatures:
+def nothing(num_masks: int, num_features: int) -> ExampleFeatures:
+    """What there is of an example without targets."""
     return ExampleFeatures(
         torch.zeros(0, num_masks, num_features, dtype=torch.float16), torch.zeros(0, num_masks)
     )

@@ -200,8 +200,8 @@ def fit(
     """Fit an estimator in place.
 
     Prints the mean loss since the last line at the first step and every `print_every`, and how the
-    held-out examples fare, before the first step as well: with weights of 1/n that is average
-    attention.
+    held-out examples fare, before the first step and after the last as well: with weights of 1/n,
+    the former is average attention.
 
     Args:
         estimator: where to start, on `device`, in float32.
@@ -210,14 +210,12 @@ def fit(
         device: what computes.
         loss_fn: of predictions and outputs [instances, masks].
         held_out: examples to report on.
+        print_every: steps between two lines, at least 1.
         checkpoint: where to keep what is unfinished; it is left there when all is done.
 
     Raises:
-        InputError: `print_every` is below 1.
-        TrainingError: a checkpoint cannot be written.
+        TrainingError: a loss is not finite, or a checkpoint cannot be written.
     """
-    if print_every < 1:
-        raise InputError(f"print_every is {print_every}, below 1", param="print_every")
     state = FitState.begin(estimator, settings)
     if checkpoint is not None:
         state.resume(checkpoint)
@@ -242,14 +240,17 @@ def fit(
             state.optimizer.step()
             state.scheduler.step()
             state.losses.append(loss.item())
+            if not np.isfinite(state.losses[-1]):
+                raise TrainingError(f"the loss of step {step} is {state.losses[-1]}")
             estimator.project_parameters()
             progress.update()
             if step == 0 or (step + 1) % print_every == 0:
                 since = 0 if step == 0 else max(1, step + 1 - print_every)
                 progress.print(f"Step {step}: loss={np.mean(state.losses[since:]):.4g}")
-                if held_out and step > 0:
-                    state.held_out[step + 1] = measure(estimator, table, held_out, device)
-                    progress.print(f"Held out: {state.held_out[step + 1]}")
+            last = step + 1 == settings.num_iterations
+            if held_out and (last or (step > 0 and (step + 1) % print_every == 0)):
+                state.held_out[step + 1] = measure(estimator, table, held_out, device)
+                progress.print(f"Held out: {state.held_out[step + 1]}")
             if checkpoint is not None and (step + 1) % checkpoint.every == 0:
                 state.save(checkpoint)
     estimator.finalize_parameters()

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from at2.errors import DamagedFileError, TrainingError
-from at2.files import short_name
-from at2.training.shards import check_seal, sealed, write_file
+from at2.training.shards import check_seal, sealed, settings_of, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -47,37 +46,52 @@ def _shown(value: list[Any]) -> str:
     return repr(value[0]) if value else "not set"
 
 
-def claim(folder: Path, settings: Mapping[str, Any], environment: Mapping[str, str]) -> str:
+def claim(
+    folder: Path,
+    settings: Mapping[str, Any],
+    environment: Mapping[str, str],
+    name: str | None = None,
+) -> str:
     """Take a folder for these settings, or make sure that it was made with the same ones.
 
     Args:
         settings: plain values that the bytes of the results depend on.
         environment: versions and the like, which results may depend on in their last digits:
             recorded, and said when they differ.
+        name: of the folder in messages; by default its last part.
 
     Returns:
         The settings' fingerprint.
 
     Raises:
         TrainingError: the folder was made with other settings; the message names those that
-            differ. Or it cannot be written to.
+            differ, unless the manifest is gone. Or it cannot be written to.
     """
     path = folder / FILE
+    name = name or folder.name
     settings = json.loads(json.dumps(settings))
     found = fingerprint(settings)
     recorded = _read(path)
     if recorded is None:
+        # Every other file carries the fingerprint of its settings, too.
+        for other in sorted(folder.glob("[!.]*")):
+            if other != path and settings_of(other) not in (None, found):
+                raise TrainingError(
+                    f"{name} was made with other settings, and its {FILE} is missing or "
+                    "damaged: use another folder"
+                )
         body = {"settings": settings, "environment": dict(environment)}
         # Another worker may be faster, even one with other settings.
-        if write_file(path, sealed(found, partial(_to_bytes, body)), replace=False):
+        content = sealed(found, partial(_to_bytes, body))
+        if write_file(path, content, replace=path.exists()):
             return found
         recorded = _read(path) or body
     different = differences(recorded["settings"], settings)
     if different:
-        raise TrainingError(f"{folder.name} was made with other settings: {different}")
+        raise TrainingError(f"{name} was made with other settings: {different}")
     different = differences(recorded["environment"], environment)
     if different:
-        logger.warning("%s was begun in another environment: %s", folder.name, different)
+        logger.warning("%s was begun in another environment: %s", name, different)
     return found
 
 
@@ -86,18 +100,13 @@ def _to_bytes(body: Mapping[str, Any], seal: str) -> bytes:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The manifest; None if there is none, or only a damaged one, which is then removed."""
+    """The manifest; None if there is none, or only a damaged one."""
     if not path.exists():
         return None
     try:
         check_seal(path, None)
     except DamagedFileError as error:
-        # Nothing is lost: every other file carries the fingerprint of its settings.
         logger.warning("%s: writing it again", error)
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as problem:
-            raise TrainingError(f"cannot write {short_name(path)}: {problem.strerror}") from problem
         return None
     manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return manifest

@@ -1,19 +1,57 @@
 """What a finished fit leaves behind: the estimator's files and the record of its training."""
 
+import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
-from at2.errors import TrainingError
-from at2.estimators import LinearScoreEstimator
+from at2.errors import DamagedFileError, TrainingError
+from at2.estimators import PUBLISHED_FILE, SAFETENSORS_FILE, LinearScoreEstimator
 from at2.files import short_name
 from at2.training.fit import Checkpoint, FitState
-from at2.training.shards import sealed, write_file
+from at2.training.shards import check_seal, sealed, write_file
 
 RECORD_FILE = "training.json"
-"""Beside an estimator: its settings, the loss of every step, what was measured on the way."""
+"""Beside an estimator: its settings, the loss of every step, what was measured on the way, and the
+checksums of its files. Written last, so an estimator with a whole record is finished."""
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 """In its place while it is not finished."""
+
+
+_FILES = (PUBLISHED_FILE, SAFETENSORS_FILE)
+
+
+def read(folder: Path, settings: str | None = None) -> dict[str, Any]:
+    """The record of a finished estimator, checked together with the estimator's files.
+
+    Args:
+        folder: of the estimator.
+        settings: fingerprint of what the weights depend on; None accepts any.
+
+    Raises:
+        DamagedFileError: there is none, or a file is not as it was written.
+        TrainingError: it was made with other settings.
+    """
+    path = folder / RECORD_FILE
+    check_seal(path, settings)
+    record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    for name, digest in record["files"].items():
+        try:
+            found = _digest(folder / name)
+        except OSError as error:
+            raise DamagedFileError(
+                f"{short_name(folder / name)} cannot be read: {error.strerror}"
+            ) from error
+        if found != digest:
+            raise DamagedFileError(
+                f"{short_name(folder / name)} is damaged: its checksum does not match"
+            )
+    return record
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def metrics(state: FitState) -> dict[str, Any]:
@@ -44,16 +82,18 @@ def save(
         TrainingError: the folder cannot be written to; the checkpoint stays.
     """
     folder = checkpoint.path.parent
-    record = {
-        "settings": settings,
-        "losses": state.losses,
-        "held_out": {str(step): found.to_dict() for step, found in state.held_out.items()},
-    }
     try:
         estimator.save_folder(folder)
+        files = {name: _digest(folder / name) for name in _FILES}
     except OSError as error:
         reason = error.strerror or str(error)
         raise TrainingError(f"cannot write {short_name(folder)}: {reason}") from error
+    record = {
+        "settings": settings,
+        "files": files,
+        "losses": state.losses,
+        "held_out": {str(step): found.to_dict() for step, found in state.held_out.items()},
+    }
 
     def body(seal: str) -> bytes:
         return json.dumps({"at2": seal, **record}, indent=1).encode()

@@ -99,6 +99,16 @@ def check_seal(path: Path, settings: str | None) -> None:
         raise TrainingError(f"{name} was made with other settings; use another folder")
 
 
+def settings_of(path: Path) -> str | None:
+    """The fingerprint in a file's seal, unchecked; None if there is no seal to read."""
+    try:
+        with path.open("rb") as file:
+            found = _SEAL.search(file.read(_HEAD_BYTES))
+    except OSError:
+        return None
+    return None if found is None else found[2].decode()
+
+
 def write_file(path: Path, content: bytes, *, replace: bool = True) -> bool:
     """`at2.files.write_whole`, for the files of a training folder.
 

@@ -81,13 +81,7 @@ class FeatureTable:
             return self
         features, outputs = zip(*self._parts, strict=True)
         return FeatureTable(
-            [
-                (
-                    torch.cat([part.to(device) for part in features]),
-                    torch.cat([part.to(device) for part in outputs]),
-                )
-            ],
-            self.counts,
+            [(_together(features, device), _together(outputs, device))], self.counts
         )
 
     def batch(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -102,6 +96,17 @@ class FeatureTable:
             place = int(row) - (self._ends[part] - len(outputs))
             picked.append((features[place], outputs[place]))
         return torch.stack([f for f, _ in picked]), torch.stack([o for _, o in picked])
+
+
+def _together(parts: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Tensors one after the other on a device, with no second copy there."""
+    rows = sum(len(part) for part in parts)
+    found = torch.empty(rows, *parts[0].shape[1:], dtype=parts[0].dtype, device=device)
+    start = 0
+    for part in parts:
+        found[start : start + len(part)].copy_(part)
+        start += len(part)
+    return found
 
 
 def free_memory(device: torch.device) -> int:

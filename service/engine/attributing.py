@@ -15,7 +15,7 @@ import torch
 
 from at2.alignment import CharRange
 from at2.display import attribution_page
-from at2.errors import SpanError
+from at2.errors import SpanError, is_out_of_memory
 from at2.tasks import AttributionTask, DocumentsContextAttributionTask
 from at2.verify import Verification, verify_spans
 from service.engine.limits import Limits
@@ -29,7 +29,7 @@ from service.engine.requests import (
 )
 from service.engine.scores import Prepared, ScoreCache, ScoreKey
 from service.engine.worker import Worker
-from service.failures import DeadlineError, NoMemoryError, is_out_of_memory
+from service.failures import DeadlineError, NoMemoryError
 from service.records import Generation, Prompt
 
 logger = logging.getLogger("at2.service")

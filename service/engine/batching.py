@@ -28,8 +28,9 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessorList,
 )
 
+from at2.errors import is_out_of_memory
 from service.engine.sampling import Draw, Sampling, choose, number_at
-from service.failures import EngineDownError, NoMemoryError, ServerFailure, is_out_of_memory
+from service.failures import EngineDownError, NoMemoryError, ServerFailure
 
 logger = logging.getLogger("at2.service")
 

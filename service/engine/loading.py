@@ -16,7 +16,7 @@ import torch
 from at2 import bundled
 from at2.attention import check_capture
 from at2.attributors import METHODS, Attributor
-from at2.errors import EstimatorError, EstimatorMismatchError, InputError, ModelError
+from at2.errors import EstimatorError, EstimatorMismatchError, InputError
 from at2.estimators import LinearScoreEstimator, load_estimator
 from at2.identity import ModelIdentity
 from at2.tasks import DocumentsContextAttributionTask
@@ -121,8 +121,6 @@ def load(settings: Settings) -> Loaded:
             names it.
     """
     dtype = None if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    if settings.device is not None:
-        _check_device(settings.device)
     model, tokenizer = get_model_and_tokenizer(
         settings.model, dtype=dtype, device=settings.device, revision=settings.revision
     )
@@ -135,14 +133,6 @@ def same_weights(model: Any) -> Any:
     """A second module with its own configuration that shares every parameter and buffer."""
     tensors = itertools.chain(model.parameters(), model.buffers())
     return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
-
-
-def _check_device(name: str) -> None:
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # as torch has it
-        reason = str(error).partition("\n")[0]
-        raise ModelError(f"device {name!r} cannot be used: {reason}") from error
 
 
 def _load_estimators(

@@ -16,6 +16,7 @@ from at2.errors import InputError, TrainingError
 from at2.identity import ModelIdentity, dataset_fingerprint
 from at2.trainer import NUM_MASKS, RECORD_FILE, pearson_loss
 from at2.training.compute import ComputeSettings, compute
+from tests.helpers.tokenizers import tiny_tokenizer
 from tests.helpers.training import EXAMPLES, NEW_TOKENS, contents, make_model, task_from_example
 from tests.helpers.training import make_trainer as trainer_of
 
@@ -426,6 +427,87 @@ def test_held_out_examples_are_reported_on_and_not_trained_on(
         num_iterations=20, train_indices=[i for i in range(10) if i not in HELD_OUT]
     )
     assert torch.equal(without.linear.weight, estimator.linear.weight)
+
+
+def test_what_is_held_out_is_judged_after_the_last_step(trained: AT2Trainer) -> None:
+    estimator = trained.train(
+        save_name="odd", num_iterations=5, print_every=3, held_out_indices=HELD_OUT
+    )
+    record = json.loads((trained.save_path / "estimators/odd" / RECORD_FILE).read_text())
+    assert list(record["held_out"]) == ["0", "3", "5"]
+    last = record["held_out"]["5"]
+    assert estimator.extras["metrics"] == last | {"before_training": record["held_out"]["0"]}
+
+
+def test_what_is_finished_is_not_trained_again(
+    trained: AT2Trainer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = trained.train(save_name="once", num_iterations=3)
+    folder = trained.save_path / "estimators" / "once"
+    written = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    capsys.readouterr()
+    second = trained.train(save_name="once", num_iterations=3)
+    assert torch.equal(second.linear.weight, first.linear.weight)
+    assert second.extras.items() >= first.extras.items()
+    assert capsys.readouterr().out.splitlines()[1:] == [f"Found estimator in {folder}"]
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == written
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"num_iterations": 4}, "num_iterations is 4, but was 3"),
+        ({"learning_rate": 0.1}, "learning_rate is 0.1, but was 0.001"),
+        ({"held_out_indices": [1]}, "held_out_indices is "),
+        ({"extras": {"note": "other"}}, "extras is "),
+    ],
+)
+def test_a_name_is_for_one_set_of_settings(
+    change: dict[str, Any], named: str, trained: AT2Trainer
+) -> None:
+    settings: dict[str, Any] = {"save_name": "taken", "num_iterations": 3}
+    trained.train(**settings)
+    whole = contents(trained.save_path / "estimators" / "taken")
+    with pytest.raises(
+        TrainingError, match=r"^estimator 'taken' was made with other settings: "
+    ) as e:
+        trained.train(**settings | change)
+    assert named in str(e.value) and "\n" not in str(e.value)
+    assert contents(trained.save_path / "estimators" / "taken") == whole
+
+
+def test_numbers_that_are_not_finite_spoil_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A model that stumbles over one token, as half precision does over large activations."""
+    model = make_model()
+    (token,) = tiny_tokenizer("byte_level")("Z", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token] = torch.nan
+    dataset = [*EXAMPLES[:3], EXAMPLES[0] | {"context": "Z"}]
+    strict = trainer_of(tmp_path / "strict", model, dataset=dataset)
+    strict.generate()
+    with pytest.raises(TrainingError, match=r"^example 3: the model gives numbers that are not"):
+        strict.compute_features_and_outputs()
+
+    tolerant = trainer_of(tmp_path / "tolerant", model, dataset=dataset, skip=True)
+    tolerant.generate()
+    tolerant.compute_features_and_outputs()
+    assert (
+        "example 3: the model gives numbers that are not finite: it is passed over" in caplog.text
+    )
+    assert tolerant.load_table().counts == (NEW_TOKENS,) * 3 + (0,)
+    assert tolerant.train(num_iterations=2).linear.weight.isfinite().all()
+
+
+def test_a_loss_that_is_not_finite_ends_training_and_saves_nothing(trained: AT2Trainer) -> None:
+    def broken(predictions: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        return (predictions * torch.nan).sum()
+
+    with pytest.raises(TrainingError, match=r"^the loss of step 0 is nan$"):
+        trained.train(loss_fn=broken, save_name="broken")
+    folder = trained.save_path / "estimators" / "broken"
+    assert [path.name for path in folder.iterdir()] == ["manifest.json"]
 
 
 def test_features_read_from_disk_give_the_same_bytes_as_from_memory(trained: AT2Trainer) -> None:

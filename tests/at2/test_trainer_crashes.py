@@ -228,6 +228,38 @@ def test_a_damaged_checkpoint_costs_time_only(
     assert contents(run) == contents(undisturbed)
 
 
+@pytest.mark.parametrize("how", ["truncated", "flipped"])
+@pytest.mark.parametrize(
+    "name", ["score_estimator.pt", "score_estimator.safetensors", "training.json", "manifest.json"]
+)
+def test_a_damaged_estimator_is_noticed_and_made_again(
+    how: str, name: str, tmp_path: Path, undisturbed: Path, workers: Workers
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    damage(run / "estimators" / "default" / name, how, random.Random(how + name))
+    assert workers.run(Work(run, "train"))[0].refused is None
+    assert contents(run) == contents(undisturbed)
+
+
+def test_a_damaged_manifest_does_not_open_the_folder_to_other_settings(
+    tmp_path: Path, undisturbed: Path, workers: Workers
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+    manifest = run / "features_and_outputs" / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-9])
+    for _ in range(2):
+        (ended,) = workers.run(Work(run, "compute", settings={"num_masks": 5}))
+        assert ended.refused == (
+            "features_and_outputs was made with other settings, and its manifest.json is missing "
+            "or damaged: use another folder"
+        )
+        manifest.unlink(missing_ok=True)
+    assert workers.run(Work(run, "compute"))[0].refused is None
+    assert contents(run) == contents(undisturbed)
+
+
 def test_an_estimator_that_cannot_be_written_is_not_trained_again(
     tmp_path: Path, undisturbed: Path, model: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

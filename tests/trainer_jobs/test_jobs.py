@@ -399,3 +399,74 @@ def test_a_job_that_is_told_to_stop_ends_and_goes_on_later(tmp_path: Path, finis
     assert "Traceback" not in errors
     assert cli.main(["run", "--config", config]) == 0
     assert results(tmp_path / "out") == results(finished)
+
+
+def test_killed_at_every_stage_a_run_ends_with_the_same_bytes(
+    tmp_path: Path, finished: Path
+) -> None:
+    out = tmp_path / "out"
+    config = write_config(tmp_path / "small.toml", out, checkpoint_every=1, num_iterations=400)
+    whole = tmp_path / "whole"
+    undisturbed = write_config(
+        tmp_path / "whole.toml", whole, checkpoint_every=1, num_iterations=400
+    )
+    assert cli.main(["run", "--config", undisturbed]) == 0
+    for reached in (
+        "generations/0*",
+        "features_and_outputs/0*",
+        "estimators/default/checkpoint.safetensors",
+        "evaluation/default/examples/0*",
+    ):
+        process = start("run", "--config", config)
+        while process.poll() is None and not list(out.glob(reached)):
+            time.sleep(0.002)
+        process.kill()
+        process.communicate()
+        assert list(out.glob(reached)) or process.returncode == 0
+    assert cli.main(["run", "--config", config]) == 0
+    assert results(out) == results(whole)
+    name = "evaluation/default/evaluation.json"
+    assert (out / name).read_bytes() == (whole / name).read_bytes()
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_two_processes_at_once_make_the_same_bytes(tmp_path: Path, finished: Path) -> None:
+    config = write_config(tmp_path / "small.toml", tmp_path / "out")
+    for stage in ("generate", "compute"):
+        both = [
+            start(stage, "--config", config, "--num-jobs", "2", "--job-index", str(index))
+            for index in range(2)
+        ]
+        for process in both:
+            _, errors = process.communicate()
+            assert process.returncode == 0, errors
+    assert cli.main(["train", "--config", config]) == 0
+    assert results(tmp_path / "out") == results(finished)
+
+
+@pytest.mark.parametrize("name", ["training.json", "score_estimator.safetensors"])
+def test_a_damaged_estimator_is_one_line_and_stops_no_other_stage(
+    name: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    assert run("run")[0] == 0
+    path = tmp_path / "out/estimators/default" / name
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    status, output, _ = run("compute")
+    assert status == 0 and "Estimator:" not in output
+    status, _, errors = run("evaluate")
+    assert status == 1
+    assert errors.splitlines()[-1].startswith(f"error: default/{name} is damaged: ")
+    assert errors.splitlines()[-1].endswith(": run train again")
+    assert run("train")[0] == 0
+    assert path.read_bytes() == content
+    assert run("evaluate")[0] == 0
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99"])
+def test_a_device_that_there_is_not_is_one_line(
+    device: str, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    status, _, errors = run("generate", "--device", device)
+    assert status == 1
+    assert errors.splitlines()[-1].startswith(f"error: device '{device}' cannot be used: ")

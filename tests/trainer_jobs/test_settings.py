@@ -224,6 +224,7 @@ def slurm(task: int, first: int = 0, step: int = 1, count: int = 4) -> dict[str,
         (None, None, slurm(8, first=2, step=2, count=4), Worker(3, 4)),
         (None, None, slurm(0, count=1), Worker(0, 1)),
         (None, 4, slurm(3, first=1, step=2, count=2), Worker(3, 4)),
+        (None, 4, slurm(4, first=1), Worker(3, 4)),
         (None, None, {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2"}, Worker(1, 2)),
     ],
 )

@@ -90,6 +90,23 @@ def test_rows_of_csv_count_from_one_without_the_header(tmp_path: Path) -> None:
     assert table.place(3) == "row 4"
 
 
+def test_a_row_of_csv_that_cannot_be_read_costs_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text('context,query\na,b\n"a"x,b\nc,d\n', "utf-8")
+    first, second, third = open_table(str(path))
+    assert (first, third) == ({"context": "a", "query": "b"}, {"context": "c", "query": "d"})
+    assert isinstance(second, BadRow)
+    assert str(second) == "row 2: ',' expected after '\"'"
+
+
+def test_a_number_that_is_too_long_is_a_bad_row(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"query": ' + "9" * 5_000 + "}\n", "utf-8")
+    (row,) = open_table(str(path))
+    assert isinstance(row, BadRow) and str(row).startswith("line 1: not JSON: Exceeds the limit")
+    assert "\n" not in str(row)
+
+
 def test_a_field_of_csv_may_be_long(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "data.csv", [{"a": "x" * 200_000}])
     assert rows(open_table(str(path))) == [{"a": "x" * 200_000}]
@@ -100,7 +117,7 @@ def test_a_field_of_csv_may_be_long(tmp_path: Path) -> None:
     [
         ("a.csv", b"", "a.csv is empty: it has no header"),
         ("a.csv", b"x,y,x\n", "a.csv names a column twice"),
-        ("a.csv", b'x\n"a"b\n', "a.csv, line 2: ',' expected after '\"'"),
+        ("a.csv", b'"a"b\n', "a.csv, line 1: ',' expected after '\"'"),
         ("a.parquet", b"PAR1 not", "cannot read a.parquet: "),
     ],
 )
