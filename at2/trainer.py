@@ -24,7 +24,15 @@ from at2.identity import ModelIdentity
 from at2.tasks import AttributionTask
 from at2.training import compute, record, responses
 from at2.training.compute import NUM_MASKS, ComputeSettings, ExampleFeatures
-from at2.training.fit import Checkpoint, FitSettings, Loss, Sampling, fit, pearson_loss
+from at2.training.fit import (
+    Checkpoint,
+    FitSettings,
+    Loss,
+    Sampling,
+    fit,
+    pearson_loss,
+    rank_loss,
+)
 from at2.training.manifest import claim, fingerprint
 from at2.training.progress import Progress
 from at2.training.record import RECORD_FILE
@@ -41,6 +49,7 @@ __all__ = [
     "AT2Trainer",
     "ExampleDataset",
     "pearson_loss",
+    "rank_loss",
 ]
 
 logger = logging.getLogger(__name__)
@@ -410,7 +419,8 @@ class AT2Trainer:
 
         Args:
             score_estimator: where to start; by default weights of 1/n.
-            loss_fn: of predictions and outputs [instances, masks]; by default `pearson_loss`.
+            loss_fn: of predictions and outputs [instances, masks]; by default `pearson_loss`, as
+                published. `rank_loss` is another.
             max_grad_norm: longer gradients are cut to this length.
             sampling_method: "examples", or "instances" to draw targets of all examples alike.
             train_indices: examples to train on; by default all that have a target and are not held
@@ -491,6 +501,7 @@ class AT2Trainer:
                 "examples": len(usable),
                 "num_masks": self.num_masks,
                 "split_target_by": self.split_target_by,
+                "loss": described["loss"],
                 **settings.to_dict(),
             },
             **record.metrics(state),

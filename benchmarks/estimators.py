@@ -30,7 +30,7 @@ from at2.metrics import spearman
 from at2.seeds import TRAINING_SEEDS
 from at2.tasks import AttributionTask
 from at2.training.compute import KEEP_PROBABILITY, NUM_MASKS
-from at2.training.fit import FitSettings, fit, pearson_loss
+from at2.training.fit import FitSettings, fit, pearson_loss, rank_loss
 from at2.training.heldout import measure
 from at2.training.table import FeatureTable
 from at2.utils import get_model_and_tokenizer
@@ -225,11 +225,6 @@ def towards_average(data: Data, train: Sequence[int]) -> Weights:
     ]
     share = max(found)[1]
     return (1 - share) * published(data, train) + share * untrained
-
-
-def rank_loss(predictions: Tensor, outputs: Tensor) -> Tensor:
-    """Pearson's correlation with the ranks of the outputs instead of the outputs."""
-    return pearson_loss(predictions, outputs.argsort(1).argsort(1).float())
 
 
 FITS: dict[str, Callable[[Data, Sequence[int]], Weights]] = {

@@ -2,8 +2,8 @@
 
 `python -m benchmarks.quality --out docs/quality`: precision and recall of the known supporting
 sentences, LDS, top-k drops, and the passes that each method takes; then LDS by the length of the
-context. FlashTrace is compared where `--flashtrace FOLDER` names a folder with the package,
-installed by `pip install --no-deps --target FOLDER flashtrace`.
+context and for words and tokens. FlashTrace is compared where `--flashtrace FOLDER` names a folder
+with the package, installed by `pip install --no-deps --target FOLDER flashtrace`.
 """
 
 import argparse
@@ -43,7 +43,14 @@ METHODS = (
     "position",
     "random",
 )
-LENGTHS = (4, 8, 16, 24)
+CASES = (
+    ("sentence", (4, 4)),
+    ("sentence", (8, 8)),
+    ("sentence", (16, 16)),
+    ("sentence", (24, 24)),
+    ("word", (8, 16)),
+    ("token", (8, 16)),
+)
 _KINDS = frozenset({"single", "about"})
 _SEED = 4_000_037  # apart from the seeds of training and of the bundled model's report
 
@@ -115,15 +122,18 @@ def flashtrace_method(folder: Path) -> AttributionMethod:
     )
 
 
-def by_length(model: Any, tokenizer: Any, estimator: LinearScoreEstimator, count: int) -> list[str]:
-    """LDS of some methods by the number of sentences in the context."""
+def lds_table(model: Any, tokenizer: Any, estimator: LinearScoreEstimator, count: int) -> list[str]:
+    """LDS of some methods by the length of the context and by what the sources are."""
     methods = ("at2", "average_attention", "context_cite_16", "context_cite_64")
-    lines = ["| sentences | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
+    lines = [
+        "| sources | sentences in the context | " + " | ".join(methods) + " |",
+        "|---" * (len(methods) + 2) + "|",
+    ]
     settings = EvaluationSettings(num_masks=64, top_k=(1,), ablations=("mask",))
-    for length in LENGTHS:
-        asked = questions(count, (length, length), _SEED + length)
+    for source_type, sentences in CASES:
+        asked = questions(count, sentences, _SEED + sentences[0])
         found = evaluate(
-            examples(model, tokenizer, asked),
+            (EvaluationExample(task_of(one, model, tokenizer, source_type)) for one in asked),
             methods,
             estimator=estimator,
             settings=settings,
@@ -131,7 +141,7 @@ def by_length(model: Any, tokenizer: Any, estimator: LinearScoreEstimator, count
         )
         cells = [found.values[name]["lds/mask"] for name in methods]
         lines.append(
-            f"| {length} | "
+            f"| {source_type}s | {'–'.join(map(str, dict.fromkeys(sentences)))} | "
             + " | ".join(f"{cell.mean:.3f} [{cell.low:.3f}, {cell.high:.3f}]" for cell in cells)
             + " |"
         )
@@ -159,9 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     save(found, given.out)
     print(markdown(found))
-    rows = by_length(model, tokenizer, estimator, max(2, given.count // 2))
+    rows = lds_table(model, tokenizer, estimator, max(2, given.count // 2))
     print(*rows, sep="\n")
-    (given.out / "lengths.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (given.out / "sources.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
     versions = {
         "torch": torch.__version__,
         "transformers": transformers.__version__,

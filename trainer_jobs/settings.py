@@ -158,6 +158,11 @@ class JobSettings(BaseSettings):
         default=1e-3, gt=0, allow_inf_nan=False, description="Of the first step of training."
     )
     batch_size: int = Field(default=512, ge=1, description="Targets a step of training.")
+    loss: Literal["pearson", "rank"] = Field(
+        default="pearson",
+        description="Correlation of predictions with what ablations do, as published, or with the "
+        "ranks of it.",
+    )
     max_grad_norm: float = Field(
         default=1.0, gt=0, allow_inf_nan=False, description="Longer gradients are cut to this."
     )

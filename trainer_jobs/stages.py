@@ -18,6 +18,7 @@ from at2.estimators import LinearScoreEstimator, load_estimator
 from at2.evaluation import markdown
 from at2.tasks import AttributionTask
 from at2.training import record
+from at2.training.fit import LOSSES
 from at2.utils import get_model_and_tokenizer
 from trainer_jobs import evaluation, logs
 from trainer_jobs.examples import Example, Examples, load_examples, make_task
@@ -117,6 +118,7 @@ def train(job: Job) -> None:
         num_iterations=settings.num_iterations,
         learning_rate=settings.learning_rate,
         batch_size=settings.batch_size,
+        loss_fn=LOSSES[settings.loss],
         max_grad_norm=settings.max_grad_norm,
         sampling_method=settings.sampling_method,
         print_every=settings.print_every,

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.stats import pearsonr, spearmanr
+from scipy.stats import pearsonr, rankdata, spearmanr
 
 from at2 import AT2Trainer, LinearScoreEstimator
 from at2.ablation import CPU_TOKEN_BUDGET
 from at2.errors import InputError, TrainingError
 from at2.identity import ModelIdentity, dataset_fingerprint
-from at2.trainer import NUM_MASKS, RECORD_FILE, pearson_loss
+from at2.trainer import NUM_MASKS, RECORD_FILE, pearson_loss, rank_loss
 from at2.training.compute import ComputeSettings, compute
 from tests.helpers.tokenizers import tiny_tokenizer
 from tests.helpers.training import EXAMPLES, NEW_TOKENS, contents, make_model, task_from_example
@@ -376,6 +376,7 @@ def test_an_estimator_says_what_it_was_made_of(trained: AT2Trainer, model: Any) 
         "examples": 10,
         "num_masks": 8,
         "split_target_by": "token",
+        "loss": "pearson_loss",
         "num_iterations": 2,
         "learning_rate": 1e-3,
         "batch_size": 512,
@@ -576,6 +577,18 @@ def test_the_loss_is_the_negative_correlation() -> None:
     )
     loss = pearson_loss(torch.tensor(predictions), torch.tensor(outputs))
     assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_rank_loss_is_the_negative_correlation_with_ranks() -> None:
+    generator = torch.Generator().manual_seed(0)
+    predictions, outputs = torch.randn(2, 5, 12, generator=generator, dtype=torch.float64)
+    expected = [
+        pearsonr(p, rankdata(o)).statistic
+        for p, o in zip(predictions.numpy(), outputs.numpy(), strict=True)
+    ]
+    assert rank_loss(predictions, outputs).item() == pytest.approx(-np.mean(expected), abs=1e-6)
+    # What only stretches the outputs changes nothing.
+    assert rank_loss(predictions, outputs.exp()) == rank_loss(predictions, outputs)
 
 
 def test_constant_outputs_give_no_nan() -> None:
