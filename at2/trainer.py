@@ -155,7 +155,7 @@ class AT2Trainer:
             self.dataset,
             self.plan.shard_size,
             self.skip,
-            lambda index: self._new_task(index),
+            self._new_task,
         )
 
     def _claim(self, folder: Path, settings: dict[str, Any], name: str | None = None) -> str:

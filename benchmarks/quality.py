@@ -52,7 +52,9 @@ CASES = (
     ("token", (8, 16)),
 )
 _KINDS = frozenset({"single", "about"})
-_SEED = 4_000_037  # apart from the seeds of training and of the bundled model's report
+# apart from the seeds of training, of the bundled model's report, and of `benchmarks.estimators`,
+# whose questions helped to choose how the bundled estimator is trained
+_SEED = 5_000_011
 
 
 def questions(count: int, sentences: tuple[int, int], seed: int = _SEED) -> list[Asked]:

@@ -1,4 +1,5 @@
-"""The server on the bundled model: eight at a time beside one, what HTTP costs, and a load test.
+"""The server on the bundled model: its start, eight at a time beside one, what HTTP costs, and a
+load test.
 
 `python -m benchmarks.serving`: a real server process, called over a socket; the bare calls run in
 this process, in turn with those over HTTP.
@@ -25,6 +26,7 @@ from tests.helpers.processes import running_server
 CONCURRENCY = 8
 SPEEDUP_BAR = 2.0
 HTTP_BAR_MS = 5.0
+START_BAR_S = 10.0
 
 _TOKENS = 128
 _ROUNDS = 4
@@ -171,7 +173,10 @@ def mixed_load(process_id: int, address: str) -> None:
 def main() -> None:
     """Measure and print."""
     logging.disable_progress_bar()
+    started = time.perf_counter()
     with running_server(AT2_MAX_REQUESTS=str(_SLOTS), AT2_PREPARE="false") as (_, address):
+        seconds = time.perf_counter() - started
+        print(f"start to ready: {seconds:.1f} s (bar ≤ {START_BAR_S:g})\n")
         rates = speed(address)
         one = rates["one at a time"]
         print(f"| responses | tokens/s | beside one (bar ≥ {SPEEDUP_BAR:g}) |\n|---|---|---|")

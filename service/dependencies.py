@@ -1,4 +1,5 @@
-"""What routes are given: the engine, the record store and the metrics that the application owns.
+"""What routes are given: the engine, the record store and the metrics that the application owns,
+and the records themselves.
 
 Coroutines, though they wait for nothing: FastAPI would run a plain function in another thread.
 """
@@ -8,8 +9,9 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from service.engine import Engine
+from service.errors import UnknownGenerationError
 from service.metrics import Metrics
-from service.records import RecordStore
+from service.records import Kept, RecordStore
 
 
 async def _engine(request: Request) -> Engine:
@@ -30,3 +32,15 @@ async def _metrics(request: Request) -> Metrics:
 EngineDep = Annotated[Engine, Depends(_engine)]
 StoreDep = Annotated[RecordStore, Depends(_store)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
+
+
+async def known(store: RecordStore, generation_id: str) -> Kept:
+    """The generation of an id.
+
+    Raises:
+        UnknownGenerationError: there is none.
+    """
+    kept = await store.get(generation_id)
+    if kept is None:
+        raise UnknownGenerationError(generation_id)
+    return kept

@@ -222,11 +222,11 @@ def make_task(
     settings: JobSettings, example: Example, model: Any, tokenizer: Any, source_type: str
 ) -> AttributionTask:
     """The attribution task of an example, with sources of one level."""
-    kind = DEFAULT_THOUGHT_GENERATE_KWARGS if settings.task == "thought" else None
-    generate = dict(kind or DEFAULT_GENERATE_KWARGS)
+    thought = settings.task == "thought"
+    generate = dict(DEFAULT_THOUGHT_GENERATE_KWARGS if thought else DEFAULT_GENERATE_KWARGS)
     if settings.max_new_tokens is not None:
         generate["max_new_tokens"] = settings.max_new_tokens
-    if settings.task == "thought":
+    if thought:
         return SimpleThoughtAttributionTask(
             example["query"], model, tokenizer, generate, source_type=source_type
         )

@@ -387,8 +387,9 @@ function showUses(index) {
   byId("whole").setAttribute("aria-pressed", "false");
   byId("verify").hidden = true;
   context.light(new Map([[index, 1]]), { keep: index });
-  findings.uses(source, [...list].sort((a, b) => b.share - a.share), choose);
-  announce(`Used most by: ${[...list].sort((a, b) => b.share - a.share)[0].statement.text}`);
+  list.sort((a, b) => b.share - a.share);
+  findings.uses(source, list, choose);
+  announce(`Used most by: ${list[0].statement.text}`);
 }
 
 async function verify() {

@@ -7,10 +7,10 @@ from fastapi import APIRouter, Request
 from at2 import verify
 from at2.attributors import Attribution
 from at2.tasks import Document
-from service.dependencies import EngineDep, MetricsDep, StoreDep
+from service.dependencies import EngineDep, MetricsDep, StoreDep, known
 from service.disconnect import unless_gone
 from service.engine import Question, Quote, Spans
-from service.errors import DOCUMENTED, UnknownGenerationError
+from service.errors import DOCUMENTED
 from service.logs import note
 from service.routes.generations import prompt_of
 from service.schemas import (
@@ -103,9 +103,7 @@ async def attribute(
         _spans(body), body.method, body.estimator, body.source_type, body.top_k, body.verify
     )
     if body.id is not None:
-        kept = await store.get(body.id)
-        if kept is None:
-            raise UnknownGenerationError(body.id)
+        kept = await known(store, body.id)
         prompt = kept.generation.prompt
         work = engine.attribute_generation(kept.generation, question)
     else:

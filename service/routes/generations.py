@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from at2.tasks import Document
-from service.dependencies import EngineDep, MetricsDep, StoreDep
+from service.dependencies import EngineDep, MetricsDep, StoreDep, known
 from service.disconnect import unless_gone
 from service.engine import Answer, Engine, Generating, Sampling
 from service.errors import DOCUMENTED, UnknownGenerationError, event
@@ -169,9 +169,7 @@ async def generate(
 @router.get("/generations/{generation_id}")
 async def get_generation(generation_id: str, engine: EngineDep, store: StoreDep) -> GenerateReply:
     """The reply of an earlier POST /generate."""
-    kept = await store.get(generation_id)
-    if kept is None:
-        raise UnknownGenerationError(generation_id)
+    kept = await known(store, generation_id)
     answer = await engine.answer(kept.generation)
     return _reply(engine.settings.model, answer, kept.expires)
 

@@ -9,12 +9,11 @@ from typing import Annotated
 from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from service.dependencies import EngineDep, StoreDep
+from service.dependencies import EngineDep, StoreDep, known
 from service.disconnect import unless_gone
 from service.engine import Question
-from service.errors import DOCUMENTED, UnknownGenerationError
+from service.errors import DOCUMENTED
 from service.page import INDEX, Asset, assets
-from service.records import Kept, RecordStore
 from service.schemas import DEFAULT_TOP_K, Method, PromptReply, SourceType
 
 router = APIRouter(tags=["generation"], responses=DOCUMENTED)
@@ -57,17 +56,10 @@ async def file(name: str, if_none_match: IfNoneMatch = None) -> Response:
     return _file(asset, if_none_match)
 
 
-async def _kept(store: RecordStore, generation_id: str) -> Kept:
-    kept = await store.get(generation_id)
-    if kept is None:
-        raise UnknownGenerationError(generation_id)
-    return kept
-
-
 @router.get("/generations/{generation_id}/prompt")
 async def get_prompt(generation_id: str, store: StoreDep) -> PromptReply:
     """What an earlier POST /generate was asked; a context is one document without a title."""
-    prompt = (await _kept(store, generation_id)).generation.prompt
+    prompt = (await known(store, generation_id)).generation.prompt
     return PromptReply.model_validate(
         {
             "documents": [{"id": d.id, "title": d.title, "text": d.text} for d in prompt.documents],
@@ -93,7 +85,7 @@ async def export(
     top_k: Annotated[int, Query(ge=1, le=10_000)] = DEFAULT_TOP_K,
 ) -> HTMLResponse:
     """The attribution of every statement as one HTML file that stands alone."""
-    generation = (await _kept(store, generation_id)).generation
+    generation = (await known(store, generation_id)).generation
     question = Question("sentence", method, estimator, source_type, top_k)
     content = await unless_gone(request, engine.page_of_generation(generation, question))
     return HTMLResponse(

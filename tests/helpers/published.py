@@ -139,21 +139,28 @@ def _load(folder: Path, job: dict[str, Any]) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _scores(folder: Path, job: dict[str, Any]) -> None:
-    import numpy as np
-
-    from at2 import AT2Attributor
+def _task(job: dict[str, Any], model: Any, tokenizer: Any, source_type: str) -> Any:
+    """The job's task; without a response in the job, one that has yet to generate it."""
     from at2.tasks import SimpleContextAttributionTask
 
-    model, tokenizer = _load(folder, job)
     task = SimpleContextAttributionTask(
         context=job["context"],
         query=job["query"],
         model=model,
         tokenizer=tokenizer,
-        source_type="token",
+        source_type=source_type,
     )
-    task.set_generation(job["generation"])
+    if job["generation"] is not None:
+        task.set_generation(job["generation"])
+    return task
+
+
+def _scores(folder: Path, job: dict[str, Any]) -> None:
+    import numpy as np
+
+    from at2 import AT2Attributor
+
+    task = _task(job, *_load(folder, job), "token")
     attributor = AT2Attributor.from_path(task, folder / "score_estimator.pt")
     np.save(folder / "scores.npy", attributor.scores.numpy())
     (folder / "ids.json").write_text(
@@ -171,7 +178,6 @@ def _attribution(folder: Path, job: dict[str, Any]) -> None:
     import torch
 
     from at2 import AT2Attributor, AT2ScoreEstimator
-    from at2.tasks import SimpleContextAttributionTask
 
     model, tokenizer = _load(folder, job)
     estimator = AT2ScoreEstimator.load(folder / "score_estimator.pt")
@@ -179,15 +185,7 @@ def _attribution(folder: Path, job: dict[str, Any]) -> None:
         model(torch.arange(16)[None])
 
     def attribute() -> None:
-        task = SimpleContextAttributionTask(
-            context=job["context"],
-            query=job["query"],
-            model=model,
-            tokenizer=tokenizer,
-            source_type="sentence",
-        )
-        if job["generation"] is not None:
-            task.set_generation(job["generation"])
+        task = _task(job, model, tokenizer, "sentence")
         AT2Attributor(task, estimator).get_attribution_scores()
 
     (folder / "result.json").write_text(json.dumps(median_measured(attribute, job["repeats"])))
