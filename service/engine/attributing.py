@@ -28,6 +28,7 @@ from service.engine.requests import (
     Quote,
 )
 from service.engine.scores import Prepared, ScoreCache, ScoreKey
+from service.engine.threads import claim_threads
 from service.engine.worker import Worker
 from service.failures import DeadlineError, NoMemoryError
 from service.records import Generation, Prompt
@@ -53,7 +54,7 @@ class Attributing:
         self._loaded = loaded
         self._limits = limits
         self._scores = scores
-        self._worker = Worker("attribution")
+        self._worker = Worker("attribution", claim_threads())
         self._preparing: dict[str, threading.Event] = {}
         # Long methods take many passes: each begins by asking whether anybody still waits.
         loaded.model.register_forward_pre_hook(lambda *_: self._worker.checkpoint())

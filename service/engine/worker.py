@@ -37,9 +37,15 @@ class _Job:
 
 
 class Worker:
-    """Runs pieces of work one after the other, urgent ones first, each kind in order of arrival."""
+    """Runs pieces of work one after the other, urgent ones first, each kind in order of arrival.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of its thread.
+        initializer: what that thread does before any work.
+    """
+
+    def __init__(self, name: str, initializer: Callable[[], None] = lambda: None) -> None:
+        self._initializer = initializer
         self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue()
         self._numbers = itertools.count()
         self._running: _Job | None = None
@@ -113,6 +119,7 @@ class Worker:
             raise AbandonedError
 
     def _loop(self) -> None:
+        self._initializer()
         while True:
             job = self._jobs.get()
             if job.work is None:

@@ -23,6 +23,8 @@ def _slow(logits: list[float], temperature: float, top_p: float, number: float) 
             break
         kept.append(token)
         mass += weights[token]
+    if top_p >= 1:
+        kept.sort()  # all of them, as they stand in the vocabulary
     drawn = set()
     for shifted in (number - 1e-5, number, number + 1e-5):
         goal, position = min(max(shifted, 0.0), 1.0) * mass, 0.0
@@ -45,25 +47,31 @@ def test_a_draw_is_that_of_the_plain_computation(
 ) -> None:
     (token,) = choose(torch.tensor([logits]), [Draw(0, temperature, top_p, number)]).tolist()
     # near a border of top_p, rounding decides whether one more token is in
-    allowed = set().union(
-        *(_slow(logits, temperature, p, number) for p in (top_p - 1e-5, top_p, top_p + 1e-5))
-    )
+    near = (top_p,) if top_p == 1 else (top_p - 1e-5, top_p, top_p + 1e-5)
+    allowed = set().union(*(_slow(logits, temperature, p, number) for p in near))
     assert token in allowed
 
 
 def test_each_row_is_drawn_by_its_own_settings() -> None:
     logits = torch.tensor([[0.0, 5.0, 1.0], [9.0, 0.0, 0.0], [0.0, 0.0, 0.1]])
-    draws = [Draw(2, 1.0, 1e-9, 0.99), Draw(0, 1000.0, 1.0, 0.999)]
     # a tiny top_p leaves the best token; a huge temperature makes the last in order as likely
-    assert choose(logits, draws).tolist() == [2, 0]
+    draws = [Draw(2, 1.0, 1e-9, 0.99), Draw(0, 1000.0, 1.0, 0.999), Draw(0, 1000.0, 0.99, 0.999)]
+    assert choose(logits, draws).tolist() == [2, 2, 0]
 
 
-def test_draws_follow_the_distribution() -> None:
+@pytest.mark.parametrize("top_p", [0.999, 1.0])
+def test_a_number_that_is_rounded_to_one_draws_a_token_that_can_be(top_p: float) -> None:
+    logits = torch.tensor([[0.0, 1.0, 0.5, -torch.inf]])
+    assert choose(logits, [Draw(0, 1.0, top_p, 1 - 1e-12)]).item() in (0, 2)
+
+
+@pytest.mark.parametrize("top_p", [0.9999, 1.0])
+def test_draws_follow_the_distribution(top_p: float) -> None:
     logits = torch.tensor([[1.0, 0.0, -1.0, -9.0]])
     numbers = [number_at(7, position) for position in range(4000)]
     drawn = choose(
         logits.expand(len(numbers), -1),
-        [Draw(row, 1.0, 1.0, number) for row, number in enumerate(numbers)],
+        [Draw(row, 1.0, top_p, number) for row, number in enumerate(numbers)],
     )
     shares = torch.bincount(drawn, minlength=4) / len(numbers)
     assert shares.tolist() == pytest.approx(logits[0].softmax(0).tolist(), abs=0.03)
