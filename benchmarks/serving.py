@@ -1,36 +1,28 @@
-"""The server on the bundled model: its start, eight at a time beside one, what HTTP costs, and a
-load test.
+"""The server on the bundled model: its start, eight at a time beside one, and a load test.
 
-`python -m benchmarks.serving`: a real server process, called over a socket; the bare calls run in
-this process, in turn with those over HTTP.
+`python -m benchmarks.serving`: a real server process, called over a socket.
 """
 
-import asyncio
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import httpx
 import torch
 from transformers.utils import logging
 
-from at2.tasks import Document, SimpleContextAttributionTask
+from at2.tasks import SimpleContextAttributionTask
 from at2.utils import get_model_and_tokenizer
-from service.engine import Engine, Question, Sampling
-from service.records import Prompt
-from service.settings import Settings
 from tests.helpers import load
 from tests.helpers.processes import running_server
 
 CONCURRENCY = 8
 SPEEDUP_BAR = 2.0
-HTTP_BAR_MS = 5.0
 START_BAR_S = 10.0
 
 _TOKENS = 128
-_ROUNDS = 4
-_REPEATS = 15
+_ROUNDS = 5
 _LOAD_REQUESTS = 1000
 _LOAD_CALLERS = 32
 _SLOTS = 64  # more than callers: who leaves frees its place a moment later
@@ -39,103 +31,64 @@ _TIMEOUT_S = 300
 (_QUESTION,) = load.questions(1)
 
 
-def tokens_per_second(address: str, concurrency: int) -> float:
-    """Tokens of long sampled responses, each client asking for the next when one is there."""
-    body = _QUESTION | {"temperature": 5.0, "max_new_tokens": _TOKENS}
+class _Clients:
+    """Ask a server for long sampled responses, each for the next when one is there."""
 
-    def ask(seed: int) -> int:
-        reply = client.post("/generate", json=body | {"seed": seed}).raise_for_status().json()
-        tokens: int = reply["usage"]["completion_tokens"]
+    def __init__(self, address: str) -> None:
+        self._client = httpx.Client(base_url=address, timeout=_TIMEOUT_S)
+        self._body = _QUESTION | {"temperature": 5.0, "max_new_tokens": _TOKENS}
+
+    def __call__(self, concurrency: int) -> int:
+        """Get a round's responses, so many at once; the number of their tokens."""
+        with ThreadPoolExecutor(concurrency) as pool:
+            return sum(pool.map(self._ask, range(CONCURRENCY)))
+
+    def _ask(self, seed: int) -> int:
+        reply = self._client.post("/generate", json=self._body | {"seed": seed})
+        tokens: int = reply.raise_for_status().json()["usage"]["completion_tokens"]
         return tokens
 
-    with (
-        httpx.Client(base_url=address, timeout=_TIMEOUT_S) as client,
-        ThreadPoolExecutor(concurrency) as pool,
-    ):
-        list(pool.map(ask, range(concurrency)))
-        started = time.perf_counter()
-        tokens = sum(pool.map(ask, range(_ROUNDS * CONCURRENCY)))
-        return tokens / (time.perf_counter() - started)
 
-
-def bare_tokens_per_second() -> float:
+class _Bare:
     """The same by transformers' `generate`, one response after the other, without a server."""
-    model, tokenizer = get_model_and_tokenizer("bundled", device="cpu")
-    task = SimpleContextAttributionTask(
-        _QUESTION["context"], _QUESTION["query"], model, tokenizer, source_type="sentence"
-    )
-    ids = torch.tensor([task.input_ids])
-    sampling = {"do_sample": True, "temperature": 5.0, "min_new_tokens": _TOKENS}
 
-    def generate() -> None:
-        mask = torch.ones_like(ids)
-        model.generate(ids, attention_mask=mask, max_new_tokens=_TOKENS, **sampling)
+    def __init__(self) -> None:
+        self._model, tokenizer = get_model_and_tokenizer("bundled", device="cpu")
+        task = SimpleContextAttributionTask(
+            _QUESTION["context"], _QUESTION["query"], self._model, tokenizer, source_type="sentence"
+        )
+        self._ids = torch.tensor([task.input_ids])
 
-    generate()
-    started = time.perf_counter()
-    for _ in range(CONCURRENCY):
-        generate()
-    return CONCURRENCY * _TOKENS / (time.perf_counter() - started)
+    def __call__(self) -> int:
+        """Get a round's responses; the number of their tokens."""
+        for _ in range(CONCURRENCY):
+            self._model.generate(
+                self._ids,
+                attention_mask=torch.ones_like(self._ids),
+                do_sample=True,
+                temperature=5.0,
+                min_new_tokens=_TOKENS,
+                max_new_tokens=_TOKENS,
+            )
+        return CONCURRENCY * _TOKENS
 
 
 def speed(address: str) -> dict[str, float]:
-    """Tokens per second of responses one at a time and at once."""
-    return {
-        "one at a time": tokens_per_second(address, 1),
-        f"{CONCURRENCY} at once": tokens_per_second(address, CONCURRENCY),
-        "transformers' generate, one at a time": bare_tokens_per_second(),
+    """Tokens per second of responses one at a time and at once, all measured by turns."""
+    clients, bare = _Clients(address), _Bare()
+    ways: dict[str, Callable[[], int]] = {
+        "one at a time": lambda: clients(1),
+        f"{CONCURRENCY} at once": lambda: clients(CONCURRENCY),
+        "transformers' generate, one at a time": bare,
     }
-
-
-class _Pair:
-    """Durations of the same work over HTTP and as a bare call, in milliseconds."""
-
-    def __init__(self) -> None:
-        self.http: list[float] = []
-        self.bare: list[float] = []
-
-    def row(self, name: str) -> str:
-        http, bare = statistics.median(self.http), statistics.median(self.bare)
-        return f"| {name} | {http:.1f} | {bare:.1f} | {http - bare:.1f} |"
-
-
-async def _layers(address: str) -> dict[str, _Pair]:
-    """Every kind of request over HTTP and as a bare call, by turns, a few at a time: threads that
-    have just multiplied matrices in this process would slow its client down."""
-    engine = Engine(Settings(prepare=False))
-    await engine.start()
-    prompt = Prompt((Document(_QUESTION["context"]),), _QUESTION["query"], ())
-    rows = {name: _Pair() for name in ("/generate", "/attribute, prepared", "/attribute, not yet")}
-
-    async def generate() -> Any:
-        generating = await engine.generate(prompt, "sentence", Sampling())
-        try:
-            return await generating.finished()
-        finally:
-            generating.close()
-
-    async with httpx.AsyncClient(base_url=address, timeout=_TIMEOUT_S) as client:
-
-        async def timed(into: list[float], work: Any) -> Any:
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(_ROUNDS + 1):
+        for name, way in ways.items():
             started = time.perf_counter()
-            result = await work
-            into.append((time.perf_counter() - started) * 1000)
-            return result
-
-        for _ in range(_ROUNDS):
-            for _ in range(_REPEATS):
-                post = client.post("/generate", json=_QUESTION)
-                reply = await timed(rows["/generate"].http, post)
-                question = {"id": reply.raise_for_status().json()["id"]}
-                for name in ("/attribute, not yet", "/attribute, prepared"):
-                    await timed(rows[name].http, client.post("/attribute", json=question))
-            for _ in range(_REPEATS):
-                answer = await timed(rows["/generate"].bare, generate())
-                for name in ("/attribute, not yet", "/attribute, prepared"):
-                    bare = engine.attribute_generation(answer.generation, Question())
-                    await timed(rows[name].bare, bare)
-    engine.close()
-    return rows
+            rate = way() / (time.perf_counter() - started)
+            if turn:  # the first warms up
+                rates[name].append(rate)
+    return {name: statistics.median(rounds) for name, rounds in rates.items()}
 
 
 def mixed_load(process_id: int, address: str) -> None:
@@ -182,10 +135,6 @@ def main() -> None:
         print(f"| responses | tokens/s | beside one (bar ≥ {SPEEDUP_BAR:g}) |\n|---|---|---|")
         for name, rate in rates.items():
             print(f"| {name} | {rate:.0f} | {rate / one:.2f} |")
-        print(f"\n| call | HTTP ms | bare ms | difference (bar ≤ {HTTP_BAR_MS:g}) |")
-        print("|---|---|---|---|")
-        for name, pair in asyncio.run(_layers(address)).items():
-            print(pair.row(name))
     # stores that are soon full, so that memory which goes on growing is lost
     limits = {"AT2_MAX_RECORDS": "50", "AT2_SCORE_CACHE_MB": "2"}
     with running_server(AT2_MAX_REQUESTS=str(_SLOTS), **limits) as (process, address):

@@ -14,11 +14,14 @@ _START_LIMIT_S = 120
 _STOP_LIMIT_S = 30
 
 
-def start_server(**settings: str) -> tuple[subprocess.Popen[str], str]:
+def start_server(*command: str, **settings: str) -> tuple[subprocess.Popen[str], str]:
     """Start `python -m service` on a free port; returns the process and its address.
 
     It logs warnings only, unless the settings say otherwise: nobody reads its output meanwhile, and
     a full pipe would stop it.
+
+    Args:
+        command: instead of `service`, a module that reads the same settings, and its arguments.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -27,7 +30,7 @@ def start_server(**settings: str) -> tuple[subprocess.Popen[str], str]:
     environment |= {"AT2_PORT": str(port), "AT2_HOST": "127.0.0.1", "HF_HUB_OFFLINE": "1"}
     environment |= {"AT2_LOG_LEVEL": "warning"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "service"],
+        [sys.executable, "-m", *(command or ("service",))],
         env=environment | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -56,9 +59,9 @@ def wait_until_ready(process: subprocess.Popen[str], address: str) -> None:
 
 
 @contextmanager
-def running_server(**settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A server of its own for one test: the process and its address, ready."""
-    process, address = start_server(**settings)
+def running_server(*command: str, **settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server of its own for one test: the process and its address, ready. See `start_server`."""
+    process, address = start_server(*command, **settings)
     try:
         wait_until_ready(process, address)
         yield process, address
