@@ -6,10 +6,12 @@ spans costs one slice and one sum each. Knows nothing of models.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from at2.errors import InputError, SpanError
@@ -203,10 +205,18 @@ class TokenScoreAttributor(Attributor):
     """A method that scores every source for every token of the target; a span is the mean.
 
     A subclass fills the matrix in `_compute_scores`, which is called once at most.
+
+    Args:
+        task: the task; its response is generated when first needed.
+        cache: where the matrix is looked for and put, under "scores" and the other way round,
+            [sources, targets], as in the published package: a tensor or an array.
     """
 
-    def __init__(self, task: AttributionTask) -> None:
+    def __init__(
+        self, task: AttributionTask, cache: MutableMapping[str, Any] | None = None
+    ) -> None:
         super().__init__(task)
+        self._cache: MutableMapping[str, Any] = {} if cache is None else cache
         self._scores: NDArray[np.float32] | None = None
 
     @abstractmethod
@@ -215,13 +225,28 @@ class TokenScoreAttributor(Attributor):
 
     @property
     def scores(self) -> NDArray[np.float32]:
-        """Scores [targets, sources], computed when first read and kept."""
+        """Scores [targets, sources], computed when first read and kept.
+
+        Raises:
+            InputError: the scores in the cache are of another task.
+        """
         if self._scores is None:
-            if self.task.num_sources == 0 or self.task.has_empty_target:
-                shape = (len(self.task.target_ids), self.task.num_sources)
+            shape = (len(self.task.target_ids), self.task.num_sources)
+            given = self._cache.get("scores")
+            if given is not None:
+                scores = torch.as_tensor(given).detach().float().cpu().numpy()
+                if scores.shape != shape[::-1]:
+                    raise InputError(
+                        f"the cached scores are {list(scores.shape)} where the task has "
+                        f"{shape[1]} sources × {shape[0]} target tokens",
+                        param="cache",
+                    )
+                self._scores = scores.T
+            elif self.task.num_sources == 0 or self.task.has_empty_target:
                 self._scores = np.zeros(shape, dtype=np.float32)
             else:
                 self._scores = self._compute_scores()
+                self._cache["scores"] = torch.from_numpy(self._scores.T)
         return self._scores
 
     def prepare_for_attribution(self) -> None:

@@ -1,6 +1,8 @@
 """AT2: attribution scores from attention weights and a trained score estimator."""
 
+from collections.abc import MutableMapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +23,19 @@ class AT2Attributor(TokenScoreAttributor):
     Args:
         task: the task to attribute.
         score_estimator: the trained weights.
+        cache: where scores are looked for and put; see `TokenScoreAttributor`.
 
     Raises:
         EstimatorMismatchError: the estimator was trained for another model.
     """
 
-    def __init__(self, task: AttributionTask, score_estimator: LinearScoreEstimator) -> None:
-        super().__init__(task)
+    def __init__(
+        self,
+        task: AttributionTask,
+        score_estimator: LinearScoreEstimator,
+        cache: MutableMapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(task, cache)
         score_estimator.check_fits(ModelIdentity.of(task.model, task.tokenizer))
         self.score_estimator = score_estimator
 

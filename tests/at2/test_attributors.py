@@ -76,6 +76,22 @@ def test_an_untrained_estimator_scores_as_average_attention(model: Any) -> None:
     )
 
 
+def test_scores_are_put_into_the_cache_and_taken_from_it(model: Any) -> None:
+    task, estimator, cache = small_task(model), _estimator(model), {}
+    ours = AT2Attributor(task, estimator, cache).scores
+    sources, targets = task.num_sources, len(task.target_ids)
+    assert cache["scores"].shape == (sources, targets)  # as the published package keeps them
+    np.testing.assert_array_equal(cache["scores"].numpy().T, ours)
+
+    kept = {"scores": torch.arange(sources * targets).reshape(sources, targets).bfloat16()}
+    given = AT2Attributor(task, estimator, kept).get_attribution_scores(token_start=1, token_end=2)
+    np.testing.assert_array_equal(given, kept["scores"][:, 1].float().numpy())
+
+    other = {"scores": torch.zeros(targets, sources)}
+    with pytest.raises(InputError, match=f"{sources} sources × {targets} target tokens"):
+        AT2Attributor(task, estimator, other).prepare_for_attribution()
+
+
 def test_the_estimator_applied_to_features_gives_the_same_scores(model: Any) -> None:
     task, estimator = small_task(model), _estimator(model)
     first, last = task.target_token_range
