@@ -109,18 +109,24 @@ def _together(parts: Sequence[Tensor], device: torch.device) -> Tensor:
     return found
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that can still be taken on a device; on the CPU within the container's limit."""
+def free_memory(device: torch.device, cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that can still be taken on a device; on the CPU within the container's limit.
+
+    Args:
+        cgroup: where the kernel (cgroup v2) tells of the container's memory.
+    """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = _number(Path("/proc/meminfo"), "MemAvailable:")
     free = 2**33 if free is None else free * 1024
-    limit = _number(Path("/sys/fs/cgroup/memory.max"))
-    used = _number(Path("/sys/fs/cgroup/memory.current"))
+    limit = _number(cgroup / "memory.max")
+    used = _number(cgroup / "memory.current")
     if limit is None or used is None:
         return free
-    # What the kernel keeps of files, such as the shards just written, it gives back when asked.
-    cached = _number(Path("/sys/fs/cgroup/memory.stat"), "\nfile ") or 0
+    # What the kernel keeps of files, such as the shards just written, it gives back when asked;
+    # files that live in memory only (tmpfs) are counted among them and cannot be given back.
+    kept = cgroup / "memory.stat"
+    cached = (_number(kept, "\nfile ") or 0) - (_number(kept, "\nshmem ") or 0)
     return min(free, limit - used + cached)
 
 

@@ -24,7 +24,7 @@ from at2.training.heldout import measure
 from at2.training.manifest import claim, differences, fingerprint
 from at2.training.progress import SECONDS_BETWEEN_LINES, Progress
 from at2.training.shards import ShardFolder, ShardPlan, check_seal, sealed
-from at2.training.table import FeatureTable
+from at2.training.table import FeatureTable, free_memory
 
 # -- how examples are dealt ------------------------------------------------------------------------
 
@@ -246,6 +246,20 @@ def test_rows_that_stay_on_disk_are_not_read_into_memory(tmp_path: Path) -> None
     table.batch(np.arange(0, counts.item(), 5000, dtype=np.int64))
     assert table.num_bytes > (mib - 1) * 2**20
     assert anonymous_mib() - before < mib / 4
+
+
+def test_the_containers_free_memory_counts_what_the_kernel_gives_back(tmp_path: Path) -> None:
+    mib = 2**20
+    (tmp_path / "memory.max").write_text(f"{64 * mib}\n")
+    (tmp_path / "memory.current").write_text(f"{40 * mib}\n")
+    stat = f"anon {10 * mib}\nfile {30 * mib}\nkernel 0\nshmem {20 * mib}\nfile_mapped 7\n"
+    (tmp_path / "memory.stat").write_text(stat)
+    assert free_memory(torch.device("cpu"), tmp_path) == (64 - 40 + 30 - 20) * mib
+
+    whole = free_memory(torch.device("cpu"), tmp_path / "no container")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory(torch.device("cpu"), tmp_path) == pytest.approx(whole, rel=0.1)
+    assert whole > 64 * mib
 
 
 def anonymous_mib() -> float:
