@@ -27,7 +27,8 @@ COPY pyproject.toml README.md ./
 COPY at2 at2
 COPY service service
 COPY trainer_jobs trainer_jobs
-RUN pip install -c constraints.txt ".[jobs]"
+# with CUDA also what spreads a model over GPUs and takes weights in fewer bits
+RUN pip install -c constraints.txt ".[jobs$(test "$VARIANT" = cuda && echo ,large)]"
 
 FROM python:${PYTHON}
 # a writable home, for what libraries keep there; results and downloads go to the volume

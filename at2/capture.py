@@ -368,7 +368,10 @@ def attention_implementation(model: Any, name: str) -> Iterator[None]:
 
 def input_device(model: Any) -> torch.device:
     """Where token ids have to be; models spread over devices have several."""
-    device: torch.device = model.get_input_embeddings().weight.device
+    embeddings = model.get_input_embeddings()
+    device: torch.device = embeddings.weight.device
+    if device.type == "meta":  # kept elsewhere by accelerate, whose hook knows where it runs
+        device = torch.device(embeddings._hf_hook.execution_device)
     return device
 
 

@@ -68,7 +68,7 @@ def embedding_gradients(
 
     Raises:
         InputError: the range does not fit or is empty.
-        UnsupportedModelError: no gradient reaches the embeddings.
+        UnsupportedModelError: no gradient, or not all of it, reaches the embeddings.
     """
     ids = torch.as_tensor(input_ids, dtype=torch.long).to(input_device(model))
     start, end = target_range
@@ -129,12 +129,34 @@ def _one_pass(model: Any, ids: Tensor, start: int, end: int) -> tuple[Tensor, Te
                     f"{type(model).__name__} does not compute its response from its embeddings "
                     "in a way that gradients can follow"
                 )
+            _check_derivatives(model, log_prob)
             (gradient,) = torch.autograd.grad(log_prob, leaves)
     finally:
         _pass.reset(token)
         for hook in hooks:
             hook.remove()
     return leaves[0].detach()[0], gradient[0]
+
+
+def _check_derivatives(model: Any, output: Tensor) -> None:
+    """Refuse kernels without a derivative: torch would take it for zero, with a warning at most.
+
+    Such are bitsandbytes' products with four-bit weights on a CPU.
+
+    Raises:
+        UnsupportedModelError: there is one on the way.
+    """
+    waiting, seen = [output.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if "NotImplemented" in node.name():
+            raise UnsupportedModelError(
+                f"{type(model).__name__} runs kernels that have no gradient (quantized weights)"
+            )
+        seen.add(node)
+        waiting.extend(parent for parent, _ in node.next_functions)
 
 
 @contextmanager

@@ -55,7 +55,7 @@ def get_model_and_tokenizer(
     Args:
         model_name: a hub name, a folder, or "bundled" for the model in this package.
         dtype: of the weights, as a torch type, its name, or "auto" for the checkpoint's own; by
-            default bfloat16 on a GPU, float32 on a CPU.
+            default bfloat16 on a GPU, float32 on a CPU, float16 with eight bits.
         device: where to put the model; by default a GPU if there is one.
         attn_implementation: the kernel for ordinary passes ("sdpa", "eager", "flash_attention_2").
         is_multimodal: whether to take the language model of an image-and-text checkpoint; by
@@ -64,7 +64,7 @@ def get_model_and_tokenizer(
         trust_remote_code: run code that comes with the checkpoint. Off unless asked for.
         device_map: spread the model over devices, "auto" for what there is; instead of `device`.
             Needs accelerate.
-        quantization: "4bit" or "8bit". Needs bitsandbytes and accelerate.
+        quantization: "4bit" or "8bit", on a GPU or a CPU. Needs bitsandbytes and accelerate.
         **kwargs: passed on to `from_pretrained`, e.g. `quantization_config` or `max_memory`.
 
     Returns:
@@ -85,6 +85,8 @@ def get_model_and_tokenizer(
     if quantization is not None:
         kwargs["quantization_config"] = _quantization_config(quantization, device)
         device_map = {"": device} if device_map is None else device_map
+        if dtype is None and quantization == "8bit":
+            dtype = torch.float16  # all that its kernels take
     if device_map is not None:
         _require("accelerate", "device_map")
         kwargs["device_map"] = device_map

@@ -51,10 +51,11 @@ class JobSettings(BaseSettings):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         default="auto",
-        description="Of the weights; `auto` is bfloat16 on a GPU and float32 on a CPU.",
+        description="Of the weights; `auto` is bfloat16 on a GPU, float32 on a CPU, and "
+        "float16 with eight bits.",
     )
     quantization: Literal["4bit", "8bit"] | None = Field(
-        default=None, description="Weights in fewer bits; needs bitsandbytes."
+        default=None, description="Weights in fewer bits; needs accelerate and bitsandbytes."
     )
     attn_implementation: str | None = Field(
         default=None, description="Kernel for generation: `sdpa`, `eager`, `flash_attention_2`."

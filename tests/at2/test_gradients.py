@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from at2.errors import InputError
+from at2.errors import InputError, UnsupportedModelError
 from at2.gradients import embedding_gradients
 from tests.helpers.models import FAMILIES, random_ids, tiny_model
 
@@ -119,6 +119,18 @@ def test_half_precision_gives_finite_gradients_in_float32() -> None:
     found = embedding_gradients(model, random_ids(NUM_TOKENS), TARGETS)
     assert found.gradients.dtype == found.embeddings.dtype == torch.float32
     assert found.gradients.isfinite().all() and found.gradients.any()
+
+
+def test_kernels_without_a_derivative_are_refused() -> None:
+    library = torch.library.Library("at2_tests", "FRAGMENT")  # as quantized weights have them
+    library.define("same(Tensor x) -> Tensor")
+    library.impl("same", lambda x: x.detach().clone(), "CPU")
+    model = tiny_model("llama")
+    model.model.layers[1].self_attn.register_forward_hook(
+        lambda _, __, output: (torch.ops.at2_tests.same(output[0]), *output[1:])
+    )
+    with pytest.raises(UnsupportedModelError, match="no gradient"):
+        embedding_gradients(model, random_ids(NUM_TOKENS), TARGETS)
 
 
 @pytest.mark.parametrize("targets", [(0, 3), (5, 5), (6, 5), (5, NUM_TOKENS + 1)])

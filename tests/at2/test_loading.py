@@ -3,8 +3,9 @@
 import json
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -16,8 +17,8 @@ from transformers import (
 )
 
 from at2 import utils
-from at2.attention import attention_shape, check_capture
-from at2.attributors import AverageAttentionAttributor
+from at2.attention import attention_shape, check_capture, token_scores
+from at2.attributors import METHODS, AverageAttentionAttributor
 from at2.errors import InputError, ModelError, UnsupportedModelError
 from at2.identity import ModelIdentity
 from at2.tasks import SimpleContextAttributionTask
@@ -47,11 +48,11 @@ VISION = {
 }
 
 
-def save_text_model(folder: Path) -> Path:
+def save_text_model(folder: Path, **sizes: int) -> Path:
     tokenizer = tiny_tokenizer("byte_level")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **TEXT))
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **(TEXT | sizes)))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -174,6 +175,63 @@ def test_a_missing_package_is_named(
     monkeypatch.setattr(utils, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=f"pip install {package}"):
         get_model_and_tokenizer("bundled", **given)
+
+
+# Eight bits round the activations as well: from the second layer on, two kernels' last digits may
+# decide which way.
+@pytest.mark.parametrize(("quantization", "layers"), [("4bit", 3), ("8bit", 1)])
+def test_attention_over_quantized_weights_equals_eager_attention(
+    quantization: Literal["4bit", "8bit"], layers: int, tmp_path: Path
+) -> None:
+    sizes = {"hidden_size": 128, "intermediate_size": 192, "head_dim": 32}  # kernels want 64s
+    save_text_model(tmp_path, **sizes)
+
+    def load(attn_implementation: str | None = None) -> Any:
+        model, _ = get_model_and_tokenizer(
+            str(tmp_path),
+            dtype=torch.float32,
+            device="cpu",
+            attn_implementation=attn_implementation,
+            quantization=quantization,
+        )
+        return model
+
+    model, ids = load(), torch.arange(3, 43)
+    assert not model.model.layers[0].self_attn.q_proj.weight.is_floating_point()
+    weights = torch.zeros(3, 4)
+    weights[:layers] = 1 / weights[:layers].numel()
+    found = token_scores(model, ids, (20, 40), weights)
+    with torch.no_grad():
+        eager = load("eager")(ids[None], output_attentions=True, use_cache=False).attentions
+    expected = torch.stack(eager[:layers])[:, 0, :, 19:39, :40].mean((0, 1))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_eight_bits_come_with_half_precision_and_pass_the_self_test() -> None:
+    model, _ = get_model_and_tokenizer(device="cpu", quantization="8bit")
+    assert model.dtype == torch.float16
+    assert check_capture(model) < 0.05
+
+
+@pytest.mark.parametrize("method", ["average_attention", "leave_one_out", "gradient_norm"])
+@pytest.mark.parametrize("on_disk", [["model.layers.1"], ["model.embed_tokens", "lm_head"]])
+def test_a_model_in_several_places_gives_the_same_scores(
+    method: str, on_disk: list[str], text_model: Path, tmp_path: Path
+) -> None:
+    parts = ["embed_tokens", "layers.0", "layers.1", "layers.2", "norm", "rotary_emb"]
+    names = [f"model.{part}" for part in parts] + ["lm_head"]
+    device_map = {name: "disk" if name in on_disk else "cpu" for name in names}
+    spread = get_model_and_tokenizer(
+        str(text_model), device_map=device_map, offload_folder=str(tmp_path)
+    )
+    assert spread[0].hf_device_map == device_map
+    plain = get_model_and_tokenizer(str(text_model), device="cpu")
+    np.testing.assert_array_equal(
+        METHODS[method].build(task_of(*spread)).get_attribution_scores(),
+        METHODS[method].build(task_of(*plain)).get_attribution_scores(),
+    )
+    if "model.embed_tokens" not in on_disk:  # transformers' generate wants them in memory
+        assert task_of(*spread).generate() == task_of(*plain).generate()
 
 
 def test_a_tokenizer_without_offsets_is_refused(text_model: Path, tmp_path: Path) -> None:
