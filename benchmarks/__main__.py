@@ -1,8 +1,26 @@
 """`python -m benchmarks`: every benchmark, one after another."""
 
-from benchmarks import attribution, compute, http_layer, long_context, scaling, sentences, serving
+from benchmarks import (
+    attribution,
+    compute,
+    generation,
+    http_layer,
+    long_context,
+    scaling,
+    sentences,
+    serving,
+)
 
 if __name__ == "__main__":
-    for module in (attribution, sentences, long_context, scaling, compute, serving, http_layer):
+    for module in (
+        attribution,
+        sentences,
+        long_context,
+        scaling,
+        generation,
+        compute,
+        serving,
+        http_layer,
+    ):
         print(f"\n## {module.__name__.split('.')[-1]}\n")
         module.main()

@@ -1,0 +1,110 @@
+"""Responses for the training jobs: fixed batches beside the server's continuous batching.
+
+`python -m benchmarks.generation`: greedy responses to the same prompts, in one process, by turns.
+The jobs generate in fixed batches because what shares a batch must follow from the shard alone;
+here is what that costs, or saves. The larger model ends its responses at random, most of them
+early: the setting in which fixed batches wait longest for their last response.
+"""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from transformers.utils import logging
+
+from at2.tasks.generation import end_ids, generate_responses
+from at2.utils import get_model_and_tokenizer
+from benchmarks.compute import random_llama
+from service.engine.batching import Batcher
+from service.engine.loading import same_weights
+from service.engine.sampling import Sampling
+from trainer_jobs.bundled.names import NameSource
+from trainer_jobs.bundled.questions import ask, task_of
+
+ROUNDS = 3
+_BATCH_SIZES = (4, 16)
+_MAX_NEW_TOKENS = 128
+_CACHE_TOKENS = 8192
+_LARGER: dict[str, Any] = {
+    "vocab_size": 32_000,
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "initializer_range": 0.1,
+    "eos_token_id": list(range(0, 32_000, 50)),
+}
+
+Responses = list[list[int]]
+
+
+def fixed(model: Any, prompts: Responses, batch_size: int) -> Responses:
+    """As the jobs generate: prompts of similar length together."""
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    found: dict[int, list[int]] = {}
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        ids = [prompts[i] for i in batch]
+        visible = [[1] * len(one) for one in ids]
+        kwargs = {"max_new_tokens": _MAX_NEW_TOKENS, "do_sample": False}
+        found |= zip(batch, generate_responses(model, ids, visible, kwargs), strict=True)
+    return [found[i] for i in range(len(prompts))]
+
+
+async def continuous(batcher: Batcher, prompts: Responses) -> Responses:
+    """As the server generates, everything asked for at once."""
+    greedy = Sampling()
+    streams = [
+        batcher.submit(ids, _MAX_NEW_TOKENS, greedy, seed=0, streaming=False) for ids in prompts
+    ]
+    return [[token async for ids in stream for token in ids] for stream in streams]
+
+
+def compare(name: str, model: Any, prompts: Responses) -> None:
+    """Print a row for each way."""
+    batcher = Batcher(same_weights(model), sorted(end_ids(model, {})), _CACHE_TOKENS)
+    batcher.start()
+    ways: dict[str, Callable[[], Responses]] = {
+        f"batches of {size}": partial(fixed, model, prompts, size) for size in _BATCH_SIZES
+    }
+    ways["continuous"] = lambda: asyncio.run(continuous(batcher, prompts))
+    reference = next(iter(ways.values()))()  # warm as well
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    same = dict.fromkeys(ways, len(prompts))
+    for _ in range(ROUNDS):
+        for way, responses in ways.items():
+            started = time.perf_counter()
+            found = responses()
+            seconds[way].append(time.perf_counter() - started)
+            equal = sum(one == other for one, other in zip(found, reference, strict=True))
+            same[way] = min(same[way], equal)
+    batcher.close()
+    first = statistics.median(next(iter(seconds.values())))
+    for way, times in seconds.items():
+        middle = statistics.median(times)
+        print(
+            f"| {name} | {way} | {middle:.1f} s | {middle / first:.2f} "
+            f"| {same[way]} of {len(prompts)} |",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Measure and print."""
+    logging.disable_progress_bar()
+    bundled, tokenizer = get_model_and_tokenizer("bundled", device="cpu")
+    questions = ask(64, seed=123_456, sentences=(4, 16), names=NameSource())
+    prompts = [task_of(asked, bundled, tokenizer).input_ids for asked in questions]
+    print(f"Up to {_MAX_NEW_TOKENS} new tokens, medians of {ROUNDS} rounds by turns\n")
+    print("| model | | time | beside the first | the same responses |")
+    print("|---|---|---:|---:|---:|")
+    compare("bundled, 64 prompts", bundled, prompts)
+    compare("12 layers × 512, 24 prompts", random_llama(_LARGER), prompts[:24])
+
+
+if __name__ == "__main__":
+    main()
