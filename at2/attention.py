@@ -10,6 +10,7 @@ any time is one block of one layer's rows and the result, never layers × heads 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -27,6 +28,9 @@ from at2.capture import (
 from at2.errors import CaptureMismatchError, InputError, UnsupportedModelError
 
 TokenRange = tuple[int, int]
+
+PLAIN = (1.0,)
+"""Exponents of attention as it is, which is what the published package uses."""
 
 # The self-test's prompt is longer than the model's attention window where that stays short.
 _TEST_TOKENS = 24
@@ -116,17 +120,19 @@ def token_scores(
     target_range: TokenRange,
     weights: Tensor,
     *,
+    exponents: Sequence[float] = PLAIN,
     row_bytes: int = DEFAULT_ROW_BYTES,
 ) -> Tensor:
     """Weighted attention of each target token to each token up to the last target.
 
-    `score[t, k] = Σ_layer Σ_head weights[layer, head] · A[layer, head, t - 1, k]`
+    `score[t, k] = Σ_p Σ_layer Σ_head weights[p, layer, head] · A[layer, head, t - 1, k] ** p`
 
     Args:
         model: a transformers decoder.
         input_ids: [tokens]; those after the target are not used.
         target_range: which tokens are targets; the first token of all cannot be one.
-        weights: [layers, heads].
+        weights: [exponents, layers, heads], or [layers, heads] where there is one exponent.
+        exponents: the powers of attention that have weights, each above zero.
         row_bytes: memory for one block of one layer's attention rows.
 
     Returns:
@@ -134,16 +140,18 @@ def token_scores(
         last target itself, is zero: nothing that predicts it can attend to it.
 
     Raises:
-        InputError: the range or the weights do not fit.
+        InputError: the range, the weights or the exponents do not fit.
         UnsupportedModelError: the model's attention cannot be captured.
     """
     ids = _as_ids(input_ids)
     first, last = _rows_of(target_range, len(ids))
     shape = attention_shape(model)
-    if tuple(weights.shape) != (shape.num_layers, shape.num_heads):
+    powers = check_exponents(exponents)
+    by_power = weights[None] if weights.dim() == 2 else weights
+    if tuple(by_power.shape) != (len(powers), shape.num_layers, shape.num_heads):
         raise InputError(
-            f"weights have shape {tuple(weights.shape)}, but the model has "
-            f"{shape.num_layers} layers × {shape.num_heads} heads"
+            f"weights have shape {tuple(weights.shape)}, but the model has {shape.num_layers} "
+            f"layers × {shape.num_heads} heads" + (f", of {len(powers)} powers" * (len(powers) > 1))
         )
     device = input_device(model)
     scores = torch.zeros(last - first, last + 1, dtype=torch.float32, device=device)
@@ -153,9 +161,11 @@ def token_scores(
     def on_layer(layer: int, call: AttentionCall) -> None:
         for start, end in call.blocks(first, last, row_bytes):
             rows = call.rows(start, end)[0]  # [heads, rows, keys]
-            head_weights = weights[layer].to(rows)
-            block = (head_weights @ rows.flatten(1)).view(rows.shape[1:])  # [rows, keys]
-            scores[start - first : end - first, : block.shape[1]] += block.to(scores)
+            for power, of_power in zip(powers, by_power, strict=True):
+                head_weights = of_power[layer].to(rows)
+                block = head_weights @ _raised(rows, power).flatten(1)
+                block = block.view(rows.shape[1:])  # [rows, keys]
+                scores[start - first : end - first, : block.shape[1]] += block.to(scores)
 
     _capture_all(model, shape, ids[:last], on_layer)
     return scores
@@ -168,12 +178,15 @@ def source_features(
     source_ranges: Sequence[TokenRange],
     *,
     source_weights: Tensor | None = None,
+    exponents: Sequence[float] = PLAIN,
     row_bytes: int = DEFAULT_ROW_BYTES,
 ) -> Tensor:
     """Attention of each head from target ranges to source ranges.
 
     Feature `layer · heads + head` is the mean over tokens of the target range of the sum over
-    tokens of the source range. An empty range gives zeros.
+    tokens of the source range. An empty range gives zeros. With several exponents there are as
+    many such features of each, of attention raised to it token by token, one exponent after the
+    other.
 
     Args:
         model: a transformers decoder.
@@ -182,13 +195,15 @@ def source_features(
         source_ranges: any ranges of tokens.
         source_weights: [sums, sources]. With them the result has weighted sums over the sources in
             place of the sources, and what every source gets by itself is never kept.
+        exponents: the powers of attention that are features, each above zero.
         row_bytes: memory for one block of one layer's attention rows.
 
     Returns:
-        Float32 [targets, sources or sums, layers × heads] on the device of the model's embeddings.
+        Float32 [targets, sources or sums, exponents × layers × heads] on the device of the model's
+        embeddings.
 
     Raises:
-        InputError: a range or the weights do not fit.
+        InputError: a range, the weights or the exponents do not fit.
         UnsupportedModelError: the model's attention cannot be captured.
     """
     ids = _as_ids(input_ids)
@@ -198,7 +213,7 @@ def source_features(
             raise InputError(f"source range ({start}, {end}) is not within {len(ids)} tokens")
     shape = attention_shape(model)
     device = input_device(model)
-    heads = shape.num_heads
+    powers = check_exponents(exponents)
     columns = len(source_ranges)
     if source_weights is not None:
         if source_weights.dim() != 2 or source_weights.shape[1] != columns:
@@ -207,15 +222,16 @@ def source_features(
             )
         columns = len(source_weights)
         source_weights = source_weights.to(device, torch.float32)
-    features = torch.zeros(len(target_ranges), columns, shape.num_layers * heads, device=device)
+    features = torch.zeros(
+        len(target_ranges), columns, len(powers), shape.num_layers, shape.num_heads, device=device
+    )
     wanted = [(start, end) for start, end in rows_of_targets if start < end]
     if not wanted or not source_ranges:
-        return features
+        return features.flatten(2)
     first, last = min(start for start, _ in wanted), max(end for _, end in wanted)
     edges = torch.tensor(source_ranges, device=device).clamp(max=last).T  # [start or end, sources]
 
     def on_layer(layer: int, call: AttentionCall) -> None:
-        of_layer = features[..., layer * heads : (layer + 1) * heads]  # [targets, columns, heads]
         for start, end in call.blocks(first, last, row_bytes):
             touched = [
                 (target, max(s, start) - start, min(e, end) - start, e - s)
@@ -225,16 +241,36 @@ def source_features(
             if not touched:
                 continue
             rows = call.rows(start, end)[0]  # [heads, rows, keys]
-            for target, s, e, length in touched:
-                mean = rows[:, s:e].sum(1) / length  # [heads, keys]
-                sums = _range_sums(mean, edges.to(mean.device))  # [heads, sources]
-                by_source = sums.T.to(features)  # [sources, heads]
-                of_layer[target] += (
-                    by_source if source_weights is None else (source_weights @ by_source)
-                )
+            for place, power in enumerate(powers):
+                raised = _raised(rows, power)
+                for target, s, e, length in touched:
+                    mean = raised[:, s:e].sum(1) / length  # [heads, keys]
+                    sums = _range_sums(mean, edges.to(mean.device))  # [heads, sources]
+                    by_source = sums.T.to(features)  # [sources, heads]
+                    features[target, :, place, layer] += (
+                        by_source if source_weights is None else (source_weights @ by_source)
+                    )
 
     _capture_all(model, shape, ids[:last], on_layer)
-    return features
+    return features.flatten(2)
+
+
+def check_exponents(exponents: Sequence[float]) -> tuple[float, ...]:
+    """The powers of attention that features are made of, as they are kept.
+
+    Raises:
+        InputError: there are none, or one is not a number above zero, or is there twice.
+    """
+    powers = tuple(float(exponent) for exponent in exponents)
+    if not powers or len(set(powers)) < len(powers):
+        raise InputError(f"exponents {powers} are none, or not all different", param="exponents")
+    if not all(isfinite(power) and power > 0 for power in powers):
+        raise InputError(f"exponents {powers} are not all above zero", param="exponents")
+    return powers
+
+
+def _raised(rows: Tensor, power: float) -> Tensor:
+    return rows if power == 1 else rows**power
 
 
 def _range_sums(values: Tensor, edges: Tensor) -> Tensor:

@@ -50,7 +50,8 @@ CARD_FILE = "README.md"
 
 
 class LinearScoreEstimator(nn.Module):
-    """A score as a linear function of attention features, one weight per layer and head.
+    """A score as a linear function of attention features, one weight per layer and head (and power
+    of attention, if there are several).
 
     Weights start at 1/n, so that an untrained estimator is average attention.
 
@@ -100,14 +101,20 @@ class LinearScoreEstimator(nn.Module):
             Float32 [attribution_end - attribution_start, attribution_end].
         """
         target = (attribution_start, attribution_end)
-        scores = token_scores(task.model, task.token_ids, target, self.head_weights)
+        exponents = self.feature_extractor.exponents
+        scores = token_scores(
+            task.model, task.token_ids, target, self.head_weights, exponents=exponents
+        )
         return scores if self.linear.bias is None else scores + self.linear.bias.to(scores)
 
     @property
     def head_weights(self) -> Tensor:
-        """The weights as float32 [num_layers, num_heads], detached, on the CPU."""
-        shape = (self.feature_extractor.num_layers, self.feature_extractor.num_heads)
-        return self.linear.weight.detach().to("cpu", torch.float32).view(shape)
+        """The weights as float32, detached, on the CPU: [num_layers, num_heads], or [exponents,
+        num_layers, num_heads] where the features are several powers of attention."""
+        own = self.feature_extractor
+        weights = self.linear.weight.detach().to("cpu", torch.float32)
+        by_power = weights.view(len(own.exponents), own.num_layers, own.num_heads)
+        return by_power[0] if len(own.exponents) == 1 else by_power
 
     @torch.no_grad()
     def project_parameters(self) -> None:
@@ -198,8 +205,9 @@ class LinearScoreEstimator(nn.Module):
         folder = Path(folder)
         self.save(folder / PUBLISHED_FILE, extras, date)
         self.save(folder / SAFETENSORS_FILE, extras, date)
-        extractor = self.feature_extractor
-        card = model_card(self._metadata(extras, date), extractor.num_layers, extractor.num_heads)
+        own = self.feature_extractor
+        metadata = self._metadata(extras, date)
+        card = model_card(metadata, own.num_layers, own.num_heads, own.exponents)
         write_whole(folder / CARD_FILE, card.encode("utf-8"))
 
     def _metadata(self, extras: dict[str, Any] | None, date: str | None) -> dict[str, Any]:

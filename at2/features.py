@@ -3,6 +3,10 @@
 Feature `layer * num_heads + head` of target range T and source range S is the mean over tokens of
 T of the sum over tokens of S of the attention weight (Cohen-Wang, Chuang, Madry 2025,
 arXiv 2504.13752, section 3).
+
+Other powers of the attention weight may join it. A concave one, such as the square root, tells weak
+attention from none, which a sum of a few strong weights drowns: what an ablation does to a response
+grows less than in proportion to the attention that it takes away (`docs/experiments.md`).
 """
 
 from collections.abc import Sequence
@@ -10,11 +14,14 @@ from typing import Any
 
 from torch import Tensor
 
-from at2.attention import attention_shape, source_features
-from at2.errors import EstimatorError
+from at2.attention import PLAIN, attention_shape, check_exponents, source_features
+from at2.errors import EstimatorError, InputError
 from at2.tasks import AttributionTask
 
 TokenRange = tuple[int, int]
+
+_CLASS = "AttentionFeatureExtractor"
+_POWERS_CLASS = "AttentionPowersFeatureExtractor"
 
 
 class AttentionFeatureExtractor:
@@ -24,23 +31,36 @@ class AttentionFeatureExtractor:
         num_layers: captured attention layers of the model.
         num_heads: attention heads in each of them.
         model_type: ignored; kept because published estimator files carry it.
+        exponents: the powers of attention that are features, one block of layers × heads each.
+
+    Raises:
+        InputError: an exponent is not above zero.
     """
 
-    def __init__(self, num_layers: int, num_heads: int, model_type: str | None = None) -> None:
+    def __init__(
+        self,
+        num_layers: int,
+        num_heads: int,
+        model_type: str | None = None,
+        exponents: Sequence[float] = PLAIN,
+    ) -> None:
         self.num_layers = num_layers
         self.num_heads = num_heads
         self.model_type = model_type
+        self.exponents = check_exponents(exponents)
 
     @classmethod
-    def from_model(cls, model: Any) -> "AttentionFeatureExtractor":
+    def from_model(
+        cls, model: Any, exponents: Sequence[float] = PLAIN
+    ) -> "AttentionFeatureExtractor":
         """The extractor for a model, its layers and heads found by a probe."""
         shape = attention_shape(model)
-        return cls(shape.num_layers, shape.num_heads)
+        return cls(shape.num_layers, shape.num_heads, exponents=exponents)
 
     @property
     def num_features(self) -> int:
-        """Layers times heads."""
-        return self.num_layers * self.num_heads
+        """Exponents times layers times heads."""
+        return len(self.exponents) * self.num_layers * self.num_heads
 
     def __call__(
         self,
@@ -62,18 +82,22 @@ class AttentionFeatureExtractor:
             list(target_ranges),
             task.source_token_ranges,
             source_weights=source_weights,
+            exponents=self.exponents,
         )
 
     def serialize(self) -> dict[str, Any]:
-        """The published layout: class name and constructor arguments."""
-        return {
-            "class": "AttentionFeatureExtractor",
-            "kwargs": {
-                "num_layers": self.num_layers,
-                "num_heads": self.num_heads,
-                "model_type": self.model_type,
-            },
+        """The published layout: class name and constructor arguments.
+
+        What the published package does not have goes by a name that it refuses.
+        """
+        kwargs: dict[str, Any] = {
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "model_type": self.model_type,
         }
+        if self.exponents == PLAIN:
+            return {"class": _CLASS, "kwargs": kwargs}
+        return {"class": _POWERS_CLASS, "kwargs": {**kwargs, "exponents": list(self.exponents)}}
 
     @classmethod
     def deserialize(cls, data: dict[str, Any]) -> "AttentionFeatureExtractor":
@@ -84,10 +108,13 @@ class AttentionFeatureExtractor:
         """
         try:
             name, kwargs = data["class"], data["kwargs"]
-            if name != "AttentionFeatureExtractor":
+            if name not in (_CLASS, _POWERS_CLASS):
                 raise EstimatorError(f"unknown feature extractor {name!r}")
-            extractor = cls(int(kwargs["num_layers"]), int(kwargs["num_heads"]))
-        except (KeyError, TypeError, ValueError) as error:
+            exponents = kwargs["exponents"] if name == _POWERS_CLASS else PLAIN
+            extractor = cls(
+                int(kwargs["num_layers"]), int(kwargs["num_heads"]), exponents=exponents
+            )
+        except (KeyError, TypeError, ValueError, InputError) as error:
             raise EstimatorError(f"malformed feature extractor: {error!r}") from error
         extractor.model_type = kwargs.get("model_type")
         return extractor

@@ -5,7 +5,7 @@ are shown as code and cannot add headings, links or fields.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _PAPER = "https://arxiv.org/abs/2504.13752"
@@ -24,17 +24,21 @@ attributor.show_attribution()
 ```"""
 
 
-def model_card(metadata: Mapping[str, Any], num_layers: int, num_heads: int) -> str:
+def model_card(
+    metadata: Mapping[str, Any], num_layers: int, num_heads: int, exponents: Sequence[float]
+) -> str:
     """Markdown with the header that the Hugging Face hub reads.
 
     Args:
         metadata: an estimator's `extras`; see `at2.estimators`.
         num_layers, num_heads: the shape of its weights.
+        exponents: the powers of attention that each have such weights.
     """
     identity = _section(metadata, "identity")
     model = identity.get("model")
     facts = {
         "layers × heads": f"{num_layers} × {num_heads}",
+        "exponents": ", ".join(f"{exponent:g}" for exponent in exponents),
         **{key: identity.get(key) for key in ("model", "revision", "config", "tokenizer")},
         **{key: metadata.get(key) for key in ("dataset", "library_version", "date")},
     }

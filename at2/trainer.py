@@ -137,7 +137,7 @@ class AT2Trainer:
 
     @property
     def num_features(self) -> int:
-        """Features of one source: layers times heads."""
+        """Features of one source: see `AttentionFeatureExtractor.num_features`."""
         return self.feature_extractor.num_features
 
     @property

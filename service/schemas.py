@@ -276,6 +276,7 @@ class EstimatorInfo(BaseModel):
     name: str
     num_layers: int
     num_heads: int
+    exponents: list[float] = Field(description="Powers of attention that have weights.")
     metadata: dict[str, Any]
 
 

@@ -119,6 +119,14 @@ class JobSettings(BaseSettings):
     split_target_by: Literal["sentence", "paragraph", "word", "token", "response"] = Field(
         default="sentence", description="Parts of the response whose probability is predicted."
     )
+    exponents: Annotated[
+        tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...], NoDecode
+    ] = Field(
+        default=(1.0,),
+        min_length=1,
+        description="Powers of attention that are features, separated by commas: `1` as "
+        "published; `1,0.5` predicts ablations better, and other packages do not read it.",
+    )
     max_new_tokens: int | None = Field(
         default=None,
         ge=1,
@@ -221,14 +229,14 @@ class JobSettings(BaseSettings):
             return {name: [v] if isinstance(v, str) else v for name, v in value.items()}
         return value
 
-    @field_validator("methods", "evaluate_top_k", "evaluate_ablations", mode="before")
+    @field_validator("exponents", "methods", "evaluate_top_k", "evaluate_ablations", mode="before")
     @classmethod
     def _items(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(item.strip() for item in value.split(",") if item.strip())
         return value
 
-    @field_validator("methods", "evaluate_top_k", "evaluate_ablations")
+    @field_validator("exponents", "methods", "evaluate_top_k", "evaluate_ablations")
     @classmethod
     def _different(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(set(value)) < len(value):

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from at2 import AT2Trainer
+from at2 import AT2Trainer, AttentionFeatureExtractor
 from at2.errors import At2Error, DamagedFileError, EstimatorError, InputError, is_out_of_memory
 from at2.estimators import LinearScoreEstimator, load_estimator
 from at2.evaluation import markdown
@@ -81,11 +81,14 @@ class Job:
         """The library's trainer, which does the work."""
         settings = self.settings
         split = settings.split_target_by
+        model, tokenizer = self.model_and_tokenizer
         return AT2Trainer(
             settings.out,
             self.examples.examples,
-            *self.model_and_tokenizer,
+            model,
+            tokenizer,
             self.task,
+            AttentionFeatureExtractor.from_model(model, settings.exponents),
             split_target_by=None if split == "response" else split,
             num_masks=settings.num_masks,
             seed=settings.seed,

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from at2.attention import token_scores
 from at2.attributors.base import TokenScoreAttributor, sum_by_source
 from at2.estimators import LinearScoreEstimator
 from at2.identity import ModelIdentity
@@ -57,10 +56,5 @@ class AT2Attributor(TokenScoreAttributor):
 
     def _compute_scores(self) -> NDArray[np.float32]:
         task = self.task
-        scores = token_scores(
-            task.model, task.token_ids, task.target_token_range, self.score_estimator.head_weights
-        )  # [targets, tokens]
-        bias = self.score_estimator.linear.bias
-        if bias is not None:  # a constant for every token of a source
-            scores = scores + bias.detach().to(scores)
+        scores = self.score_estimator.get_scores(task, *task.target_token_range)
         return sum_by_source(scores.cpu().numpy(), task.source_token_ranges)

@@ -61,6 +61,7 @@ async def info(engine: EngineDep) -> InfoReply:
                 name=name,
                 num_layers=estimator.feature_extractor.num_layers,
                 num_heads=estimator.feature_extractor.num_heads,
+                exponents=list(estimator.feature_extractor.exponents),
                 metadata=estimator.extras,
             )
             for name, estimator in engine.estimators.items()

@@ -85,6 +85,57 @@ def test_features_are_means_over_targets_of_sums_over_sources() -> None:
                     )
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt_oss"])
+def test_powers_of_attention_are_taken_token_by_token(family: str) -> None:
+    ids, exponents = random_ids(TOKENS), (1.0, 0.5, 2.0)
+    expected = eager_attention(family, ids).double()  # [layers, heads, tokens, tokens]
+    layers, heads = expected.shape[:2]
+    weights = torch.randn(3, layers, heads, generator=torch.Generator().manual_seed(2))
+    targets, sources = [(30, 45), (40, 48)], [(0, 5), (5, 20), (12, 12)]
+
+    scores = token_scores(tiny_model(family), ids, (30, 45), weights, exponents=exponents)
+    features = source_features(tiny_model(family), ids, targets, sources, exponents=exponents)
+
+    raised = torch.stack([expected**p for p in exponents])  # [exponents, layers, heads, …]
+    by_hand = torch.einsum("plh,plhtk->tk", weights.double(), raised[..., 29:44, :45])
+    # near zero a root is steep: what the weights themselves differ by, 1e-6, is 1e-3 of its root
+    torch.testing.assert_close(scores.double(), by_hand, rtol=1e-4, atol=1e-4)
+    assert features.shape == (2, 3, 3 * layers * heads)
+    for t, (start, end) in enumerate(targets):
+        for s, (first, last) in enumerate(sources):
+            block = raised[..., start - 1 : end - 1, first:last].sum(-1).mean(-1).flatten()
+            torch.testing.assert_close(features[t, s].double(), block, rtol=1e-4, atol=1e-4)
+
+
+def test_one_exponent_needs_no_dimension_of_its_own() -> None:
+    model, ids, weights = tiny_model("llama"), random_ids(TOKENS), torch.rand(3, 4)
+    assert torch.equal(
+        token_scores(model, ids, (20, 30), weights),
+        token_scores(model, ids, (20, 30), weights[None], exponents=(1,)),
+    )
+
+
+@pytest.mark.parametrize("exponents", [(), (1.0, 1.0), (0.0,), (-0.5, 1.0), (float("nan"),)])
+def test_exponents_that_are_none_are_refused(exponents: tuple[float, ...]) -> None:
+    model, ids = tiny_model("llama"), random_ids(TOKENS)
+    weights = torch.ones(len(exponents), 3, 4)
+    with pytest.raises(InputError, match="exponents"):
+        token_scores(model, ids, (20, 30), weights, exponents=exponents)
+    with pytest.raises(InputError, match="exponents"):
+        source_features(model, ids, [(20, 30)], [(0, 5)], exponents=exponents)
+
+
+def test_weights_must_have_every_exponent() -> None:
+    with pytest.raises(InputError, match="of 2 powers"):
+        token_scores(
+            tiny_model("llama"),
+            random_ids(TOKENS),
+            (20, 30),
+            torch.ones(3, 4),
+            exponents=(1.0, 0.5),
+        )
+
+
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt_oss"])
 def test_results_do_not_depend_on_the_block_size(family: str) -> None:
     model, ids = tiny_model(family), random_ids(TOKENS)

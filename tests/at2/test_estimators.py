@@ -49,6 +49,31 @@ def test_what_is_saved_is_loaded(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_powers_of_attention_are_saved_and_loaded(tmp_path: Path, suffix: str) -> None:
+    saved = LinearScoreEstimator(AttentionFeatureExtractor(3, 4, exponents=(1, 0.5)))
+    torch.nn.init.normal_(saved.linear.weight)
+    saved.save(tmp_path / f"e.{suffix}")
+    loaded = LinearScoreEstimator.load(tmp_path / f"e.{suffix}")
+    assert loaded.feature_extractor.exponents == (1.0, 0.5)
+    assert loaded.head_weights.shape == (2, 3, 4)
+    assert torch.equal(loaded.head_weights, saved.head_weights)
+
+
+def test_scores_of_an_estimator_are_its_weights_times_its_features() -> None:
+    tokenizer = tiny_tokenizer("byte_level")
+    model = tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=512)
+    task = SimpleContextAttributionTask("Ada swims. Ben rows.", "Who swims?", model, tokenizer)
+    task.set_generation("Ada does.")
+    extractor = AttentionFeatureExtractor.from_model(model, exponents=(1, 0.5))
+    estimator = LinearScoreEstimator(extractor)
+    torch.nn.init.normal_(estimator.linear.weight, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        by_hand = estimator(extractor(task, [task.target_token_range]))[0, :, 0].numpy()
+    scores = AT2Attributor(task, estimator).get_attribution_scores()
+    assert scores == pytest.approx(by_hand, abs=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_saving_twice_gives_the_same_bytes(tmp_path: Path, suffix: str) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -98,6 +123,12 @@ def test_a_torn_file_is_refused_in_one_line(tmp_path: Path, suffix: str, keep: f
         {"state_dict": {}},
         {"feature_extractor": {"class": "Unknown", "kwargs": {}}},
         {"feature_extractor": {"class": "AttentionFeatureExtractor", "kwargs": {}}},
+        {
+            "feature_extractor": {
+                "class": "AttentionPowersFeatureExtractor",
+                "kwargs": {"num_layers": 3, "num_heads": 4, "exponents": [0]},
+            }
+        },
         {"kwargs": None},
         {"state_dict": {"linear.weight": torch.full((1, 12), float("nan"))}},
         {"state_dict": {"linear.weight": torch.ones(1, 13)}},

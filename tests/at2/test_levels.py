@@ -59,7 +59,7 @@ def model_for(kind: str) -> tuple[Any, Any]:
 
 @cache
 def estimator() -> LinearScoreEstimator:
-    made = LinearScoreEstimator(AttentionFeatureExtractor(3, 4))
+    made = LinearScoreEstimator(AttentionFeatureExtractor(3, 4, exponents=(1, 0.5)))
     torch.nn.init.normal_(made.linear.weight, generator=torch.Generator().manual_seed(0))
     return made
 

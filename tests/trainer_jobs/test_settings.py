@@ -60,7 +60,7 @@ def test_tables_and_lists_are_written_alike_everywhere(
     path.write_text(
         'out = "x"\nmethods = ["at2", "random"]\nevaluate_top_k = [1, 2]\n'
         "columns = { query = 'q', context = 'c' }\nwhere = { a = ['b', 'c'], d = 'e' }\n"
-        "shorter_than = { c = 9 }\nevaluate_ablations = ['remove']\n"
+        "shorter_than = { c = 9 }\nevaluate_ablations = ['remove']\nexponents = [1, 0.5]\n"
     )
     texts = {
         "methods": "at2, random",
@@ -69,6 +69,7 @@ def test_tables_and_lists_are_written_alike_everywhere(
         "where": "a=b|c,d=e",
         "shorter-than": "c=9",
         "evaluate-ablations": "remove",
+        "exponents": "1, 0.5",
     }
     from_file = read("--config", str(path)).model_dump(exclude={"config"})
     flags = [word for name, text in texts.items() for word in (f"--{name}", text)]
@@ -95,6 +96,8 @@ def test_tables_and_lists_are_written_alike_everywhere(
         (["--methods", "at2,at2"], "methods='at2,at2': something is given twice"),
         (["--methods", ","], "methods=(): Tuple should have at least 1 item"),
         (["--evaluate-top-k", "1,0"], "evaluate_top_k.1='0': Input should be greater than"),
+        (["--exponents", "1,0"], "exponents.1='0': Input should be greater than 0"),
+        (["--exponents", "1,1"], "exponents='1,1': something is given twice"),
         (["--save-name", "../x"], "save_name='../x': String should match pattern"),
         (["--nonsense", "1"], "unrecognized arguments: --nonsense 1"),
         (["--num-mask", "1"], "unrecognized arguments: --num-mask 1"),
