@@ -42,11 +42,10 @@ def _problems(error: ValueError) -> list[str]:
         return [str(error)]
     lines = []
     for problem in error.errors():
-        setting = str(problem["loc"][0]) if problem["loc"] else ""
+        setting, *inside = map(str, problem["loc"]) if problem["loc"] else [""]
         value = "" if setting in _SECRET else f"={problem['input']!r}"
-        lines.append(
-            f"AT2_{setting.upper()}{value}: {problem['msg'].removeprefix('Value error, ')}"
-        )
+        name = ".".join([setting.upper(), *inside])
+        lines.append(f"AT2_{name}{value}: {problem['msg'].removeprefix('Value error, ')}")
     return lines
 
 

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -17,7 +18,13 @@ from rich.console import Console
 from service.citations import print_answer, print_attributions
 from service.client import AuthenticationError, Client, ClientError, ConnectionFailedError
 from service.client.wire import DEFAULT_URL
-from service.schemas import AttributeReply, GenerateReply, Method, SourceType
+from service.schemas import (
+    MAX_DOCUMENT_ID,
+    AttributeReply,
+    GenerateReply,
+    Method,
+    SourceType,
+)
 
 STDIN = "-"
 
@@ -45,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return serve(given[1:], program="at2 serve")
     parser = _parser()
     options = parser.parse_args(given)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all of Unicode
     try:
         return int(options.run(options))
     except (_UsageError, ClientError) as error:
@@ -238,7 +247,12 @@ def _attribute(options: argparse.Namespace) -> int:
 def _documents(names: Sequence[str]) -> list[dict[str, str]]:
     if names.count(STDIN) > 1:
         raise _UsageError("- can be given only once")
-    return [{"id": name, "text": _read(name)} for name in names]
+    return [{"id": _id(name), "text": _read(name)} for name in names]
+
+
+def _id(name: str) -> str:
+    """A file's name as the id of a document: text, and no longer than an id may be."""
+    return os.fsencode(name).decode(errors="replace")[-MAX_DOCUMENT_ID:]
 
 
 def _read(name: str) -> str:

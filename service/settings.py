@@ -13,6 +13,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 BUNDLED_MODEL = "bundled"
 """`at2.bundled.NAME`, which a test compares with it."""
 
+_DAY = 86_400
+_CENTURY = 100 * 365 * _DAY
+"""Seconds; what is longer is no limit, and too long for the clocks of some libraries."""
+
 
 class Settings(BaseSettings):
     """Settings with their defaults; `README.md` lists them, and a test compares the two."""
@@ -76,11 +80,14 @@ class Settings(BaseSettings):
     request_seconds: float = Field(
         default=120.0,
         gt=0,
+        le=_DAY,
+        allow_inf_nan=False,
         description="A generation or attribution that takes longer gets 504.",
     )
     cache_tokens: int | None = Field(
         default=None,
         ge=64,
+        le=2**31,
         description="Tokens that all running generations share in the key-value cache; by default "
         "8192 on a CPU and 65536 on a GPU.",
     )
@@ -100,7 +107,9 @@ class Settings(BaseSettings):
         description="Where generations are kept: `memory`, `none`, or a file (SQLite), which "
         "outlives the process.",
     )
-    store_seconds: int = Field(default=86_400, ge=1, description="How long a generation is kept.")
+    store_seconds: int = Field(
+        default=_DAY, ge=1, le=_CENTURY, description="How long a generation is kept."
+    )
     store_mb: int = Field(
         default=1024, ge=1, description="Size of all that is kept, in MB; the oldest go first."
     )
@@ -131,6 +140,8 @@ class Settings(BaseSettings):
     shutdown_seconds: float = Field(
         default=30.0,
         ge=0,
+        le=_DAY,
+        allow_inf_nan=False,
         description="How long running requests may take to finish when the server stops.",
     )
     open_metrics: bool = Field(

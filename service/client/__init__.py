@@ -21,6 +21,7 @@ from service.client.errors import (
     ProtocolError,
     ServerError,
     UnavailableError,
+    UnsendableError,
 )
 from service.client.retry import Retry
 from service.client.sync import Client, GenerationStream
@@ -42,4 +43,5 @@ __all__ = [
     "Retry",
     "ServerError",
     "UnavailableError",
+    "UnsendableError",
 ]

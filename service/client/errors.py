@@ -1,6 +1,7 @@
 """Every exception of the client.
 
     ClientError
+    ├── UnsendableError             what was given cannot be sent: no request was made
     ├── ConnectionFailedError       no reply: nothing listens there, or the connection broke
     ├── ProtocolError               a reply that is none of this server's
     └── ApiError                    the server said no; has its message, type, code and status
@@ -25,6 +26,10 @@ from service.schemas import ErrorBody, ErrorReply
 
 class ClientError(Exception):
     """Base of all errors of the client; its message is one line."""
+
+
+class UnsendableError(ClientError):
+    """What was given cannot be sent: text that is none, a number that JSON has not, no address."""
 
 
 class ConnectionFailedError(ClientError):

@@ -40,7 +40,7 @@ class Client:
         retry: Retry | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        with wire.transport_errors(url):
+        with wire.transport_errors(url), wire.sending_errors():
             self._http = httpx.Client(
                 base_url=url, headers=wire.headers(key), timeout=timeout, transport=transport
             )
@@ -218,7 +218,8 @@ class Client:
         attempt = 0
         while True:
             attempt += 1
-            request = self._http.build_request(method, path, json=body)
+            with wire.sending_errors():
+                request = self._http.build_request(method, path, json=body)
             with wire.transport_errors(self._http.base_url):
                 response = self._http.send(request, stream=True)
             try:

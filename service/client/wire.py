@@ -17,6 +17,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from service.client.errors import (
     ConnectionFailedError,
     ProtocolError,
+    UnsendableError,
     of_event,
     of_response,
 )
@@ -105,6 +106,7 @@ def transport_errors(url: httpx.URL | str) -> Iterator[None]:
     """Turn the exceptions of the HTTP library into ours.
 
     Raises:
+        UnsendableError: the address is none.
         ConnectionFailedError: there was no reply, or half of one.
         ProtocolError: the reply is not what HTTP or server-sent events are made of.
     """
@@ -115,11 +117,27 @@ def transport_errors(url: httpx.URL | str) -> Iterator[None]:
     except httpx.TimeoutException as error:
         raise ConnectionFailedError(f"{url} did not answer in time") from error
     except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
-        raise ConnectionFailedError(f"{url} is not an address such as {DEFAULT_URL}") from error
+        raise UnsendableError(f"{url} is not an address such as {DEFAULT_URL}") from error
     except (SSEError, httpx.DecodingError) as error:
         raise ProtocolError(f"{url} does not answer as this client expects") from error
     except httpx.HTTPError as error:
         raise ConnectionFailedError(f"the connection to {url} broke off") from error
+
+
+@contextmanager
+def sending_errors() -> Iterator[None]:
+    """Around what makes a request of values.
+
+    Raises:
+        UnsendableError: one of them cannot be sent.
+    """
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        shown = ascii(error.object[max(0, error.start - 10) : error.end + 10])
+        raise UnsendableError(f"{shown} cannot be sent: it is not {error.encoding} text") from error
+    except (TypeError, ValueError) as error:
+        raise UnsendableError(f"what was given cannot be sent: {error}") from error
 
 
 def result(response: httpx.Response, model: type[R]) -> R:

@@ -207,6 +207,27 @@ def test_an_empty_answer_is_not_attributed(
     assert capsys.readouterr().out.strip() == ""
 
 
+def test_any_file_name_becomes_an_id(scripted: dict[str, Any]) -> None:
+    folder = "/".join(["d" * 200] * 2)
+    Path(folder).mkdir(parents=True)
+    for name in (f"{folder}/a.txt", "\udcff.txt"):
+        Path(name).write_text(SECOND)
+        assert cli.main(["ask", "--context", name, "Where?"]) == 0
+    ids = [body["documents"][0]["id"] for _, body, _ in scripted["asked"][::2]]
+    assert ids == [f"{folder}/a.txt"[-256:], "\N{REPLACEMENT CHARACTER}.txt"]
+
+
+def test_a_terminal_that_does_not_know_a_letter_gets_its_number(
+    scripted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "ascii"))
+    scripted["generate"] = (GENERATION.model_copy(update={"response": "Été 😀"}).model_dump(),)
+    assert cli.main(["ask", "--context", "b.txt", "Where?", "--json"]) == 0
+    sys.stdout.flush()
+    assert rb"\xc9t\xe9 \U0001f600" in raw.getvalue()
+
+
 def test_the_key_comes_from_the_environment_or_a_flag(
     scripted: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,6 +295,9 @@ def test_standard_input_is_a_document(
         (["attribute", "--context", "b.txt", "--query", "q", "--response", "empty.txt"], "empty"),
         (["ask", "--context", "b.txt", "q", "--url", "http://127.0.0.1:1"], "at2 serve"),
         (["ask", "--context", "b.txt", "q", "--url", "nowhere"], "nowhere"),
+        (["ask", "--context", "b.txt", "q", "--temperature", "nan"], "cannot be sent"),
+        (["ask", "--context", "b.txt", "q", "--key", "ключ"], "cannot be sent"),
+        (["ask", "--context", "b.txt", "\udcff"], "cannot be sent"),
     ],
 )
 def test_an_error_is_one_line(
@@ -356,6 +380,12 @@ def test_serve_has_a_flag_for_every_setting(capsys: pytest.CaptureFixture[str]) 
         ([], {"AT2_API_KEYS": "secret"}, "at least 16"),
         (["--api-keys-file", "no/such"], {}, "no/such: No such file"),
         (["--cors-origins", "example.org"], {}, "AT2_CORS_ORIGINS"),
+        (["--request-seconds", "inf"], {}, "AT2_REQUEST_SECONDS='inf'"),
+        (["--request-seconds", "1e9"], {}, "AT2_REQUEST_SECONDS='1e9'"),
+        (["--shutdown-seconds", "nan"], {}, "AT2_SHUTDOWN_SECONDS='nan'"),
+        ([], {"AT2_STORE_SECONDS": "1" + "0" * 20}, "AT2_STORE_SECONDS"),
+        ([], {"AT2_CACHE_TOKENS": "1" + "0" * 12}, "AT2_CACHE_TOKENS"),
+        ([], {"AT2_ESTIMATORS": '{"a": 1}'}, "AT2_ESTIMATORS.a=1"),
     ],
 )
 def test_a_server_with_a_wrong_setting_says_which_and_does_not_start(

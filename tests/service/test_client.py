@@ -35,6 +35,7 @@ from service.client import (
     Retry,
     ServerError,
     UnavailableError,
+    UnsendableError,
     errors,
 )
 from service.client.retry import parse_retry_after
@@ -347,14 +348,37 @@ def _closed_port() -> str:
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
 
 
-@pytest.mark.parametrize("address", [_closed_port(), "127.0.0.1:8000", "ftp://a", "http://[::"])
+@pytest.mark.parametrize(
+    ("address", "kind"),
+    [
+        (_closed_port(), ConnectionFailedError),
+        ("127.0.0.1:8000", UnsendableError),
+        ("ftp://a", UnsendableError),
+        ("http://[::", UnsendableError),
+    ],
+)
 def test_where_no_server_is_the_error_names_the_address(
-    make: Callable[..., Both], address: str
+    make: Callable[..., Both], address: str, kind: type[Exception]
 ) -> None:
-    for call in (lambda: make(address=address).call("info"), make(address=address).read):
-        with pytest.raises(ConnectionFailedError) as caught:
+    for call in (lambda: make(address=address).call("info"), lambda: make(address=address).read()):
+        with pytest.raises(kind) as caught:
             call()
         assert address in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"temperature": float("nan")}, {"context": "a \udfff"}, {"messages": [("user", "\udfff")]}],
+)
+def test_what_cannot_be_sent_is_told_as_such(both: Both, given: dict[str, Any]) -> None:
+    with pytest.raises(UnsendableError) as caught:
+        both.call("generate", "q", **({"context": "c"} | given))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_is_no_header_is_told_as_such(make: Callable[..., Both]) -> None:
+    with pytest.raises(UnsendableError, match="ascii"):
+        make(key="ключ").call("info")
 
 
 def test_a_server_that_falls_silent_is_given_up(make: Callable[..., Both], script: Script) -> None:
