@@ -14,9 +14,11 @@ from at2.errors import At2Error, InputError, PromptTooLongError, SpanError
 from service.disconnect import ClientGoneError
 from service.failures import (
     BusyError,
+    DamagedRecordError,
     DeadlineError,
     EngineDownError,
     NoMemoryError,
+    OtherModelError,
     ServerFailure,
     StoreError,
 )
@@ -38,8 +40,16 @@ _FAILURES: tuple[tuple[type[ServerFailure], int, str, str], ...] = (
     (NoMemoryError, 507, "server_error", "out_of_memory"),
     (EngineDownError, 503, "server_error", "engine_down"),
     (StoreError, 503, "server_error", "store_unavailable"),
+    (OtherModelError, 409, "invalid_request_error", "other_model"),
+    (DamagedRecordError, 500, "server_error", "damaged_record"),
 )
 """Status, type and code of each failure that is no fault of the request."""
+
+_SHOWN = 64
+"""Characters of a field's name that an error repeats."""
+
+_UNREADABLE_BODY = "There was an error parsing the body"
+"""FastAPI's words for a body that it could not decode for another reason than JSON's grammar."""
 
 _RETRY_AFTER_DOWN = 5
 """Seconds in which an engine that ran out of memory is back, or its process replaced."""
@@ -94,7 +104,8 @@ class _NoReply(Response):
 def _validation_reply(error: RequestValidationError) -> JSONResponse:
     """The first thing that is wrong with a request's body, path or query."""
     first = error.errors()[0]
-    where = [str(part) for part in first["loc"][1:]]  # the first part is "body" or "path"
+    # the first part is "body" or "path"; a field that there is not has any name
+    where = [str(part)[:_SHOWN] for part in first["loc"][1:]]
     if first["type"] == "json_invalid":
         return reply(
             400, "the body is not valid JSON", kind="invalid_request_error", code="invalid_json"
@@ -103,6 +114,10 @@ def _validation_reply(error: RequestValidationError) -> JSONResponse:
     message = first["msg"].removeprefix("Value error, ")
     if param:
         message = f"{param}: {message}"
+    elif first["loc"] == ("body",) and first["type"] == "missing":
+        message = "the body is empty: send an object as JSON"
+    elif first["loc"] == ("body",) and isinstance(first.get("input"), (bytes, str)):
+        message = "the body is no object: send one as JSON, with Content-Type: application/json"
     return reply(400, message, kind="invalid_request_error", param=param, code=str(first["type"]))
 
 
@@ -143,6 +158,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+        if error.detail == _UNREADABLE_BODY:
+            message = "the body cannot be read as JSON: not UTF-8, compressed, or nested too deeply"
+            return reply(400, message, kind="invalid_request_error", code="invalid_json")
         kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
         response = reply(
             error.status_code,

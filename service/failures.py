@@ -5,7 +5,9 @@
     ├── DeadlineError        the request took longer than it may
     ├── NoMemoryError        the request did not fit the memory; the server goes on
     ├── EngineDownError      the engine cannot generate, for now or for good
-    └── StoreError           the store of generations cannot be read or written
+    ├── OtherModelError      a generation is of another model than the one that is served
+    ├── StoreError           the store of generations cannot be read or written
+    └── DamagedRecordError   a generation cannot be read, and never will be
 
 Knows nothing of HTTP: `service.errors` says which status each has. Messages are one line, and safe
 to show to a user.
@@ -50,5 +52,27 @@ class EngineDownError(ServerFailure):
         super().__init__(message)
 
 
+class OtherModelError(ServerFailure):
+    """A generation is of another model than the one that is served.
+
+    Args:
+        generation_id: the generation.
+        model: the one that is served.
+    """
+
+    def __init__(self, generation_id: str, model: str) -> None:
+        super().__init__(
+            f"generation {generation_id!r} was not written by the model served here, {model}, or "
+            "by other weights of it: send its context, query and response instead"
+        )
+
+
 class StoreError(ServerFailure):
     """The store of generations cannot be read or written."""
+
+
+class DamagedRecordError(ServerFailure):
+    """A generation cannot be read, and never will be."""
+
+    def __init__(self, generation_id: str) -> None:
+        super().__init__(f"the record of generation {generation_id!r} is damaged")

@@ -2,7 +2,14 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 
 SourceType = Literal["document", "paragraph", "sentence", "word", "token"]
 Method = Literal[
@@ -19,7 +26,28 @@ Method = Literal[
 
 DEFAULT_TOP_K = 8
 
-_NonBlank = Annotated[str, StringConstraints(min_length=1, pattern=r"\S")]
+MAX_DOCUMENT_ID = 256
+"""Characters: every source of a document repeats its id."""
+
+
+def _encodable(value: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"character {error.start} is half of a surrogate pair, which is no text"
+        ) from None
+    return value
+
+
+_Text = Annotated[str, AfterValidator(_encodable)]
+_NonEmpty = Annotated[str, StringConstraints(min_length=1), AfterValidator(_encodable)]
+_NonBlank = Annotated[
+    str, StringConstraints(min_length=1, pattern=r"\S"), AfterValidator(_encodable)
+]
+_DocumentId = Annotated[
+    str, StringConstraints(max_length=MAX_DOCUMENT_ID), AfterValidator(_encodable)
+]
 
 
 class _Request(BaseModel):
@@ -29,10 +57,10 @@ class _Request(BaseModel):
 class Document(_Request):
     """One document of the caller's."""
 
-    id: str | None = Field(
+    id: _DocumentId | None = Field(
         default=None, description="The caller's name for it, repeated in sources."
     )
-    title: str | None = Field(default=None, description="Shown to the model above the text.")
+    title: _Text | None = Field(default=None, description="Shown to the model above the text.")
     text: _NonBlank
 
 
@@ -40,7 +68,7 @@ class Message(_Request):
     """An earlier turn of the conversation."""
 
     role: Literal["system", "user", "assistant"]
-    content: str
+    content: _Text
 
 
 class _Prompt(_Request):
@@ -65,8 +93,10 @@ class GenerateRequest(_Prompt):
     max_new_tokens: int | None = Field(
         default=None, ge=1, description="By default 256, or less if the model has no room for them."
     )
-    temperature: float = Field(default=0.0, ge=0.0, le=5.0, description="0 is greedy decoding.")
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    temperature: float = Field(
+        default=0.0, ge=0.0, le=5.0, allow_inf_nan=False, description="0 is greedy decoding."
+    )
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0, allow_inf_nan=False)
     seed: int | None = Field(
         None, ge=0, lt=2**63, description="Makes sampling repeatable; ignored when greedy."
     )
@@ -154,10 +184,8 @@ class Span(_Request):
 class AttributeRequest(_Prompt):
     """What to attribute: a generation by `id`, or a context, query and response."""
 
-    id: str | None = Field(default=None, description="From POST /generate.")
-    response: str | None = Field(
-        default=None, min_length=1, description="A response written elsewhere."
-    )
+    id: _Text | None = Field(default=None, description="From POST /generate.")
+    response: _NonEmpty | None = Field(default=None, description="A response written elsewhere.")
     source_type: SourceType | None = Field(
         default=None, description="By default as in /generate, or `sentence` without an id."
     )
@@ -166,8 +194,8 @@ class AttributeRequest(_Prompt):
     spans: list[Span] | None = Field(
         default=None, min_length=1, description="Several spans; see /info for how many."
     )
-    quote: str | None = Field(
-        default=None, min_length=1, description="Instead, what one span says, letter by letter."
+    quote: _NonEmpty | None = Field(
+        default=None, description="Instead, what one span says, letter by letter."
     )
     occurrence: int | None = Field(
         default=None, ge=0, description="Which of the places that say `quote`, from 0."
@@ -179,7 +207,7 @@ class AttributeRequest(_Prompt):
         default=DEFAULT_TOP_K, ge=1, le=10_000, description="The most sources a span gets."
     )
     method: Method = "at2"
-    estimator: str | None = Field(
+    estimator: _Text | None = Field(
         default=None, description="Name of a loaded estimator, see /info; by default the first."
     )
     verify: bool = Field(

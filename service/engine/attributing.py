@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 
 from at2.alignment import CharRange
+from at2.attributors import Attributor, TokenScoreAttributor
 from at2.display import attribution_page
 from at2.errors import SpanError, is_out_of_memory
 from at2.tasks import AttributionTask, DocumentsContextAttributionTask
@@ -27,7 +28,7 @@ from service.engine.requests import (
     Question,
     Quote,
 )
-from service.engine.scores import Prepared, ScoreCache, ScoreKey
+from service.engine.scores import ScoreCache, ScoreKey
 from service.engine.threads import claim_threads
 from service.engine.worker import Worker
 from service.failures import DeadlineError, NoMemoryError
@@ -80,21 +81,16 @@ class Attributing:
         level = question.source_type or generation.source_type
         key = ScoreKey(generation.id, level, question.method, name or "")
 
-        def answer_from(prepared: Prepared) -> Findings:
-            return self._findings(prepared, question, name, time.perf_counter())
+        def answer_from(attributor: Attributor) -> Findings:
+            return self._findings(attributor, question, name, time.perf_counter())
 
         def work() -> Findings:
             started = time.perf_counter()
-            prepared = self._scores.get(key)
-            if prepared is None:
-                task = self._loaded.task_of(generation, level)
-                self._spans(task, question)  # refused before any pass
-                prepared = self._prepared(task, key)
-            return self._findings(prepared, question, name, started)
+            return self._findings(self._ready(generation, key, question), question, name, started)
 
-        prepared = self._scores.get(key)
-        if prepared is not None and prepared.needs_no_pass and not question.verify:
-            return await asyncio.to_thread(answer_from, prepared)
+        attributor = self._scores.get(key)
+        if isinstance(attributor, TokenScoreAttributor) and not question.verify:
+            return await asyncio.to_thread(answer_from, attributor)  # takes no pass
         return await self._pass(work)
 
     async def page_of(self, generation: Generation, question: Question) -> str:
@@ -104,13 +100,8 @@ class Attributing:
         key = ScoreKey(generation.id, level, question.method, name or "")
 
         def work() -> str:
-            prepared = self._scores.get(key)
-            if prepared is None:
-                task = self._loaded.task_of(generation, level)
-                self._spans(task, question)  # refused before any pass
-                prepared = self._prepared(task, key)
-            with prepared.lock:
-                return attribution_page(prepared.attributor, num_sources_to_show=question.top_k)
+            attributor = self._ready(generation, key, question)
+            return attribution_page(attributor, num_sources_to_show=question.top_k)
 
         return await self._pass(work)
 
@@ -121,11 +112,12 @@ class Attributing:
 
         def work() -> Findings:
             started = time.perf_counter()
+            self._limits.check_texts(self._loaded.tokenizer, (*prompt.texts, response))
             task = self._loaded.task(prompt, question.source_type or DEFAULT_SOURCE_TYPE)
             task.set_generation(response)
             self._limits.check_length(len(task.input_ids), len(task.generation_ids))
-            prepared = Prepared(self._loaded.attributor(task, question.method, name))
-            return self._findings(prepared, question, name, started)
+            attributor = self._loaded.attributor(task, question.method, name)
+            return self._findings(attributor, question, name, started)
 
         return await self._pass(work)
 
@@ -133,7 +125,7 @@ class Attributing:
         """Compute the scores that are likely to be asked for next, once nothing else waits."""
         generation = answer.generation
         pointless = not (self._loaded.estimators and generation.response and answer.sources)
-        if pointless or self._worker.waiting >= _MOST_WAITING_TO_PREPARE:
+        if pointless or len(self._preparing) >= _MOST_WAITING_TO_PREPARE:
             return
         name = next(iter(self._loaded.estimators))
         key = ScoreKey(generation.id, generation.source_type, "at2", name)
@@ -141,7 +133,7 @@ class Attributing:
         def work() -> None:
             try:
                 if self._scores.get(key) is None:
-                    self._prepared(self._loaded.task_of(generation, generation.source_type), key)
+                    self._prepare(self._loaded.task_of(generation, generation.source_type), key)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -162,24 +154,36 @@ class Attributing:
 
     # -- on the worker's thread ----------------------------------------------------------------
 
-    def _prepared(self, task: DocumentsContextAttributionTask, key: ScoreKey) -> Prepared:
-        """An attributor with what all spans share, kept under its key."""
-        prepared = Prepared(self._loaded.attributor(task, key.method, key.estimator or None))
-        prepared.attributor.prepare_for_attribution()
+    def _ready(self, generation: Generation, key: ScoreKey, question: Question) -> Attributor:
+        """The attributor of a generation with what all spans share, kept under its key.
+
+        Raises:
+            InputError: the question is refused; before any pass.
+        """
+        attributor = self._scores.get(key)
+        if attributor is not None:
+            self._spans(attributor.task, question)
+            return attributor
+        task = self._loaded.task_of(generation, key.source_type)
+        self._spans(task, question)
+        return self._prepare(task, key)
+
+    def _prepare(self, task: DocumentsContextAttributionTask, key: ScoreKey) -> Attributor:
+        attributor = self._loaded.attributor(task, key.method, key.estimator or None)
+        attributor.prepare_for_attribution()
         self._worker.checkpoint()
-        self._scores.put(key, prepared)
-        return prepared
+        self._scores.put(key, attributor)
+        return attributor
 
     def _findings(
-        self, prepared: Prepared, question: Question, estimator: str | None, started: float
+        self, attributor: Attributor, question: Question, estimator: str | None, started: float
     ) -> Findings:
-        attributor, top_k = prepared.attributor, question.top_k
-        with prepared.lock:
-            spans = self._spans(attributor.task, question)
-            attributions = [attributor.attribute(start, end, top_k) for start, end in spans]
-            verifications: Sequence[Verification] = ()
-            if question.verify and spans and attributor.task.num_sources:
-                verifications = verify_spans(attributor, spans, top_k=top_k)
+        top_k = question.top_k
+        spans = self._spans(attributor.task, question)
+        attributions = [attributor.attribute(start, end, top_k) for start, end in spans]
+        verifications: Sequence[Verification] = ()
+        if question.verify and spans and attributor.task.num_sources:
+            verifications = verify_spans(attributor, spans, top_k=top_k)
         seconds = time.perf_counter() - started
         return Findings(attributions, verifications, estimator, seconds)
 

@@ -9,15 +9,16 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from at2.errors import ModelError
 from at2.estimators import LinearScoreEstimator
 from at2.identity import ModelIdentity
 from at2.prompts import context_length
+from at2.tasks import DocumentsContextAttributionTask
 from service.engine.admission import Admission
 from service.engine.attributing import Attributing
 from service.engine.batching import Batcher
@@ -27,7 +28,7 @@ from service.engine.loading import load, same_weights
 from service.engine.requests import Answer, EngineLoad, Findings, Question
 from service.engine.sampling import Sampling
 from service.engine.scores import ScoreCache
-from service.failures import EngineDownError
+from service.failures import DeadlineError, EngineDownError
 from service.records import Generation, Prompt
 from service.settings import Settings
 
@@ -164,14 +165,15 @@ class Engine:
         limits, wanted = self.limits, sampling.max_new_tokens
         limits.check_new_tokens(wanted)
         limits.check_documents(prompt)
+        deadline = asyncio.get_running_loop().time() + limits.seconds
         place = ExitStack()
         place.enter_context(self._admission.request())
         try:
             if not self._batcher.alive:
                 raise EngineDownError
             task = self._loaded.task(prompt, source_type)
-            ids = await self._encode(lambda: task.input_ids)
-            limits.check_length(len(ids), wanted or 1)
+            async with self._until(deadline):
+                ids = await self._encode(lambda: self._ids(task, prompt, wanted or 1))
             room = min(DEFAULT_MAX_NEW_TOKENS, limits.new_tokens, limits.context_tokens - len(ids))
             seed = secrets.randbits(_SEED_BITS) if sampling.seed is None else sampling.seed
             tokens = self._batcher.submit(ids, wanted or room, sampling, seed, streaming=streaming)
@@ -182,20 +184,46 @@ class Engine:
             task,
             prompt,
             tokens,
+            model=self._loaded.fingerprint,
             end_ids=self._loaded.end_ids,
-            seconds=limits.seconds,
+            deadline=deadline,
+            late=DeadlineError(limits.seconds),
             place=place,
-            on_answer=self._attributing.prepare if self.settings.prepare else lambda _: None,
         )
 
+    def _ids(
+        self, task: DocumentsContextAttributionTask, prompt: Prompt, new_tokens: int
+    ) -> list[int]:
+        """The ids of a prompt that fits."""
+        self.limits.check_texts(self._loaded.tokenizer, prompt.texts)
+        self.limits.check_length(len(task.input_ids), new_tokens)
+        return task.input_ids
+
+    @asynccontextmanager
+    async def _until(self, deadline: float) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout_at(deadline):
+                yield
+        except TimeoutError:
+            raise DeadlineError(self.limits.seconds) from None
+
     async def answer(self, generation: Generation) -> Answer:
-        """The answer of a recorded generation, as it was given at first."""
+        """The answer of a recorded generation, as it was given at first.
+
+        Raises:
+            OtherModelError: it is of another model.
+        """
 
         def work() -> Answer:
             task = self._loaded.task_of(generation, generation.source_type)
             return Answer(generation, task.source_spans, task.statements)
 
         return await self._encode(work)
+
+    def prepare(self, answer: Answer) -> None:
+        """Compute the scores of a generation that was recorded, before anybody asks for them."""
+        if self.settings.prepare:
+            self._attributing.prepare(answer)
 
     async def _encode(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._text, work)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 
 from at2.decoding import TextStream
@@ -24,10 +24,11 @@ class Generating:
         task: the task whose prompt is answered, and which gets the response.
         prompt: the same as the caller gave it.
         tokens: ids as they come.
+        model: fingerprint of the model.
         end_ids: ids that end a response and are not shown.
-        seconds: how long it may take.
+        deadline: by the event loop's clock.
+        late: what it fails with after that.
         place: what is given up at the end.
-        on_answer: told of the answer when there is one.
     """
 
     def __init__(
@@ -36,25 +37,24 @@ class Generating:
         prompt: Prompt,
         tokens: TokenStream,
         *,
+        model: str,
         end_ids: frozenset[int],
-        seconds: float,
+        deadline: float,
+        late: DeadlineError,
         place: ExitStack,
-        on_answer: Callable[[Answer], None],
     ) -> None:
         self._task = task
         self._prompt = prompt
         self._tokens = tokens
+        self._model = model
         self._end_ids = end_ids
         self._place = place
-        self._on_answer = on_answer
         self._answer: Answer | None = None
-        self._deadline = asyncio.get_running_loop().call_later(
-            seconds, lambda: self._give_up(seconds)
-        )
+        self._deadline = asyncio.get_running_loop().call_at(deadline, self._give_up, late)
 
-    def _give_up(self, seconds: float) -> None:
+    def _give_up(self, late: DeadlineError) -> None:
         self._tokens.close()
-        self._tokens.fail(DeadlineError(seconds))
+        self._tokens.fail(late)
 
     async def __aiter__(self) -> AsyncIterator[str]:
         ids: list[int] = []
@@ -70,13 +70,13 @@ class Generating:
         if delta:
             yield delta
         self._answer = await asyncio.to_thread(self._finish, ids)
-        self._on_answer(self._answer)
 
     def _finish(self, ids: list[int]) -> Answer:
         task = self._task
         task.set_generation_ids(ids)
         generation = Generation(
             id=f"gen-{uuid.uuid4().hex}",
+            model=self._model,
             created=int(time.time()),
             prompt=self._prompt,
             source_type=task.source_type,

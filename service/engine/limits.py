@@ -3,12 +3,20 @@
 Every message names what was asked and the limit. Knows requests and counts; nothing of models.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from at2.attributors import METHODS
 from at2.errors import InputError, PromptTooLongError
 from service.engine.requests import Question
 from service.records import Prompt
+
+_PIECE = 65_536
+"""Characters that are encoded at once to see whether a text is far too long."""
+
+_CUT_TOKENS = 64
+"""How many tokens more a text may have for being cut in two: those around the cut."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,29 @@ class Limits:
                 param="documents",
             )
 
+    def check_texts(self, tokenizer: Any, texts: Iterable[str]) -> None:
+        """Refuse texts that are far too long without encoding all of them, which takes seconds a
+        megabyte. What passes may still be too long: see `check_length`.
+
+        Raises:
+            PromptTooLongError: the texts alone do not fit.
+        """
+        given = list(texts)
+        if sum(map(len, given)) <= _PIECE:
+            return
+        count = 0
+        for text in given:
+            for start in range(0, len(text), _PIECE):
+                piece = tokenizer.backend_tokenizer.encode(
+                    text[start : start + _PIECE], add_special_tokens=False
+                )
+                count += max(0, len(piece) - _CUT_TOKENS)
+                if count > self.context_tokens:
+                    raise PromptTooLongError(
+                        f"the texts have more than {count} tokens, "
+                        f"but the limit here is {self.context_tokens} in all"
+                    )
+
     def check_length(self, prompt_tokens: int, new_tokens: int) -> None:
         """Raises: PromptTooLongError: prompt and response do not fit."""
         if prompt_tokens + new_tokens > self.context_tokens:
@@ -67,11 +98,15 @@ class Limits:
         """Raises: InputError: the question takes too many passes over the model."""
         passes = METHODS[question.method].passes(num_sources)
         count = passes.forward + num_spans * (passes.forward_per_span + passes.backward_per_span)
+        what, param = question.method, "method"
         if question.verify:
-            count += 2 + num_spans * (min(question.top_k, num_sources) + 1)
+            to_verify = 2 + num_spans * (min(question.top_k, num_sources) + 1)
+            if to_verify > count:
+                what, param = f"{what} with verify", "verify"
+            count += to_verify
         if count > self.passes:
             raise InputError(
-                f"{question.method} takes {count} passes over the model for {num_sources} sources "
+                f"{what} takes {count} passes over the model for {num_sources} sources "
                 f"and {num_spans} spans, the limit here is {self.passes}",
-                param="method",
+                param=param,
             )

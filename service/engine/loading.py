@@ -21,7 +21,9 @@ from at2.estimators import LinearScoreEstimator, load_estimator
 from at2.identity import ModelIdentity
 from at2.tasks import DocumentsContextAttributionTask
 from at2.tasks.generation import end_ids
+from at2.training.settings import weights_fingerprint
 from at2.utils import get_model_and_tokenizer
+from service.failures import OtherModelError
 from service.records import Generation, Prompt
 from service.settings import Settings
 
@@ -39,12 +41,14 @@ class Loaded:
         model: for passes of attribution.
         tokenizer: the model's own.
         identity: what makes the model itself, for estimators.
+        fingerprint: tells whether a recorded generation is of this model, with these weights.
         estimators: by name; the first is used where a request names none.
     """
 
     model: Any
     tokenizer: Any
     identity: ModelIdentity
+    fingerprint: str
     estimators: Mapping[str, LinearScoreEstimator]
 
     @property
@@ -73,7 +77,13 @@ class Loaded:
         )
 
     def task_of(self, generation: Generation, source_type: str) -> DocumentsContextAttributionTask:
-        """A recorded generation as a task."""
+        """A recorded generation as a task.
+
+        Raises:
+            OtherModelError: its ids are of another model.
+        """
+        if generation.model != self.fingerprint:
+            raise OtherModelError(generation.id, self.identity.model)
         task = self.task(generation.prompt, source_type)
         task.set_generation_ids(generation.response_ids)
         return task
@@ -126,7 +136,8 @@ def load(settings: Settings) -> Loaded:
     )
     check_capture(model)
     identity = ModelIdentity.of(model, tokenizer)
-    return Loaded(model, tokenizer, identity, _load_estimators(settings, identity))
+    fingerprint = f"{identity.config}-{identity.tokenizer}-{weights_fingerprint(model)}"
+    return Loaded(model, tokenizer, identity, fingerprint, _load_estimators(settings, identity))
 
 
 def same_weights(model: Any) -> Any:

@@ -17,6 +17,9 @@ from torch import Tensor
 _NUMBER_BITS = 53
 """Random bits of a number in [0, 1): as many as a float holds."""
 
+_LOWEST_TEMPERATURE = 1e-6
+"""Colder draws are the same: all but the best logits have no chance left."""
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -92,7 +95,10 @@ def _of_the_likeliest(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
 def _probabilities(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """[draws, vocabulary], at each draw's temperature."""
     rows = logits[[draw.row for draw in draws]].float()
-    return (rows / _column([draw.temperature for draw in draws], logits)).softmax(-1)
+    # The best logit is 0 and stays it, however small what it is divided by.
+    below = rows - rows.amax(-1, keepdim=True)
+    temperatures = _column([draw.temperature for draw in draws], logits)
+    return (below / temperatures.clamp_min(_LOWEST_TEMPERATURE)).softmax(-1)
 
 
 def _invert(weights: Tensor, draws: Sequence[Draw]) -> Tensor:

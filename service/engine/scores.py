@@ -1,13 +1,14 @@
 """Attributors of finished generations, kept in memory up to a number of bytes.
 
 An attributor holds its scores, [target tokens, sources] on the CPU, so a later span needs no pass
-over the model. What is pushed out is computed again when it is asked for. Knows attributors, not
-how they come about.
+over the model, and several threads may ask it at once. One that needs passes for every span is the
+worker thread's alone. What is pushed out is computed again when it is asked for. Knows attributors,
+not how they come about.
 """
 
 import threading
 from collections import OrderedDict, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from at2.attributors import Attributor, TokenScoreAttributor
 
@@ -43,28 +44,16 @@ class ScoreKey:
     estimator: str
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """An attributor whose shared scores are computed, and its lock: one span at a time."""
-
-    attributor: Attributor
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def needs_no_pass(self) -> bool:
-        """Whether spans can be attributed without the model."""
-        return isinstance(self.attributor, TokenScoreAttributor)
-
-    @property
-    def size(self) -> int:
-        """Bytes of memory, about."""
-        task = self.attributor.task
-        rows = len(task.target_ids) if self.needs_no_pass else _RECENT_SPANS
-        return (
-            rows * task.num_sources * _FLOAT_BYTES
-            + task.num_sources * _BYTES_PER_SOURCE
-            + len(task.token_ids) * _BYTES_PER_TOKEN
-        )
+def size_of(attributor: Attributor) -> int:
+    """Bytes of memory that an attributor with its task takes, about."""
+    task = attributor.task
+    in_matrix = isinstance(attributor, TokenScoreAttributor)
+    rows = len(task.target_ids) if in_matrix else _RECENT_SPANS
+    return (
+        rows * task.num_sources * _FLOAT_BYTES
+        + task.num_sources * _BYTES_PER_SOURCE
+        + len(task.token_ids) * _BYTES_PER_TOKEN
+    )
 
 
 class ScoreCache:
@@ -76,7 +65,7 @@ class ScoreCache:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._entries: OrderedDict[ScoreKey, tuple[Prepared, int]] = OrderedDict()
+        self._entries: OrderedDict[ScoreKey, tuple[Attributor, int]] = OrderedDict()
         self._bytes = 0
         self._forgotten: deque[str] = deque(maxlen=_FORGOTTEN_IDS)
         self._lock = threading.Lock()
@@ -86,7 +75,7 @@ class ScoreCache:
         """Bytes in use."""
         return self._bytes
 
-    def get(self, key: ScoreKey) -> Prepared | None:
+    def get(self, key: ScoreKey) -> Attributor | None:
         """What is kept under a key, which thereby is the one used last."""
         with self._lock:
             entry = self._entries.get(key)
@@ -95,14 +84,14 @@ class ScoreCache:
             self._entries.move_to_end(key)
             return entry[0]
 
-    def put(self, key: ScoreKey, prepared: Prepared) -> None:
+    def put(self, key: ScoreKey, attributor: Attributor) -> None:
         """Keep an attributor, and let go of those used longest ago."""
-        size = prepared.size
+        size = size_of(attributor)
         with self._lock:
             self._drop(key)
             if size > self._capacity or key.generation_id in self._forgotten:
                 return
-            self._entries[key] = (prepared, size)
+            self._entries[key] = (attributor, size)
             self._bytes += size
             while self._bytes > self._capacity:
                 self._drop(next(iter(self._entries)))

@@ -36,6 +36,10 @@ class _Job:
     future: "Future[Any]" = field(compare=False, default_factory=Future)
 
 
+def _nothing() -> None:
+    """The work of a job that nobody waits for any more."""
+
+
 class Worker:
     """Runs pieces of work one after the other, urgent ones first, each kind in order of arrival.
 
@@ -48,6 +52,7 @@ class Worker:
         self._initializer = initializer
         self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue()
         self._numbers = itertools.count()
+        self._waiting: set[int] = set()  # numbers of urgent jobs that have not begun
         self._running: _Job | None = None
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._closed = False
@@ -75,8 +80,8 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """Pieces of work that have not begun."""
-        return self._jobs.qsize()
+        """Urgent pieces of work that have not begun, and that somebody waits for."""
+        return len(self._waiting)
 
     async def run(self, work: Callable[[], T]) -> T:
         """The result of an urgent piece of work; cancelling abandons it."""
@@ -85,7 +90,10 @@ class Worker:
             result: T = await asyncio.wrap_future(job.future)
         except asyncio.CancelledError:
             job.abandoned.set()
+            job.work = _nothing  # what it holds on to goes now, and not when its turn comes
             raise
+        finally:
+            self._waiting.discard(job.number)
         return result
 
     def spare(self, work: Callable[[], object], abandoned: threading.Event) -> None:
@@ -101,6 +109,8 @@ class Worker:
         self, urgency: int, work: Callable[[], Any], abandoned: threading.Event | None = None
     ) -> _Job:
         job = _Job(urgency, next(self._numbers), work, abandoned or threading.Event())
+        if urgency == URGENT:
+            self._waiting.add(job.number)
         self._jobs.put(job)
         return job
 
@@ -124,6 +134,7 @@ class Worker:
             job = self._jobs.get()
             if job.work is None:
                 return
+            self._waiting.discard(job.number)
             if job.abandoned.is_set() or not job.future.set_running_or_notify_cancel():
                 continue
             self._running = job

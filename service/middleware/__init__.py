@@ -31,7 +31,7 @@ def install(
     Raises:
         ValueError: `cors_origins` names something that is no origin.
     """
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.request_seconds)
     app.add_middleware(Drain, lifecycle=lifecycle)
     if keys:
         app.add_middleware(RequireKey, keys=keys, open_metrics=settings.open_metrics)

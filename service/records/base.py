@@ -1,6 +1,7 @@
 """What a record is, how it is written, and what a store offers."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -17,6 +18,16 @@ class Prompt:
     query: str
     messages: tuple[tuple[str, str], ...]  # (role, content), oldest first
 
+    @property
+    def texts(self) -> Iterator[str]:
+        """Everything in it that the model is shown."""
+        for document in self.documents:
+            yield document.title or ""
+            yield document.text
+        yield self.query
+        for _, content in self.messages:
+            yield content
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -24,6 +35,7 @@ class Generation:
 
     Attributes:
         id: its name, hard to guess.
+        model: fingerprint of the model whose tokens these are; empty if it is not known.
         created: seconds since 1970.
         prompt: what was asked.
         source_type: what the context is cut into unless asked otherwise.
@@ -34,6 +46,7 @@ class Generation:
     """
 
     id: str
+    model: str
     created: int
     prompt: Prompt
     source_type: str
@@ -43,7 +56,7 @@ class Generation:
     finish_reason: FinishReason
 
     def to_json(self) -> bytes:
-        """The record as UTF-8; lone surrogates do not get this far."""
+        """The record as UTF-8. Requests with lone surrogates, which it cannot show, are refused."""
         return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode()
 
     @classmethod
@@ -54,7 +67,7 @@ class Generation:
             ValueError: it is not one.
         """
         try:
-            fields: dict[str, Any] = json.loads(data)
+            fields: dict[str, Any] = {"model": "", **json.loads(data)}
             prompt = fields.pop("prompt")
             return cls(
                 **{**fields, "response_ids": tuple(fields["response_ids"])},
@@ -79,7 +92,8 @@ class Kept:
 class RecordStore(Protocol):
     """Keeps generations by id for a time.
 
-    Methods raise `StoreError` where the place of the records cannot be read or written.
+    Methods raise `StoreError` where the place of the records cannot be read or written, and `get`
+    raises `DamagedRecordError` where the record makes no sense.
     """
 
     async def put(self, generation: Generation) -> int | None:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from service.failures import StoreError
+from service.failures import DamagedRecordError, StoreError
 from service.records.base import Generation, Kept
 
 logger = logging.getLogger("at2.service")
@@ -90,27 +90,23 @@ class SqliteStore:
 
     async def get(self, generation_id: str) -> Kept | None:
         """See `RecordStore`."""
-
-        def work() -> tuple[bytes, int] | None:
-            found: tuple[bytes, int] | None = self._connection.execute(
-                "SELECT record, expires FROM generations WHERE id = ? AND expires > ?",
-                (generation_id, int(time.time())),
-            ).fetchone()
-            return found
-
-        found = await self._run(work)
+        found = await self._run(lambda: self._read(generation_id))
         if found is None:
             return None
         try:
             return Kept(Generation.from_json(found[0]), found[1])
         except ValueError as error:
-            raise StoreError("the record is damaged") from error
+            raise DamagedRecordError(generation_id) from error
 
     async def delete(self, generation_id: str) -> bool:
-        """See `RecordStore`."""
-        there = await self.get(generation_id) is not None
-        await self._run(lambda: self._remove("id = ?", (generation_id,)))
-        return there
+        """See `RecordStore`; damaged ones go as well."""
+
+        def work() -> bool:
+            there = self._read(generation_id) is not None
+            self._remove("id = ?", (generation_id,))
+            return there
+
+        return await self._run(work)
 
     async def sweep(self) -> list[str]:
         """See `RecordStore`."""
@@ -171,6 +167,13 @@ class SqliteStore:
             connection.close()
             raise
         return connection
+
+    def _read(self, generation_id: str) -> tuple[bytes, int] | None:
+        found: tuple[bytes, int] | None = self._connection.execute(
+            "SELECT record, expires FROM generations WHERE id = ? AND expires > ?",
+            (generation_id, int(time.time())),
+        ).fetchone()
+        return found
 
     def _insert(self, generation_id: str, data: bytes, expires: int) -> None:
         with self._transaction():

@@ -118,6 +118,8 @@ async def _finish(
     """Keep a finished generation and make the reply; its place is given up before it is sent."""
     generating.close()
     expires = await store.put(generating.answer.generation)
+    if expires is not None:  # nobody can ask about what is not kept
+        engine.prepare(generating.answer)
     reply = _reply(engine.settings.model, generating.answer, expires)
     clock.done(reply)
     return reply

@@ -41,6 +41,7 @@ def _file(asset: Asset, if_none_match: str | None) -> Response:
     return Response(asset.content, media_type=asset.media_type, headers=headers)
 
 
+@router.head("/", include_in_schema=False)
 @router.get("/", include_in_schema=False)
 async def page(if_none_match: IfNoneMatch = None) -> Response:
     """The page."""

@@ -22,6 +22,7 @@ from service.schemas import (
 router = APIRouter(tags=["status"], responses=DOCUMENTED)
 
 
+@router.head("/health", include_in_schema=False)
 @router.get("/health")
 async def health(engine: EngineDep) -> StatusReply:
     """The process is alive, and worth keeping: 503 if only a new one can generate again."""
@@ -30,6 +31,7 @@ async def health(engine: EngineDep) -> StatusReply:
     return StatusReply(status="ok")
 
 
+@router.head("/ready", include_in_schema=False)
 @router.get("/ready")
 async def ready(engine: EngineDep) -> StatusReply:
     """Requests can be answered: the model is loaded and tested, and generation runs."""

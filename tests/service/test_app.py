@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -21,6 +22,23 @@ def test_what_has_expired_is_gone() -> None:
             time.sleep(0.05)
         assert client.get(f"/generations/{generation['id']}").status_code == 404
         assert client.post("/attribute", json={"id": generation["id"]}).status_code == 404
+
+
+@pytest.mark.parametrize("store", ["none", "memory"])
+def test_scores_are_prepared_of_what_is_kept_and_of_nothing_else(store: str) -> None:
+    engine = Engine(Settings(store=store))
+    with TestClient(create_app(engine)) as client:
+        kept = client.post("/generate", json=BODY).json()["expires"] is not None
+        body = BODY | {"response": "Lisbon.", "method": "random"}
+        while engine._attributing._preparing:
+            client.post("/attribute", json=body)
+        assert kept == (store == "memory") == (engine.load.score_bytes > 0)
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/"])
+def test_a_balancer_may_ask_without_a_body(client: httpx.Client, path: str) -> None:
+    response = client.head(path)
+    assert response.status_code == 200 and response.content == b""
 
 
 @pytest.fixture()

@@ -33,6 +33,7 @@ def _error(response: httpx.Response) -> dict[str, Any]:
         ({"documents": [{"text": "x"}]}, "either context or documents"),
         ({"context": None, "documents": [{"text": ""}]}, "documents.0.text"),
         ({"context": None, "documents": [{"text": "x", "url": "y"}]}, "documents.0.url"),
+        ({"context": None, "documents": [{"text": "x", "id": "i" * 257}]}, "256 characters"),
         ({"temprature": 1}, "temprature"),
         ({"temperature": -1}, "temperature"),
         ({"temperature": "warm"}, "temperature"),
@@ -110,11 +111,67 @@ def test_a_body_that_is_no_request_is_refused(
     _error(response)
 
 
-def test_text_that_is_no_unicode_is_refused(client: httpx.Client) -> None:
-    body = b'{"context": "a \\ud800 b", "query": "What?"}'
-    response = client.post("/generate", content=body, headers={"Content-Type": "application/json"})
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("/generate", '{"context": "a \\ud800 b", "query": "What?"}', "context"),
+        ("/generate", '{"context": "a", "query": "\\udfff"}', "query"),
+        ("/generate", '{"documents": [{"text": "a", "id": "\\udfff"}], "query": "q"}', "0.id"),
+        (
+            "/generate",
+            '{"documents": [{"text": "a", "title": "\\udfff"}], "query": "q"}',
+            "0.title",
+        ),
+        ("/attribute", '{"context": "a", "query": "q", "response": "b\\udfff"}', "response"),
+        ("/attribute", '{"id": "\\udfff"}', "id"),
+    ],
+)
+def test_text_that_is_no_unicode_is_refused(
+    client: httpx.Client, path: str, body: str, named: str
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    response = client.post(path, content=body.encode(), headers=headers)
     assert response.status_code == 400
-    _error(response)
+    assert _error(response)["param"].endswith(named)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "code", "words"),
+    [
+        (b"", "application/json", "missing", "the body is empty"),
+        (b'{"query": "q"}', "text/plain", "model_attributes_type", "application/json"),
+        (b'{"query": "\xff"}', "application/json", "invalid_json", "UTF-8"),
+        (b"[" * 100_000, "application/json", "invalid_json", "nested too deeply"),
+        (b"\x1f\x8b\x08\x00", "application/json", "invalid_json", "compressed"),
+        (b'{"temperature": NaN}', "application/json", "finite_number", "temperature"),
+    ],
+)
+def test_what_is_wrong_with_a_body_is_said(
+    client: httpx.Client, content: bytes, kind: str, code: str, words: str
+) -> None:
+    response = client.post("/generate", content=content, headers={"Content-Type": kind})
+    assert response.status_code == 400
+    error = _error(response)
+    assert error["code"] == code and words in error["message"]
+
+
+def test_an_unknown_field_is_named_as_far_as_is_useful(client: httpx.Client) -> None:
+    response = client.post("/generate", json=GENERATE | {"x" * 10_000: 1})
+    assert response.status_code == 400
+    assert len(response.text) < 400
+
+
+@pytest.mark.parametrize("path", ["/generate", "/attribute"])
+def test_far_too_long_texts_are_refused_by_their_beginning(client: httpx.Client, path: str) -> None:
+    body = GENERATE if path == "/generate" else ATTRIBUTE
+    for long in ({"context": "The cat sat. " * 300_000}, {"query": "Why? " * 800_000}):
+        response = client.post(path, json=body | long)
+        assert response.status_code == 400
+        error = _error(response)
+        assert error["code"] == "context_length_exceeded"
+        # 65,536 characters are some 20,000 tokens: all of the text has far more
+        numbers = [int(word) for word in error["message"].split() if word.isdigit()]
+        assert 2048 in numbers and max(numbers) < 70_000
 
 
 @pytest.mark.parametrize(
@@ -123,6 +180,7 @@ def test_text_that_is_no_unicode_is_refused(client: httpx.Client) -> None:
         ("GET", "/nothing", 404),
         ("GET", "/generate", 405),
         ("DELETE", "/info", 405),
+        ("POST", "/generate/", 404),
         ("GET", "/generations/gen-nothing", 404),
         ("DELETE", "/generations/gen-nothing", 404),
     ],

@@ -1,14 +1,21 @@
 """The engine without HTTP: text as it is written, attribution prepared and kept, limits held."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
+from functools import cache
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from at2.errors import InputError, PromptTooLongError, SpanError
 from at2.tasks import Document
+from at2.utils import get_model_and_tokenizer
 from service.engine import Answer, Engine, Question, Quote, Sampling
+from service.engine.limits import Limits
 from service.failures import BusyError, DeadlineError
 from service.records import Prompt
 from service.settings import Settings
@@ -48,14 +55,16 @@ def run(runner: asyncio.Runner) -> Callable[[Coroutine[Any, Any, Any]], Any]:
 async def _answer(engine: Engine, prompt: Prompt = PROMPT, **sampling: Any) -> Answer:
     generating = await engine.generate(prompt, "sentence", Sampling(**sampling))
     try:
-        return await generating.finished()
+        answer = await generating.finished()
     finally:
         generating.close()
+    engine.prepare(answer)
+    return answer
 
 
 async def _settled(engine: Engine) -> None:
     """Everything that was prepared is done."""
-    while engine.load.attributions_waiting:
+    while engine.load.attributions_waiting or engine._attributing._preparing:
         await asyncio.sleep(0.01)
     await engine.attribute_response(PROMPT, "Yes.", Question(method="random"))
 
@@ -224,13 +233,105 @@ def test_many_spans_and_dear_methods_are_refused_before_any_pass(engine: Engine,
         try:
             await refused(Question([(0, 1)] * 6), r"6 spans.* 5")
             await refused(Question(method="context_cite"), r"64 passes.* 40")
-            await refused(Question([(0, 9)] * 5, verify=True, source_type="word"), r"48 passes.*40")
+            await refused(
+                Question([(0, 9)] * 5, verify=True, source_type="word"), r"at2 with verify takes 48"
+            )
             await refused(Question([(0, 9), (0, 99)]), "99")
             assert not passes
         finally:
             hook.remove()
 
     run(main())
+
+
+def test_a_page_costs_the_same_whether_or_not_its_scores_are_kept(engine: Engine, run: Any) -> None:
+    two = Prompt((Document(CONTEXT),), "Tell me about Charlotte Bennett.", ())
+
+    async def main() -> None:
+        answer = await _answer(engine, two)
+        assert len(answer.statements) == 2
+        one = Question([(0, 9)], method="gradient_norm")
+        await engine.attribute_generation(answer.generation, one)
+        passes = engine.limits.passes
+        object.__setattr__(engine.limits, "passes", 3)  # a page takes two for each statement
+        try:
+            for question in (Question("sentence", "gradient_norm"), one):
+                page = engine.page_of_generation(
+                    answer.generation, replace(question, spans="sentence")
+                )
+                with pytest.raises(InputError, match="4 passes"):
+                    await page
+        finally:
+            object.__setattr__(engine.limits, "passes", passes)
+
+    run(main())
+
+
+def test_who_verifies_keeps_nobody_else_waiting(
+    engine: Engine, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def slow(*_: Any, **__: Any) -> list[Any]:
+        begun.set()
+        release.wait()
+        return []
+
+    async def main() -> None:
+        answer = await _answer(engine)
+        await _settled(engine)
+        monkeypatch.setattr("service.engine.attributing.verify_spans", slow)
+        verifying = asyncio.ensure_future(
+            engine.attribute_generation(answer.generation, Question(verify=True))
+        )
+        await asyncio.to_thread(begun.wait)
+        try:
+            found = await asyncio.gather(
+                *(engine.attribute_generation(answer.generation, Question()) for _ in range(5))
+            )
+            assert all(f.attributions == found[0].attributions for f in found)
+            await _answer(engine)
+        finally:
+            release.set()
+        await verifying
+
+    run(main())
+
+
+def test_a_prompt_that_takes_long_to_encode_is_late_too(
+    engine: Engine, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(Limits, "check_texts", lambda *_: release.wait())
+    monkeypatch.setattr(engine, "limits", replace(engine.limits, seconds=0.1))
+
+    async def main() -> None:
+        try:
+            with pytest.raises(DeadlineError, match=r"0\.1"):
+                await engine.generate(PROMPT, "sentence", Sampling())
+        finally:
+            release.set()
+        assert engine.load.in_progress == 0
+
+    run(main())
+
+
+@cache
+def _tokenizer() -> Any:
+    return get_model_and_tokenizer("bundled", device="cpu")[1]
+
+
+@given(st.lists(st.text(max_size=30), max_size=40), st.integers(1, 2000))
+@settings(max_examples=15)
+def test_no_text_that_fits_is_refused_for_its_length(words: list[str], times: int) -> None:
+    tokenizer = _tokenizer()
+    text = " ".join(words) * times
+    count = len(tokenizer.backend_tokenizer.encode(text, add_special_tokens=False))
+    limits = Limits(count, 1, 1, 1, 1, 1.0)
+    limits.check_texts(tokenizer, [text])  # raises nothing
+    if len(text) > 400_000 and count > 10_000:
+        with pytest.raises(PromptTooLongError):
+            replace(limits, context_tokens=count // 4).check_texts(tokenizer, [text])
 
 
 def test_a_quote_is_the_span_that_says_it(engine: Engine, run: Any) -> None:

@@ -1,10 +1,13 @@
 """What happens to a real server when the world is against it; docs/operations.md says the same."""
 
+import json
 import os
 import resource
 import signal
+import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,55 @@ def test_a_corrupt_store_is_moved_aside_and_the_server_starts(
         assert client.get(f"/generations/{generation['id']}").json() == generation
     (aside,) = (path for path in folder.iterdir() if ".damaged-" in path.name)
     assert aside.read_bytes().startswith(b"\x00\xffnot a database")
+
+
+def _rewrite(folder: Path, generation_id: str, change: Callable[[str], str]) -> None:
+    """Change a record behind the server's back."""
+    with closing(sqlite3.connect(folder / "store.sqlite", timeout=10)) as connection, connection:
+        query = "SELECT record FROM generations WHERE id = ?"
+        ((record,),) = connection.execute(query, (generation_id,)).fetchall()
+        connection.execute(
+            "UPDATE generations SET record = ? WHERE id = ?",
+            (change(record.decode()).encode(), generation_id),
+        )
+
+
+def test_what_another_model_wrote_is_not_attributed(stored: tuple[int, str, Path]) -> None:
+    _, address, folder = stored
+    with _client(address) as client:
+        generation = _generate(client)
+        path = f"/generations/{generation['id']}"
+
+        def other(record: str) -> str:
+            fields = json.loads(record)
+            assert fields["model"].count("-") == 2
+            return json.dumps(fields | {"model": "of-another-model"})
+
+        _rewrite(folder, generation["id"], other)
+        asked = {"id": generation["id"], "source_type": "word"}  # no scores of words are in memory
+        for response in (
+            client.get(path),
+            client.get(f"{path}/export.html?source_type=word"),
+            client.post("/attribute", json=asked),
+        ):
+            assert response.status_code == 409
+            error = response.json()["error"]
+            assert error["code"] == "other_model" and "bundled" in error["message"]
+        assert client.get(f"{path}/prompt").json()["query"] == BODY["query"]
+        assert client.delete(path).status_code == 204
+
+
+def test_a_damaged_record_is_told_and_can_be_deleted(stored: tuple[int, str, Path]) -> None:
+    _, address, folder = stored
+    with _client(address) as client:
+        generation = _generate(client)
+        path = f"/generations/{generation['id']}"
+        _rewrite(folder, generation["id"], lambda record: record[: len(record) // 2])
+        response = client.get(path)
+        assert response.status_code == 500 and "retry-after" not in response.headers
+        assert response.json()["error"]["code"] == "damaged_record"
+        assert client.delete(path).status_code == 204
+        assert client.get(path).status_code == 404
 
 
 @linux_only

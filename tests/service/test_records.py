@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from at2.tasks import Document
-from service.failures import StoreError
+from service.failures import DamagedRecordError, StoreError
 from service.records import Generation, NoStore, Prompt, RecordStore, SqliteStore, open_store
 
 T = TypeVar("T")
@@ -31,6 +31,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 def _generation(name: str, text: str = SECRET) -> Generation:
     return Generation(
         id=name,
+        model="m",
         created=5,
         prompt=Prompt((Document(text, "d1", None),), "Why?", (("user", "Hello"),)),
         source_type="sentence",
@@ -56,6 +57,7 @@ def _bytes_on_disk(tmp_path: Path) -> bytes:
     st.builds(
         Generation,
         id=st.just("gen-1"),
+        model=_TEXT,
         created=st.integers(0, 2**40),
         prompt=st.builds(
             Prompt,
@@ -270,8 +272,10 @@ def test_a_record_that_cannot_be_read_is_no_missing_one(tmp_path: Path) -> None:
         with sqlite3.connect(tmp_path / "store" / "records.sqlite") as other:
             other.execute("UPDATE generations SET record = x'00'")
         other.close()
-        with pytest.raises(StoreError):
+        with pytest.raises(DamagedRecordError, match="'a'"):
             await store.get("a")
+        assert await store.delete("a")
+        assert await store.get("a") is None
         await store.close()
 
     _run(main())

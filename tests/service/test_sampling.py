@@ -65,6 +65,14 @@ def test_a_number_that_is_rounded_to_one_draws_a_token_that_can_be(top_p: float)
     assert choose(logits, [Draw(0, 1.0, top_p, 1 - 1e-12)]).item() in (0, 2)
 
 
+@pytest.mark.parametrize("temperature", [1e-300, 1e-46, 1e-40, 1e-12])
+@pytest.mark.parametrize("top_p", [0.5, 1.0])
+def test_next_to_no_temperature_draws_the_best_token(temperature: float, top_p: float) -> None:
+    logits = torch.tensor([[30.0, -torch.inf, 31.0, 30.9]])
+    for number in (0.0, 0.5, 1 - 1e-12):
+        assert choose(logits, [Draw(0, temperature, top_p, number)]).item() == 2
+
+
 @pytest.mark.parametrize("top_p", [0.9999, 1.0])
 def test_draws_follow_the_distribution(top_p: float) -> None:
     logits = torch.tensor([[1.0, 0.0, -1.0, -9.0]])

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -320,3 +321,36 @@ def test_a_body_that_stops_half_way_harms_nobody(address: str) -> None:
             f"POST /echo/a HTTP/1.1\r\nHost: {host}\r\nContent-Length: 100\r\n\r\nhalf".encode()
         )
     assert httpx.post(f"{address}/echo/a", content=b"x").status_code == 200
+
+
+def _half_sent(address: str, sent: int) -> socket.socket:
+    """A connection whose request announces the largest body there may be, and sends part of it."""
+    host, port = address.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)), timeout=30)
+    head = f"POST /echo/a HTTP/1.1\r\nHost: {host}\r\nContent-Length: {LIMIT}\r\n\r\n"
+    connection.sendall(head.encode() + b"x" * sent)
+    return connection
+
+
+def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    own = settings(request_seconds=0.2)
+    app = small_app(own)
+    with serving(app, own, app.state.lifecycle) as (address, _), _half_sent(address, 5) as waiting:
+        received = waiting.recv(4096)
+        assert received.startswith(b"HTTP/1.1 408") and b"0.2 seconds" in received
+
+
+def test_bodies_together_take_up_no_more_than_there_is_room_for(address: str) -> None:
+    with ExitStack() as stack:
+        full = [stack.enter_context(_half_sent(address, LIMIT - 1)) for _ in range(16)]
+        with httpx.Client(base_url=address, timeout=30) as client:
+            refused = client.post("/echo/a", content=b"x" * 17)
+            while refused.status_code == 200:  # the others' bytes are still on their way
+                refused = client.post("/echo/a", content=b"x" * 17)
+            assert refused.status_code == 429
+            assert _error(refused)["code"] == "server_busy"
+            assert int(refused.headers["Retry-After"]) >= 1
+            for connection in full:
+                connection.sendall(b"x")
+                assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+            assert client.post("/echo/a", content=b"x" * LIMIT).status_code == 200

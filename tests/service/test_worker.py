@@ -1,7 +1,10 @@
 """The worker runs urgent work first, one piece at a time, and lets go of what nobody wants."""
 
 import asyncio
+import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -79,6 +82,39 @@ def test_cancelled_work_that_has_not_begun_never_begins(worker: Worker) -> None:
 
     asyncio.run(main())
     assert done == ["wanted"]
+
+
+def test_who_waits_counts_and_what_nobody_waits_for_is_let_go(worker: Worker) -> None:
+    class Held:
+        def __call__(self) -> None: ...
+
+    async def leave(held: Held) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(worker.run(held), 0.01)
+
+    async def main() -> None:
+        release = _hold(worker)
+        try:
+            worker.spare(lambda: None, threading.Event())
+            assert worker.waiting == 0
+            staying = asyncio.ensure_future(worker.run(lambda: None))
+            held = Held()
+            gone = weakref.ref(held)
+            leaving = asyncio.ensure_future(leave(held))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert worker.waiting == 2
+            await leaving
+            assert worker.waiting == 1
+            del held, leaving
+            gc.collect()
+            assert gone() is None  # though its turn has not come
+        finally:
+            release.set()
+        await staying
+        assert worker.waiting == 0
+
+    asyncio.run(main())
 
 
 def test_cancelled_work_ends_at_its_next_checkpoint(worker: Worker) -> None:
