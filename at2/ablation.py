@@ -54,7 +54,12 @@ def sample_masks(
 
     Returns:
         [masks, sources], True where a source is kept.
+
+    Raises:
+        InputError: the probability is not between 0 and 1.
     """
+    if not 0 <= keep_probability <= 1:
+        raise InputError(f"keep probability is {keep_probability}, not between 0 and 1")
     masks = np.zeros((num_masks, num_sources), dtype=np.bool_)
     for index in range(num_masks):
         random = np.random.RandomState(seed + index)

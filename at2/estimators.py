@@ -17,16 +17,16 @@ Metadata is the dictionary `extras`. Its keys, each of which may be missing:
 import io
 import json
 import os
-import pickle
-import zipfile
+import reprlib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
@@ -171,28 +171,14 @@ class LinearScoreEstimator(nn.Module):
 
         Args:
             extras: added to the estimator's own.
-            date: `YYYY-MM-DD`; by default the day of the environment variable SOURCE_DATE_EPOCH
-                if that is set, else none.
+            date: `YYYY-MM-DD`; by default the one in `extras`, or else the day of the environment
+                variable SOURCE_DATE_EPOCH if that is set, else none.
+
+        Raises:
+            EstimatorError: a weight is not finite, or something in `extras` is no plain value.
         """
-        header = {
-            "class": "LinearScoreEstimator",
-            "feature_extractor": self.feature_extractor.serialize(),
-            "kwargs": {
-                "normalize": self.normalize,
-                "non_negative": self.non_negative,
-                "bias": self.linear.bias is not None,
-            },
-            "extras": self._metadata(extras, date),
-        }
-        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
         path = Path(path)
-        if path.suffix == ".safetensors":
-            metadata = {"at2": json.dumps(header, sort_keys=True)}
-            write_whole(path, safetensors_bytes(state, metadata=metadata))
-        else:
-            buffer = io.BytesIO()  # a file's name would become part of its bytes
-            torch.save({**header, "state_dict": state}, buffer)
-            write_whole(path, buffer.getvalue())
+        write_whole(path, self._to_bytes(path.suffix, self._header(extras, date)))
 
     def save_folder(
         self, folder: str | Path, extras: dict[str, Any] | None = None, date: str | None = None
@@ -201,23 +187,58 @@ class LinearScoreEstimator(nn.Module):
 
         Args:
             extras, date: see `save`.
-        """
-        folder = Path(folder)
-        self.save(folder / PUBLISHED_FILE, extras, date)
-        self.save(folder / SAFETENSORS_FILE, extras, date)
-        own = self.feature_extractor
-        metadata = self._metadata(extras, date)
-        card = model_card(metadata, own.num_layers, own.num_heads, own.exponents)
-        write_whole(folder / CARD_FILE, card.encode("utf-8"))
 
-    def _metadata(self, extras: dict[str, Any] | None, date: str | None) -> dict[str, Any]:
+        Raises:
+            EstimatorError: see `save`; nothing is written.
+        """
+        folder, own = Path(folder), self.feature_extractor
+        header = self._header(extras, date)
+        card = model_card(header["extras"], own.num_layers, own.num_heads, own.exponents)
+        contents = {
+            name: self._to_bytes(Path(name).suffix, header)
+            for name in (PUBLISHED_FILE, SAFETENSORS_FILE)
+        }
+        for name, content in {**contents, CARD_FILE: card.encode("utf-8")}.items():
+            write_whole(folder / name, content)
+
+    def _to_bytes(self, suffix: str, header: dict[str, Any]) -> bytes:
+        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        if not all(torch.isfinite(value).all() for value in state.values()):
+            raise EstimatorError("the estimator cannot be saved: its weights are not finite")
+        if suffix == ".safetensors":
+            metadata = {"at2": json.dumps(header, sort_keys=True)}
+            content: bytes = safetensors_bytes(state, metadata=metadata)
+            return content
+        buffer = io.BytesIO()  # a file's name would become part of its bytes
+        torch.save({**header, "state_dict": state}, buffer)
+        return buffer.getvalue()
+
+    def _header(self, extras: dict[str, Any] | None, date: str | None) -> dict[str, Any]:
+        """What both formats hold beside the weights, as JSON has it."""
         metadata = {"library_version": __version__, **self.extras, **(extras or {})}
         epoch = os.environ.get("SOURCE_DATE_EPOCH")
-        if date is None and epoch is not None and epoch.isdecimal():
-            date = datetime.fromtimestamp(int(epoch), UTC).date().isoformat()
         if date is not None:
-            metadata.setdefault("date", date)
-        return metadata
+            metadata["date"] = date
+        elif epoch is not None and epoch.isdecimal():
+            day = datetime.fromtimestamp(int(epoch), UTC).date()
+            metadata.setdefault("date", day.isoformat())
+        header = {
+            "class": "LinearScoreEstimator",
+            "feature_extractor": self.feature_extractor.serialize(),
+            "kwargs": {
+                "normalize": self.normalize,
+                "non_negative": self.non_negative,
+                "bias": self.linear.bias is not None,
+            },
+            "extras": metadata,
+        }
+        try:
+            text = json.dumps(header, default=_plain_number, ensure_ascii=False)
+            text.encode("utf-8")
+        except (TypeError, ValueError) as error:
+            raise EstimatorError(f"extras cannot be saved: {_reason(error)}") from error
+        plain: dict[str, Any] = json.loads(text)
+        return plain
 
     @classmethod
     def load(
@@ -230,50 +251,49 @@ class LinearScoreEstimator(nn.Module):
         """
         path = _resolve(Path(path))
         try:
-            if path.suffix == ".safetensors":
-                with safe_open(path, framework="pt") as file:
-                    header = json.loads(file.metadata()["at2"])
-                    state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            else:
-                header = torch.load(path, map_location="cpu", weights_only=True)
-                state = header["state_dict"]
-        except (
-            OSError,
-            SafetensorError,
-            pickle.UnpicklingError,
-            zipfile.BadZipFile,
-            RuntimeError,
-            EOFError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            header, state = _parts(path)
+        except Exception as error:  # files of others fail in too many ways to list
+            if isinstance(error, OSError):
+                reason = error.strerror or _reason(error)
+            elif path.suffix == ".safetensors":
+                reason = _reason(error)
+            else:  # torch says how to load it unsafely
+                reason = "it is damaged, not written by torch.save, or holds more than plain values"
             raise EstimatorError(f"{path.name} is not a readable estimator: {reason}") from error
         estimator = cls._from_parts(path.name, header, state)
         return estimator if device is None else estimator.to(device)
 
     @classmethod
-    def _from_parts(
-        cls, name: str, header: dict[str, Any], state: dict[str, Tensor]
-    ) -> "LinearScoreEstimator":
+    def _from_parts(cls, name: str, header: Any, state: Any) -> "LinearScoreEstimator":
         try:
             if header["class"] != "LinearScoreEstimator":
-                raise EstimatorError(f"{name} holds an unknown estimator {header['class']!r}")
+                raise EstimatorError(f"unknown estimator {reprlib.repr(header['class'])}")
             kwargs = dict(header["kwargs"])
+            extractor = AttentionFeatureExtractor.deserialize(header["feature_extractor"])
+            wanted, found = (1, extractor.num_features), tuple(state["linear.weight"].shape)
+            if found != wanted:  # before memory is taken for as many weights as a file claims
+                raise EstimatorError(f"weights of shape {found} where {wanted} belong")
+            weights = {key: value.float() for key, value in state.items()}
+            if not all(torch.isfinite(value).all() for value in weights.values()):
+                raise EstimatorError("weights that are not finite")
             estimator = cls(
-                AttentionFeatureExtractor.deserialize(header["feature_extractor"]),
+                extractor,
                 normalize=bool(kwargs.get("normalize", True)),
                 non_negative=bool(kwargs.get("non_negative", False)),
                 bias=bool(kwargs.get("bias", False)),
                 extras=header.get("extras"),
             )
-            estimator.load_state_dict({key: value.float() for key, value in state.items()})
-        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise EstimatorError(f"{name} has an unknown layout: {reason}") from error
-        if not all(torch.isfinite(value).all() for value in state.values()):
-            raise EstimatorError(f"{name} holds weights that are not finite")
+            estimator.load_state_dict(weights)
+        except (
+            EstimatorError,
+            KeyError,
+            IndexError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+            ValueError,
+        ) as error:
+            raise EstimatorError(f"{name} has an unknown layout: {_reason(error)}") from error
         return estimator
 
     @classmethod
@@ -305,9 +325,34 @@ class LinearScoreEstimator(nn.Module):
             except EntryNotFoundError:  # published ones have no safetensors
                 path = hf_hub_download(model_name, PUBLISHED_FILE, revision=revision)
         except (OSError, ValueError, HfHubHTTPError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise EstimatorError(f"cannot fetch estimator {model_name!r}: {reason}") from error
+            raise EstimatorError(
+                f"cannot fetch estimator {model_name!r}: {_reason(error)}"
+            ) from error
         return cls.load(path, device)
+
+
+def _parts(path: Path) -> tuple[Any, Any]:
+    """The header and the weights that a file holds."""
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["at2"])
+            return header, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    header = torch.load(path, map_location="cpu", weights_only=True)
+    return header, header["state_dict"]
+
+
+def _plain_number(value: object) -> Any:
+    """What numpy computes, as Python's own number."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no plain value")
+
+
+def _reason(error: Exception) -> str:
+    """An error in one line that a terminal shows as it is."""
+    text = f"no {error}" if isinstance(error, KeyError) else str(error)
+    line = next((line.strip() for line in text.splitlines() if line.strip()), repr(error))
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
 
 
 def _resolve(path: Path) -> Path:
@@ -325,7 +370,19 @@ def _resolve(path: Path) -> Path:
 def load_estimator(
     name_or_path: str | Path, device: str | torch.device | None = None
 ) -> LinearScoreEstimator:
-    """An estimator from a file, a folder, or else from the hub by name."""
-    if Path(name_or_path).exists():
+    """An estimator from a file, a folder, or else from the hub by name.
+
+    What can only be a path (`/…`, `./…`, `….pt`, `….safetensors`) is not looked for on the hub.
+
+    Raises:
+        EstimatorError: there is none, or it cannot be used.
+    """
+    path = Path(name_or_path)
+    only_a_path = (
+        path.is_absolute()
+        or str(name_or_path).startswith(".")
+        or path.suffix in (".pt", ".safetensors")
+    )
+    if only_a_path or path.exists():
         return LinearScoreEstimator.load(name_or_path, device)
     return LinearScoreEstimator.from_hub(str(name_or_path), device)

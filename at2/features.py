@@ -9,7 +9,9 @@ attention from none, which a sum of a few strong weights drowns: what an ablatio
 grows less than in proportion to the attention that it takes away (`docs/experiments.md`).
 """
 
+import reprlib
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 from torch import Tensor
@@ -34,7 +36,7 @@ class AttentionFeatureExtractor:
         exponents: the powers of attention that are features, one block of layers × heads each.
 
     Raises:
-        InputError: an exponent is not above zero.
+        InputError: there is no layer or no head, or an exponent is not above zero.
     """
 
     def __init__(
@@ -44,6 +46,9 @@ class AttentionFeatureExtractor:
         model_type: str | None = None,
         exponents: Sequence[float] = PLAIN,
     ) -> None:
+        for name, count in (("num_layers", num_layers), ("num_heads", num_heads)):
+            if count < 1:
+                raise InputError(f"{name} is {count}, below 1", param=name)
         self.num_layers = num_layers
         self.num_heads = num_heads
         self.model_type = model_type
@@ -109,12 +114,12 @@ class AttentionFeatureExtractor:
         try:
             name, kwargs = data["class"], data["kwargs"]
             if name not in (_CLASS, _POWERS_CLASS):
-                raise EstimatorError(f"unknown feature extractor {name!r}")
+                raise EstimatorError(f"unknown feature extractor {reprlib.repr(name)}")
             exponents = kwargs["exponents"] if name == _POWERS_CLASS else PLAIN
             extractor = cls(
-                int(kwargs["num_layers"]), int(kwargs["num_heads"]), exponents=exponents
+                index(kwargs["num_layers"]), index(kwargs["num_heads"]), exponents=exponents
             )
         except (KeyError, TypeError, ValueError, InputError) as error:
-            raise EstimatorError(f"malformed feature extractor: {error!r}") from error
+            raise EstimatorError(f"malformed feature extractor: {reprlib.repr(error)}") from error
         extractor.model_type = kwargs.get("model_type")
         return extractor

@@ -9,12 +9,14 @@ the hidden states between layers; logits are computed for the target tokens only
 a time.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -55,7 +57,7 @@ def embedding_gradients(
     """The gradient of `Σ_t log p(t | before t)` over the targets, for every token that is read.
 
     One forward and one backward pass for as many targets as fit `logit_bytes`, usually all. The
-    model is left as it was; nothing else may train it meanwhile.
+    model is left as it was; nothing else may train it meanwhile. Threads take turns with a model.
 
     Args:
         model: a transformers causal language model in evaluation mode.
@@ -82,7 +84,8 @@ def embedding_gradients(
     step = max(1, logit_bytes // (_COPIES * vocabulary * dtype.itemsize))
     total: Tensor | None = None
     for first in range(start, end, step):
-        embeddings, gradients = _one_pass(model, ids[:end], first, min(first + step, end))
+        with _lock_of(model):
+            embeddings, gradients = _one_pass(model, ids[:end], first, min(first + step, end))
         # Gradients that barely differ from zero in half precision are added up in full.
         part = torch.zeros(end - 1, gradients.shape[-1], dtype=dtype)
         part[: len(gradients)] = gradients.to(part)
@@ -90,6 +93,16 @@ def embedding_gradients(
     assert total is not None  # the range is not empty
     # The last pass has read the most tokens.
     return EmbeddingGradients(embeddings.to("cpu", dtype), total)
+
+
+# A pass changes layers and flags of the model, and afterwards puts back what it found there.
+_locks: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
+_locks_lock = threading.Lock()
+
+
+def _lock_of(model: Any) -> threading.Lock:
+    with _locks_lock:
+        return _locks.setdefault(model, threading.Lock())
 
 
 # Hooks are called for passes of other threads, too; these are not ours to change.

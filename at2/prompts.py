@@ -6,6 +6,7 @@ Knows chat templates and the model's length limit; nothing of documents, sources
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from jinja2 import TemplateError
@@ -17,6 +18,8 @@ from at2.errors import PromptError, PromptTooLongError
 Message = Mapping[str, str]
 
 _THOUGHT_END = "</think>"
+_PLACE = re.compile("xplace([0-9]++)(?=x)")
+"""The number in a placeholder's name; the last letter may be the first of another name."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +120,8 @@ def _render(
 
 def _unused_name(contents: list[str]) -> str:
     """A word that occurs in no content, so that placeholders cannot be mistaken."""
-    number = 0
-    while any(f"xplace{number}x" in content for content in contents):
-        number += 1
+    taken = {number for content in contents for number in _PLACE.findall(content)}
+    number = next(number for number in count() if str(number) not in taken)
     return f"xplace{number}x"
 
 

@@ -6,6 +6,7 @@ asked for. Knows nothing of tokens or of models.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 
 import regex
 
@@ -16,18 +17,22 @@ CharRange = tuple[int, int]
 SentenceSplitter = Callable[[str], list[CharRange]]
 """The type of `split_sentences`, for those who supply their own."""
 
+_SOLID = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ーｰ"
+"""Scripts without spaces."""
+_BESIDE = rf"\s\x1c-\x1f<>{_SOLID}\u3000-\u30ff\uff00-\uffef"
+"""What an address ends before: spaces, and those scripts with their marks (，。）」ー)."""
+_MAIL = rf"(?:(?![{_BESIDE}])[\p{{L}}\p{{N}}-])"
 _WORD = regex.compile(
-    r"""
-    (?:https?://|www\.)[^\s\x1c-\x1f<>"]*[^\s\x1c-\x1f\p{P}<>]/?    # an address of the web
-    | [\p{L}\p{N}._%+-]{1,64}+@[\p{L}\p{N}-]{1,63}+(?:\.[\p{L}\p{N}-]{1,63}+){1,9}+  # of mail
-    | (?:\p{L}\.){2,}                                              # U.S., e.g.
-    | \p{Nd}++(?:[.,:]\p{Nd}++)*+                                  # 3.14, 1,000, 10:30
-    | ['’](?i:s|re|ve|ll|d|m)\b                                    # clitics: it|'s, we|'ll
-    | (?i:n['’]t)\b                                                # do|n't
-    | (?:(?!(?i:n['’]t\b)|[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}])
-        [\p{L}\p{M}\p{N}_\u200c\u200d])++
-    | ([.\-=_*#~])\1++                                             # an ellipsis or a rule
-    | (?![\s\x1c-\x1f])\X                                          # any other visible character
+    rf"""
+    (?:https?://|www\.)[^{_BESIDE}"]*[^{_BESIDE}\p{{P}}]/?          # an address of the web
+    | (?:{_MAIL}|[._%+]){{1,64}}+@{_MAIL}{{1,63}}+(?:\.{_MAIL}{{1,63}}+){{1,9}}+    # of mail
+    | (?:\p{{L}}\.){{2,}}                                          # U.S., e.g.
+    | \p{{Nd}}++(?:[.,:]\p{{Nd}}++)*+                              # 3.14, 1,000, 10:30
+    | ['’](?i:s|re|ve|ll|d|m)\b                                  # clitics: it|'s, we|'ll
+    | (?i:n['’]t)\b                                              # do|n't
+    | (?:(?!(?i:n['’]t\b)|[{_SOLID}])[\p{{L}}\p{{M}}\p{{N}}_\u200c\u200d])++
+    | ([.\-=_*#~])\1++                                           # an ellipsis or a rule
+    | (?![\s\x1c-\x1f])\X                                        # any other visible character
     """,
     regex.VERBOSE,
 )
@@ -63,10 +68,15 @@ def split_words(text: str) -> list[CharRange]:
     its letter, an emoji of several) are never separated. NLTK's tokenizers are not used because
     they rewrite quotation marks and then cannot always find them in the text again.
 
+    No word goes on where a sentence of `split_sentences` begins or ends.
+
     Returns:
         Ranges `(start, end)` in characters.
     """
-    return [match.span() for match in _WORD.finditer(text)]
+    edges = [0, *(edge for sentence in split_sentences(text) for edge in sentence), len(text)]
+    return [
+        match.span() for start, end in pairwise(edges) for match in _WORD.finditer(text, start, end)
+    ]
 
 
 def split_paragraphs(text: str) -> list[CharRange]:

@@ -9,13 +9,15 @@ with the outputs.
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from at2.attention import attention_shape
 from at2.errors import DamagedFileError, InputError, TrainingError
 from at2.estimators import LinearScoreEstimator
 from at2.features import AttentionFeatureExtractor
@@ -77,7 +79,7 @@ class AT2Trainer:
         feature_extractor: by default attention of all captured layers and heads.
         split_target_by: the unit whose probability is predicted: "sentence", "paragraph", "word",
             "token", or None for the whole response.
-        num_masks: ablations per example.
+        num_masks: ablations per example, at least 2.
         generations_save_path: folder of the responses, to share them between trainers; by default
             one inside `save_path`.
         seed: of the batches that training draws.
@@ -88,6 +90,7 @@ class AT2Trainer:
             are not finite then have no targets.
 
     Raises:
+        InputError: a setting is out of range, or the feature extractor is for another model.
         TrainingError: the dataset is empty.
     """
 
@@ -114,7 +117,7 @@ class AT2Trainer:
         self.model = model
         self.tokenizer = tokenizer
         self.task_from_example = task_from_example
-        self.feature_extractor = feature_extractor or AttentionFeatureExtractor.from_model(model)
+        self.feature_extractor = _fitting(feature_extractor, model)
         self.seed = seed
         self.skip = skip
         self.plan = ShardPlan(len(dataset), shard_size)
@@ -158,8 +161,8 @@ class AT2Trainer:
             self._new_task,
         )
 
-    def _claim(self, folder: Path, settings: dict[str, Any], name: str | None = None) -> str:
-        return claim(folder, settings, environment(self.model), name)
+    def _claim(self, folder: Path, settings: dict[str, Any]) -> str:
+        return claim(folder, settings, environment(self.model))
 
     def _claim_features(self) -> ShardFolder:
         """The second stage's folder, for the current settings only.
@@ -402,12 +405,12 @@ class AT2Trainer:
         loss_fn: Loss | None = None,
         max_grad_norm: float = 1.0,
         sampling_method: Sampling = "examples",
-        train_indices: Sequence[int] | None = None,
+        train_indices: Iterable[int] | None = None,
         device: str | torch.device | None = None,
         print_every: int = 100,
         save_name: str | None = None,
         *,
-        held_out_indices: Sequence[int] = (),
+        held_out_indices: Iterable[int] = (),
         memory_limit: int | None = None,
         checkpoint_every: int = CHECKPOINT_EVERY,
         extras: dict[str, Any] | None = None,
@@ -418,7 +421,8 @@ class AT2Trainer:
         one target of each; Adam with cosine decay minimises the negative Pearson correlation.
 
         Args:
-            score_estimator: where to start; by default weights of 1/n.
+            score_estimator: where to start, by default weights of 1/n; it stays as it is, and what
+                it says of its own training does not pass on.
             loss_fn: of predictions and outputs [instances, masks]; by default `pearson_loss`, as
                 published. `rank_loss` is another.
             max_grad_norm: longer gradients are cut to this length.
@@ -428,8 +432,8 @@ class AT2Trainer:
             device: by default the model's.
             print_every: steps between two lines.
             save_name: save to `estimators/<save_name>/` under the trainer's folder, and keep
-                checkpoints there. A name is for one set of settings; what is finished is read and
-                returned.
+                checkpoints there. Once there is one, a name is for one set of settings; what is
+                finished is read and returned.
             held_out_indices: examples to report on, which are not trained on.
             memory_limit: bytes that features may take in memory; by default half of what is free.
                 Where they need more, each step reads its own from disk.
@@ -437,12 +441,14 @@ class AT2Trainer:
             extras: metadata to store with the estimator.
 
         Raises:
-            InputError: an index or a setting is out of range.
+            InputError: an index or a setting is out of range, or `save_name` is not a name.
             TrainingError: features are missing or damaged, no example has a target, a loss is not
                 finite, the name was used with other settings, or the folder cannot be written to.
         """
         if print_every < 1:
             raise InputError(f"print_every is {print_every}, below 1", param="print_every")
+        if save_name is not None:
+            record.check_name(save_name)
         apart = self._checked(held_out_indices, "held_out_indices")
         indices = self._checked(
             range(len(self.dataset)) if train_indices is None else train_indices, "train_indices"
@@ -459,8 +465,10 @@ class AT2Trainer:
         settings = FitSettings(
             num_iterations, learning_rate, batch_size, max_grad_norm, sampling_method, self.seed
         )
-        estimator = score_estimator or LinearScoreEstimator(self.feature_extractor)
+        estimator = deepcopy(score_estimator) or LinearScoreEstimator(self.feature_extractor)
         estimator = estimator.to(device, torch.float32)
+        for of_the_start in ("metrics", "date", "library_version"):
+            estimator.extras.pop(of_the_start, None)
         described = {
             **settings.to_dict(),
             "loss": getattr(loss_fn or pearson_loss, "__name__", type(loss_fn).__name__),
@@ -477,7 +485,13 @@ class AT2Trainer:
             checkpoint = Checkpoint(
                 folder / record.CHECKPOINT_FILE, fingerprint(described), checkpoint_every
             )
-            self._claim(folder, described, f"estimator {save_name!r}")
+            claim(
+                folder,
+                described,
+                environment(self.model),
+                f"estimator {save_name!r}",
+                anew=not record.is_begun(folder),
+            )
             remove_leftovers(folder)
             finished = self._finished(checkpoint)
             if finished is not None:
@@ -524,7 +538,8 @@ class AT2Trainer:
             return None
         return LinearScoreEstimator.load(folder)
 
-    def _checked(self, indices: Sequence[int], param: str) -> list[int]:
+    def _checked(self, indices: Iterable[int], param: str) -> list[int]:
+        indices = list(indices)
         for index in indices:
             if not 0 <= index < len(self.dataset):
                 raise InputError(
@@ -532,3 +547,22 @@ class AT2Trainer:
                     param=param,
                 )
         return [int(index) for index in indices]
+
+
+def _fitting(extractor: AttentionFeatureExtractor | None, model: Any) -> AttentionFeatureExtractor:
+    """The feature extractor, by default one for the model.
+
+    Raises:
+        InputError: it is for a model of another shape.
+    """
+    if extractor is None:
+        return AttentionFeatureExtractor.from_model(model)
+    shape = attention_shape(model)
+    if (extractor.num_layers, extractor.num_heads) != (shape.num_layers, shape.num_heads):
+        raise InputError(
+            f"the feature extractor is for {extractor.num_layers} layers × {extractor.num_heads} "
+            f"heads, but {type(model).__name__} has {shape.num_layers} layers × "
+            f"{shape.num_heads} heads",
+            param="feature_extractor",
+        )
+    return extractor

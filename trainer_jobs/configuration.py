@@ -176,9 +176,11 @@ def _problem(problem: Mapping[str, Any]) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if not problem["loc"]:
         return str(message)
-    setting = ".".join(str(part) for part in problem["loc"]).replace("-", "_")
+    given = ".".join(str(part) for part in problem["loc"])
+    setting = given.replace("-", "_")
     if problem["type"] == "missing":
         return f"{setting}: not set"
     if problem["type"] == "extra_forbidden":
-        return f"{setting}={problem['input']!r}: there is no such setting"
+        meant = f"; did you mean {setting}?" if setting in JobSettings.model_fields else ""
+        return f"{given}={problem['input']!r}: there is no such setting{meant}"
     return f"{setting}={problem['input']!r}: {message}"

@@ -135,7 +135,7 @@ class JobSettings(BaseSettings):
     generate_batch_size: int = Field(
         default=4, ge=1, description="Prompts that are generated for at once."
     )
-    num_masks: int = Field(default=32, ge=1, le=1_000_000, description="Ablations per example.")
+    num_masks: int = Field(default=32, ge=2, le=1_000_000, description="Ablations per example.")
     token_budget: int | None = Field(
         default=None,
         ge=1,
@@ -158,7 +158,6 @@ class JobSettings(BaseSettings):
 
     save_name: str = Field(
         default="default",
-        pattern=r"^\w[\w.-]*$",
         description="Name of the estimator: its folder is `estimators/NAME` in the folder of "
         "results.",
     )

@@ -168,6 +168,7 @@ def run_command(command: str, settings: JobSettings, worker: Worker) -> int:
     """
     logs.configure()
     try:
+        record.check_name(settings.save_name)
         evaluation.check(settings)
     except InputError as error:
         return _failed(str(error), _BAD_SETTINGS)

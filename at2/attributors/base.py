@@ -6,14 +6,15 @@ spans costs one slice and one sum each. Knows nothing of models.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from at2.alignment import TokenRange
 from at2.errors import InputError, SpanError
 from at2.tasks import AttributionTask, SourceSpan
 
@@ -24,7 +25,29 @@ DEFAULT_NUM_SOURCES_TO_SHOW = 8
 """Rows of the table that `show_attribution` makes."""
 
 _RECENT_SPANS = 64
-"""Spans whose scores an attributor keeps: asking again is free where a span costs a pass."""
+"""Spans whose scores are kept where each costs a pass: asking again is free."""
+
+_T = TypeVar("_T")
+
+
+class PerResponse(Generic[_T]):
+    """What follows from a task's response: computed when first asked for and kept, until the task
+    is given another response. Once computed, several threads may ask at a time.
+
+    Args:
+        task: the task.
+    """
+
+    def __init__(self, task: AttributionTask) -> None:
+        self._task = task
+        self._kept: tuple[int, _T] | None = None
+
+    def get(self, compute: Callable[[], _T]) -> _T:
+        """What was computed for the response that the task has now, or else what `compute` says."""
+        number, kept = self._task.response_number, self._kept
+        if kept is None or kept[0] != number:
+            kept = self._kept = number, compute()
+        return kept[1]
 
 
 @dataclass(frozen=True)
@@ -66,7 +89,7 @@ class Attributor(ABC):
 
     def __init__(self, task: AttributionTask) -> None:
         self.task = task
-        self._recent: dict[tuple[int, int], NDArray[np.float32]] = {}
+        self._recent = PerResponse[dict[TokenRange, NDArray[np.float32]]](task)
 
     @abstractmethod
     def _get_attribution_scores_for_token_range(
@@ -108,17 +131,32 @@ class Attributor(ABC):
             print("Computing attribution scores for:\n", self.task.token_range_text(*span).strip())
         if self.task.num_sources == 0:
             return np.zeros(0, dtype=np.float32)
-        if span not in self._recent:
+        return self._scores_of(span)
+
+    def _scores_of(self, span: TokenRange) -> NDArray[np.float32]:
+        """Scores [sources] of a span in tokens of the target, those of recent spans kept."""
+        recent = self._recent.get(dict)
+        if span not in recent:
             scores = self._get_attribution_scores_for_token_range(*span)
-            while len(self._recent) >= _RECENT_SPANS:
-                del self._recent[next(iter(self._recent))]
-            self._recent[span] = np.asarray(scores, dtype=np.float32)
-        return self._recent[span].copy()
+            while len(recent) >= _RECENT_SPANS:
+                del recent[next(iter(recent))]
+            recent[span] = np.asarray(scores, dtype=np.float32)
+        return recent[span].copy()
 
     def attribute(
         self, start: int | None = None, end: int | None = None, top_k: int | None = None
     ) -> Attribution:
-        """Sources of a span of the target ranked by score, ties by their order in the context."""
+        """Sources of a span of the target ranked by score, ties by their order in the context.
+
+        Args:
+            start, end: the span in characters of the target; either may be left out.
+            top_k: only so many of the best; all by default.
+
+        Raises:
+            SpanError: see `get_attribution_scores`.
+            InputError: `top_k` is below 1.
+        """
+        _check_count(top_k, "top_k")
         length = len(self.task.target)
         first, last = 0 if start is None else start, length if end is None else end
         span = self.task.target_span(first, last)
@@ -146,8 +184,15 @@ class Attributor(ABC):
         cmap: str = "RdBu",
         verbose: bool = False,
     ) -> "Styler":
-        """The best sources as a styled table with columns Score and Source (needs pandas)."""
+        """The best sources as a styled table with columns Score and Source (needs pandas).
+
+        Raises:
+            SpanError: see `get_attribution_scores`.
+            InputError: `num_sources_to_show` is below 1.
+        """
         from at2.display import score_table
+
+        _check_count(num_sources_to_show, "num_sources_to_show")
 
         scores = self.get_attribution_scores(start, end, token_start, token_end, verbose)
         return score_table(scores, self.task.sources, num_sources_to_show, cmap)
@@ -204,7 +249,8 @@ class Attributor(ABC):
 class TokenScoreAttributor(Attributor):
     """A method that scores every source for every token of the target; a span is the mean.
 
-    A subclass fills the matrix in `_compute_scores`, which is called once at most.
+    A subclass fills the matrix in `_compute_scores`, which is called once for a response. After
+    `prepare_for_attribution` spans only read, so several threads may ask for them at a time.
 
     Args:
         task: the task; its response is generated when first needed.
@@ -217,7 +263,8 @@ class TokenScoreAttributor(Attributor):
     ) -> None:
         super().__init__(task)
         self._cache: MutableMapping[str, Any] = {} if cache is None else cache
-        self._scores: NDArray[np.float32] | None = None
+        self._taken: Any = None  # what the cache held for the response before
+        self._scores = PerResponse[NDArray[np.float32]](task)
 
     @abstractmethod
     def _compute_scores(self) -> NDArray[np.float32]:
@@ -225,33 +272,41 @@ class TokenScoreAttributor(Attributor):
 
     @property
     def scores(self) -> NDArray[np.float32]:
-        """Scores [targets, sources], computed when first read and kept.
+        """Scores [targets, sources], computed when first read and kept while the response stays.
 
         Raises:
             InputError: the scores in the cache are of another task.
+            PromptTooLongError: the model does not take prompt and response.
         """
-        if self._scores is None:
-            shape = (len(self.task.target_ids), self.task.num_sources)
-            given = self._cache.get("scores")
-            if given is not None:
-                scores = torch.as_tensor(given).detach().float().cpu().numpy()
-                if scores.shape != shape[::-1]:
-                    raise InputError(
-                        f"the cached scores are {list(scores.shape)} where the task has "
-                        f"{shape[1]} sources × {shape[0]} target tokens",
-                        param="cache",
-                    )
-                self._scores = scores.T
-            elif self.task.num_sources == 0 or self.task.has_empty_target:
-                self._scores = np.zeros(shape, dtype=np.float32)
-            else:
-                self._scores = self._compute_scores()
-                self._cache["scores"] = torch.from_numpy(self._scores.T)
-        return self._scores
+        return self._scores.get(self._find_scores)
+
+    def _find_scores(self) -> NDArray[np.float32]:
+        """The matrix in the cache, or else a computed one."""
+        shape = (len(self.task.target_ids), self.task.num_sources)
+        given = self._cache.get("scores")
+        if given is not None and given is not self._taken:
+            scores: NDArray[np.float32] = torch.as_tensor(given).detach().float().cpu().numpy()
+            if scores.shape != shape[::-1]:
+                raise InputError(
+                    f"the cached scores are {list(scores.shape)} where the task has "
+                    f"{shape[1]} sources × {shape[0]} target tokens",
+                    param="cache",
+                )
+            self._taken = given
+            return scores.T
+        if self.task.num_sources == 0 or self.task.has_empty_target:
+            return np.zeros(shape, dtype=np.float32)
+        computed = self._compute_scores()
+        self._taken = self._cache["scores"] = torch.from_numpy(computed.T)
+        return computed
 
     def prepare_for_attribution(self) -> None:
-        """Fill the matrix."""
-        _ = self.scores
+        """Fill the matrix, and find the sources."""
+        _ = self.scores, self.task.source_spans
+
+    def _scores_of(self, span: TokenRange) -> NDArray[np.float32]:
+        """A slice and a mean: nothing worth keeping, and nothing that another thread changes."""
+        return self._get_attribution_scores_for_token_range(*span).astype(np.float32)
 
     def _get_attribution_scores_for_token_range(
         self, token_start: int, token_end: int
@@ -260,6 +315,11 @@ class TokenScoreAttributor(Attributor):
             axis=0, dtype=np.float64
         )
         return means
+
+
+def _check_count(count: int | None, param: str) -> None:
+    if count is not None and count < 1:
+        raise InputError(f"{param} is {count}, not at least 1", param=param)
 
 
 def sum_by_source(

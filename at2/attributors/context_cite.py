@@ -4,8 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from at2.ablation import Method, ablated_logit_probs, aggregate_logit_probs, sample_masks
-from at2.attributors.base import Attributor
-from at2.errors import InputError
+from at2.attributors.base import Attributor, PerResponse
+from at2.errors import InputError, ModelError
 from at2.seeds import FITTING_SEEDS, check_seeds
 from at2.tasks import AttributionTask
 
@@ -67,27 +67,30 @@ class ContextCiteAttributor(Attributor):
         self.alpha = alpha
         self.ablation = ablation
         self.seed = seed
-        self._measured: tuple[NDArray[np.bool_], NDArray[np.float64]] | None = None
+        self._measured = PerResponse[tuple[NDArray[np.bool_], NDArray[np.float64]]](task)
 
     @property
     def ablations(self) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
         """Masks [ablations, sources] and logits of the target tokens' probabilities
-        [ablations, targets], computed when first read and kept."""
-        if self._measured is None:
-            task = self.task
-            masks = sample_masks(
-                self.num_ablations, task.num_sources, self.keep_probability, self.seed
-            )
-            logit_probs = ablated_logit_probs(
-                task.model,
-                task.token_ids,
-                task.source_token_ranges,
-                task.target_token_range,
-                masks,
-                method=self.ablation,
-            )
-            self._measured = masks, np.asarray(logit_probs, dtype=np.float64)
-        return self._measured
+        [ablations, targets], computed when first read and kept while the response stays.
+
+        Raises:
+            PromptTooLongError: the model does not take prompt and response.
+        """
+        return self._measured.get(self._measure)
+
+    def _measure(self) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+        task = self.task
+        masks = sample_masks(self.num_ablations, task.num_sources, self.keep_probability, self.seed)
+        logit_probs = ablated_logit_probs(
+            task.model,
+            task.token_ids,
+            task.source_token_ranges,
+            task.target_token_range,
+            masks,
+            method=self.ablation,
+        )
+        return masks, np.asarray(logit_probs, dtype=np.float64)
 
     def prepare_for_attribution(self) -> None:
         """Measure the ablations."""
@@ -99,6 +102,11 @@ class ContextCiteAttributor(Attributor):
     ) -> NDArray[np.float64]:
         masks, logit_probs = self.ablations
         outputs = aggregate_logit_probs(logit_probs[:, token_start:token_end])
+        if not np.isfinite(outputs).all():
+            raise ModelError(
+                f"{type(self.task.model).__name__} gives the span probabilities whose logits are "
+                "not finite: nothing can be fitted to them"
+            )
         return lasso_weights(masks, outputs, token_end - token_start, self.alpha)
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from at2.attributors.base import Attributor
+from at2.attributors.base import Attributor, PerResponse
 from at2.errors import InputError
 from at2.sentences import split_words
 from at2.tasks import AttributionTask
@@ -79,7 +79,7 @@ class LexicalOverlapAttributor(Attributor):
 
     def __init__(self, task: AttributionTask) -> None:
         super().__init__(task)
-        self._source_words: list[frozenset[str]] | None = None
+        self._source_words = PerResponse[list[frozenset[str]]](task)
 
     def prepare_for_attribution(self) -> None:
         """Split the sources into words."""
@@ -88,9 +88,7 @@ class LexicalOverlapAttributor(Attributor):
     @property
     def source_words(self) -> list[frozenset[str]]:
         """The different words of each source, folded to one case."""
-        if self._source_words is None:
-            self._source_words = [_words(source) for source in self.task.sources]
-        return self._source_words
+        return self._source_words.get(lambda: [_words(source) for source in self.task.sources])
 
     def _get_attribution_scores_for_token_range(
         self, token_start: int, token_end: int

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from math import isfinite
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,7 @@ def attribution_page(
         choices = [(0, len(target)), *choices]
     first = len(choices) - len(statements)  # the whole target is choice 0 where it is one more
     scores = [
-        [float(f"{score:.{_DIGITS}g}") for score in attributor.get_attribution_scores(start, end)]
+        [_shown(float(score)) for score in attributor.get_attribution_scores(start, end)]
         for start, end in choices
     ]
     sources = task.source_spans
@@ -101,6 +102,11 @@ def attribution_page(
     return page
 
 
+def _shown(score: float) -> float | None:
+    """A score as it is shown; None for what is no number, which JSON has not either."""
+    return float(f"{score:.{_DIGITS}g}") if isfinite(score) else None
+
+
 def _ranges_in(document: int, sources: Iterable["SourceSpan"]) -> list[tuple[int, int, int]]:
     return sorted((s.start, s.end, s.index) for s in sources if s.document == document)
 
@@ -118,7 +124,7 @@ def _segments(text: str, ranges: list[tuple[int, int, int]]) -> list[_Segment]:
 
 def _json(data: Any) -> Markup:
     """JSON that cannot end the element it stands in."""
-    text = json.dumps(data, separators=(",", ":"))
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 

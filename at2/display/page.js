@@ -44,14 +44,17 @@
 
   function choose(choice) {
     const row = scores[choice];
-    const order = row.map((_, index) => index).sort((a, b) => row[b] - row[a] || a - b);
+    const order = row
+      .map((_, index) => index)
+      .filter((index) => row[index] !== null)
+      .sort((a, b) => row[b] - row[a] || a - b);
     const largest = row.reduce((most, score) => Math.max(most, Math.abs(score)), 1e-12);
     for (const node of choices) {
       node.setAttribute("aria-pressed", String(Number(node.dataset.choice) === choice));
     }
     for (const [index, mark] of marks) {
       show(mark, row[index] / largest);
-      mark.title = "score " + row[index].toFixed(4);
+      mark.title = row[index] === null ? "no score" : "score " + row[index].toFixed(4);
       mark.removeAttribute("data-rank");
     }
     list.replaceChildren();

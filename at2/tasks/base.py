@@ -16,7 +16,7 @@ from at2.ablation import Method, ablated_logit_probs, sample_masks
 from at2.alignment import CharRange, TokenRange, assign_tokens
 from at2.errors import InputError
 from at2.tasks.exchange import Exchange
-from at2.tasks.sources import split_ranges
+from at2.tasks.sources import check_target_split, split_ranges
 from at2.tasks.spans import Document, SourceSpan, TargetSpan
 from at2.tasks.target import Target
 
@@ -35,6 +35,7 @@ class AttributionTask(Exchange):
             mask: per source whether the model sees it; all of them by default.
 
         Raises:
+            InputError: the mask is not one value per source.
             PromptTooLongError: the prompt leaves no room for a response.
         """
         return self._respond(self._visible(mask))
@@ -43,6 +44,10 @@ class AttributionTask(Exchange):
         """Per token of the prompt 1, or 0 where the mask hides its source."""
         visible = [1] * len(self.input_ids)
         if mask is not None:
+            if len(mask) != self.num_sources:
+                raise InputError(
+                    f"a mask of {len(mask)} values for {self.num_sources} sources", param="mask"
+                )
             for keep, (start, end) in zip(mask, self.source_token_ranges, strict=True):
                 visible[start:end] = [int(keep)] * (end - start)
         return visible
@@ -53,7 +58,7 @@ class AttributionTask(Exchange):
         """The prompt and its tokens, sources that `mask` hides masked; see `get_input_tokens`.
 
         Raises:
-            InputError: a mask without tensors.
+            InputError: a mask without tensors, or not of one value per source.
         """
         tokens = self.get_input_tokens(return_tensors)
         if mask is not None:
@@ -201,7 +206,11 @@ class AttributionTask(Exchange):
         Returns:
             Token ranges, none empty; none at all for an empty range, or when nothing in it is a
             sentence.
+
+        Raises:
+            InputError: `split_by` is something else.
         """
+        check_target_split(split_by)
         first, last = token_range
         if first == last:
             return []
@@ -259,6 +268,10 @@ class AttributionTask(Exchange):
         Returns:
             Masks [masks, sources], True where kept, and per target token the logit of its
             probability [masks, targets].
+
+        Raises:
+            InputError: `alpha` is not between 0 and 1.
+            PromptTooLongError: the model does not take prompt and response.
         """
         masks = sample_masks(num_masks, self.num_sources, alpha, base_seed)
         budget = {} if batch_size is None else {"token_budget": batch_size * len(self.token_ids)}

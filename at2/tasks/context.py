@@ -6,7 +6,7 @@ from typing import Any
 
 from at2.alignment import CharRange, TokenRange
 from at2.encoding import check_text
-from at2.errors import PromptError
+from at2.errors import InputError, PromptError
 from at2.prompts import Message
 from at2.tasks.chat import AttributionTaskWithChatPrompt
 from at2.tasks.generation import DEFAULT_GENERATE_KWARGS
@@ -84,6 +84,9 @@ class DocumentsContextAttributionTask(ContextAttributionTask):
         source_ranges: per document the character ranges of its text to use as sources.
 
     The other arguments are those of `AttributionTaskWithChatPrompt`.
+
+    Raises:
+        InputError: one is no document, or its text, title or id is not valid Unicode.
     """
 
     template = SimpleContextAttributionTask.template
@@ -99,10 +102,7 @@ class DocumentsContextAttributionTask(ContextAttributionTask):
         source_type: str = "document",
         **kwargs: Any,
     ) -> None:
-        for document in documents:
-            check_text(document.text, "documents")
-            check_text(document.title or "", "documents")
-        self.documents = tuple(documents)
+        self.documents = tuple(_checked(i, document) for i, document in enumerate(documents))
         self.query = check_text(query, "query")
         super().__init__(
             model, tokenizer, generate_kwargs, previous_messages, source_type, **kwargs
@@ -132,6 +132,16 @@ class DocumentsContextAttributionTask(ContextAttributionTask):
         context, ranges = self._joined()
         offset = _fill(self.template, context=context, query=self.query)[1]
         return [(offset + start, offset + end) for start, end in ranges]
+
+
+def _checked(number: int, document: object) -> Document:
+    if not isinstance(document, Document):
+        raise InputError(
+            f"document {number} is a {type(document).__name__}, not a Document", param="documents"
+        )
+    for text in (document.text, document.title or "", document.id or ""):
+        check_text(text, "documents")
+    return document
 
 
 def _fill(template: str, **fields: str) -> tuple[str, int]:

@@ -17,7 +17,12 @@ from at2.decoding import decode_with_offsets
 from at2.encoding import check_text, encode_continuation, encode_text
 from at2.errors import InputError
 from at2.prompts import Prompt, check_length
-from at2.tasks.generation import DEFAULT_GENERATE_KWARGS, end_ids, generate_responses
+from at2.tasks.generation import (
+    DEFAULT_GENERATE_KWARGS,
+    check_generate_kwargs,
+    end_ids,
+    generate_responses,
+)
 
 
 class Exchange(ABC):
@@ -30,6 +35,9 @@ class Exchange(ABC):
         cache: as in the published package. Its entry `text`, prompt and response in one, gives the
             response; whatever else it holds is computed anew.
         **kwargs: ignored with a warning, for code that passes its settings through.
+
+    Raises:
+        InputError: the arguments of `model.generate` do not give the ids of one response.
     """
 
     def __init__(
@@ -44,10 +52,11 @@ class Exchange(ABC):
             warnings.warn(f"{type(self).__name__} ignores the argument {name!r}", stacklevel=2)
         self.model = model
         self.tokenizer = tokenizer
-        self.generate_kwargs = dict(generate_kwargs)
+        self.generate_kwargs = check_generate_kwargs(generate_kwargs)
         self._given_text = (cache or {}).get("text")
         # What depends on the response; emptied when another one is set.
         self._cache: dict[str, Any] = {}
+        self._responses_set = 0
 
     # The prompt
 
@@ -102,8 +111,7 @@ class Exchange(ABC):
         for token_id in ids:
             if not 0 <= token_id < size:
                 raise InputError(f"token id {token_id} is not in the vocabulary of {size}")
-        self._cache.clear()
-        self._cache["generation_ids"] = ids
+        self._renew(ids)
 
     def set_generation(self, text: str) -> None:
         """Attribute a response written elsewhere. Afterwards `generation == text`.
@@ -119,9 +127,21 @@ class Exchange(ABC):
             text,
             self._response_user_spans(text),
         )
-        self._cache.clear()
-        self._cache["generation_ids"] = list(encoded.ids)
+        self._renew(list(encoded.ids))
         self._cache["encoded_generation"] = encoded
+
+    def _renew(self, ids: list[int]) -> None:
+        """Take another response, and forget what depended on the one before."""
+        self._cache.clear()
+        self._cache["generation_ids"] = ids
+        self._responses_set += 1
+
+    @property
+    def response_number(self) -> int:
+        """How many responses this task has been given, with the one that it has now: what was
+        computed from a response holds while this number stays."""
+        _ = self.generation_ids
+        return self._responses_set
 
     def _response_user_spans(self, text: str) -> list[CharRange]:
         """The parts of a given response in which control tokens are text: all of it."""
@@ -198,8 +218,14 @@ class Exchange(ABC):
 
     @property
     def token_ids(self) -> list[int]:
-        """Token ids of prompt and response."""
-        return [*self.encoded_prompt.encoded.ids, *self.generation_ids]
+        """Token ids of prompt and response, for a pass of the model.
+
+        Raises:
+            PromptTooLongError: the model does not take as many.
+        """
+        response = self.generation_ids
+        self.check_length(len(response))
+        return [*self.encoded_prompt.encoded.ids, *response]
 
     @property
     def text(self) -> str:

@@ -25,6 +25,9 @@ _LEVELS = ("document", *_SPLITTERS)
 SOURCE_TYPES = (*_LEVELS, "token")
 """What documents can be cut into, from coarse to fine."""
 
+TARGET_PARTS = (*_SPLITTERS, "token")
+"""What a target can be cut into, from coarse to fine."""
+
 
 @dataclass(frozen=True)
 class PlacedText:
@@ -77,18 +80,24 @@ def check_source_type(source_type: str) -> str:
     return source_type
 
 
-def split_ranges(text: str, split_by: str) -> list[CharRange]:
-    """The paragraphs, sentences or words of a text, or all of it as one `document`.
+def check_target_split(split_by: str | None, param: str = "split_by") -> None:
+    """Make sure that a target can be cut by `split_by`; None is all of it in one.
 
     Raises:
-        InputError: `split_by` is something else.
+        InputError: it cannot.
     """
-    if split_by == "document":
+    if split_by is not None and split_by not in TARGET_PARTS:
+        raise InputError(
+            f"cannot split by {split_by!r}: not one of {', '.join(TARGET_PARTS)}, None",
+            param=param,
+        )
+
+
+def split_ranges(text: str, level: str) -> list[CharRange]:
+    """The paragraphs, sentences or words of a text, or all of it as one `document`."""
+    if level == "document":
         return [(0, len(text))] if text else []
-    if split_by not in _SPLITTERS:
-        allowed = ", ".join(_LEVELS)
-        raise InputError(f"cannot split by {split_by!r}: not one of {allowed}", param="split_by")
-    return list(_SPLITTERS[split_by](text))
+    return list(_SPLITTERS[level](text))
 
 
 def cut_documents(

@@ -27,12 +27,16 @@ from at2.errors import InputError
 from at2.features import AttentionFeatureExtractor
 from at2.seeds import TRAINING_SEEDS, check_seeds
 from at2.tasks import AttributionTask
+from at2.tasks.sources import check_target_split
 
 KEEP_PROBABILITY = 0.5
 """The chance that an ablation keeps a source."""
 
 NUM_MASKS = 32
 """Ablations per example."""
+
+_MIN_MASKS = 2
+"""Fewer have no correlation with anything."""
 
 _PASSES = 8
 """Passes that consecutive examples fill together: enough to pad little, few enough to show how far
@@ -49,6 +53,9 @@ class ComputeSettings:
         split_target_by: the unit whose probability is predicted: "sentence", "paragraph", "word",
             "token", or None for the whole response.
         token_budget: tokens in one forward pass of ablations; None for what suits the device.
+
+    Raises:
+        InputError: one is out of range.
     """
 
     num_masks: int = NUM_MASKS
@@ -57,7 +64,13 @@ class ComputeSettings:
     token_budget: int | None = None
 
     def __post_init__(self) -> None:
+        if self.num_masks < _MIN_MASKS:
+            raise InputError(
+                f"num_masks is {self.num_masks}, below {_MIN_MASKS}: training needs a correlation",
+                param="num_masks",
+            )
         check_seeds(TRAINING_SEEDS.start, self.num_masks, TRAINING_SEEDS, param="num_masks")
+        check_target_split(self.split_target_by, "split_target_by")
         if self.token_budget is not None and self.token_budget < 1:
             raise InputError(f"token_budget is {self.token_budget}, below 1", param="token_budget")
 

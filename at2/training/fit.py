@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
@@ -35,6 +36,8 @@ Sampling = Literal["examples", "instances"]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 _CORRELATION_EPSILON = 1e-8
+_SEEDS = 2**32
+"""Of numpy's generator."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class FitSettings:
         max_grad_norm: longer gradients are cut to this length.
         sampling: whether a step draws different examples and a target of each, or targets of all.
         seed: of the draws.
+
+    Raises:
+        InputError: one is out of range.
     """
 
     num_iterations: int = 1_000
@@ -66,6 +72,17 @@ class FitSettings:
         for name in ("num_iterations", "batch_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}, below 1", param=name)
+        if not (isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise InputError(
+                f"learning_rate is {self.learning_rate}, not a number above 0",
+                param="learning_rate",
+            )
+        if not self.max_grad_norm > 0:
+            raise InputError(
+                f"max_grad_norm is {self.max_grad_norm}, not above 0", param="max_grad_norm"
+            )
+        if not 0 <= self.seed < _SEEDS:
+            raise InputError(f"seed is {self.seed}, not between 0 and {_SEEDS - 1}", param="seed")
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain values."""
@@ -75,14 +92,29 @@ class FitSettings:
 def pearson_loss(predictions: Tensor, outputs: Tensor) -> Tensor:
     """Negative Pearson correlation over masks, averaged over instances.
 
+    An instance whose predictions or outputs are all the same has none: it counts 0, and adds
+    nothing to the gradient.
+
     Args:
         predictions, outputs: [instances, masks].
     """
-    predictions = predictions - predictions.mean(dim=1, keepdim=True)
-    outputs = outputs - outputs.mean(dim=1, keepdim=True)
+    predictions, outputs = _centred(predictions), _centred(outputs)
     covariance = (predictions * outputs).mean(dim=1)
-    spread = predictions.square().mean(dim=1).sqrt() * outputs.square().mean(dim=1).sqrt()
-    return -(covariance / (spread + _CORRELATION_EPSILON)).mean()
+    variances = predictions.square().mean(dim=1), outputs.square().mean(dim=1)
+    defined = (variances[0] > 0) & (variances[1] > 0)
+    # The root has no derivative at 0: what is left out must not pass through it even so.
+    deviations = [
+        variance.where(defined, torch.ones_like(variance)).sqrt() for variance in variances
+    ]
+    correlation = covariance / (deviations[0] * deviations[1] + _CORRELATION_EPSILON)
+    return -correlation.where(defined, torch.zeros_like(correlation)).mean()
+
+
+def _centred(values: Tensor) -> Tensor:
+    """Values [instances, masks] less their mean: exactly 0 where they are all the same, which the
+    mean, rounded, need not be."""
+    constant = (values == values[:, :1]).all(dim=1, keepdim=True)
+    return (values - values.mean(dim=1, keepdim=True)).masked_fill(constant, 0)
 
 
 def rank_loss(predictions: Tensor, outputs: Tensor) -> Tensor:

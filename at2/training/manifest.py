@@ -51,6 +51,8 @@ def claim(
     settings: Mapping[str, Any],
     environment: Mapping[str, str],
     name: str | None = None,
+    *,
+    anew: bool = False,
 ) -> str:
     """Take a folder for these settings, or make sure that it was made with the same ones.
 
@@ -59,6 +61,7 @@ def claim(
         environment: versions and the like, which results may depend on in their last digits:
             recorded, and said when they differ.
         name: of the folder in messages; by default its last part.
+        anew: take it whatever it was claimed for, since nothing was made there.
 
     Returns:
         The settings' fingerprint.
@@ -71,7 +74,7 @@ def claim(
     name = name or folder.name
     settings = json.loads(json.dumps(settings))
     found = fingerprint(settings)
-    recorded = _read(path)
+    recorded = None if anew else _read(path)
     if recorded is None:
         # Every other file carries the fingerprint of its settings, too.
         for other in sorted(folder.glob("[!.]*")):

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-from at2.errors import DamagedFileError, TrainingError
+from at2.errors import DamagedFileError, InputError, TrainingError
 from at2.estimators import PUBLISHED_FILE, SAFETENSORS_FILE, LinearScoreEstimator
 from at2.files import short_name
 from at2.training.fit import Checkpoint, FitState
@@ -20,6 +21,26 @@ CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
 _FILES = (PUBLISHED_FILE, SAFETENSORS_FILE)
+_NAME = re.compile(r"\w[\w.-]*")
+
+
+def check_name(name: str) -> None:
+    """Make sure that an estimator's name is one of a folder beside others, and no way out of it.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not _NAME.fullmatch(name):
+        raise InputError(
+            f"save_name is {name!r}, not letters, digits, `_`, `.` and `-` that begin with one of "
+            "the first three",
+            param="save_name",
+        )
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether there is anything of a fit in a folder that another one would spoil."""
+    return any((folder / name).exists() for name in (RECORD_FILE, CHECKPOINT_FILE))
 
 
 def read(folder: Path, settings: str | None = None) -> dict[str, Any]:

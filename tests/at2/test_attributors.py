@@ -1,6 +1,7 @@
 """Scores equal a direct computation from eager attention, and spans are means of tokens."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from typing import Any
 
@@ -18,6 +19,7 @@ from at2 import (
 from at2.attributors import Attributor
 from at2.errors import EstimatorMismatchError, InputError, SpanError
 from at2.tasks import SimpleContextAttributionTask
+from at2.verify import verify_spans
 from tests.helpers.attribution import RESPONSE, small_llama, small_task
 from tests.helpers.tokenizers import tiny_tokenizer
 
@@ -220,3 +222,47 @@ def test_only_recent_spans_are_kept(model: Any) -> None:
     for start, end in [*spans, spans[-1], spans[0]]:
         attributor.get_attribution_scores(token_start=start, token_end=end)
     assert attributor.asked == [*spans, spans[0]]
+
+
+def test_spans_of_a_matrix_are_not_kept(model: Any) -> None:
+    attributor = AT2Attributor(small_task(model), _estimator(model))
+    before = attributor.get_attribution_scores(0, 5)
+    attributor.scores[:] *= 2
+    np.testing.assert_allclose(attributor.get_attribution_scores(0, 5), 2 * before, rtol=1e-6)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_another_response_has_scores_of_its_own(model: Any, given: bool) -> None:
+    task, estimator, cache = small_task(model), _estimator(model), {}
+    if given:
+        cache["scores"] = torch.zeros(task.num_sources, len(task.target_ids))
+    attributor = AT2Attributor(task, estimator, cache)
+    _ = attributor.scores
+    task.set_generation_ids(task.target_ids[::-1])  # as many tokens as before
+    expected = AT2Attributor(task, estimator).scores
+    np.testing.assert_array_equal(attributor.scores, expected)
+    np.testing.assert_array_equal(cache["scores"].numpy().T, expected)
+
+
+def test_threads_may_ask_about_a_prepared_task_at_once(model: Any) -> None:
+    task = small_task(model)
+    attributor = AT2Attributor(task, _estimator(model))
+    spans = [(start, end) for start in range(0, 30, 3) for end in range(start + 1, start + 9)]
+    expected = [attributor.attribute(*span) for span in spans]
+    verified = verify_spans(attributor, spans[:2])
+    attributor = AT2Attributor(task, attributor.score_estimator)
+    attributor.prepare_for_attribution()
+    with ThreadPoolExecutor(8) as pool:
+        many = pool.map(lambda _: [attributor.attribute(*span) for span in spans], range(16))
+        checks = [pool.submit(verify_spans, attributor, spans[:2]) for _ in range(4)]
+    assert all(found == expected for found in many)
+    assert all(check.result() == verified for check in checks)
+
+
+@pytest.mark.parametrize("top_k", [0, -1])
+def test_a_ranking_of_no_sources_is_refused(model: Any, top_k: int) -> None:
+    attributor = AT2Attributor(small_task(model), _estimator(model))
+    with pytest.raises(InputError, match=f"^top_k is {top_k}, not at least 1$"):
+        attributor.attribute(top_k=top_k)
+    with pytest.raises(InputError, match=f"^num_sources_to_show is {top_k}, not at least 1$"):
+        attributor.show_attribution(num_sources_to_show=top_k)

@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import json
+import os
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from at2 import AverageAttentionAttributor
 from at2.display import attribution_page, highlight, printable, score_table, with_indices
 from at2.errors import SpanError
 from at2.tasks import Document, DocumentsContextAttributionTask, SimpleContextAttributionTask
+from tests.helpers import browser as browsers
 from tests.helpers.models import tiny_model
 from tests.helpers.tokenizers import tiny_tokenizer
 
@@ -152,6 +155,36 @@ def test_a_context_without_sources_has_a_page() -> None:
     page = Page(attribution_page(attributor_of([Document("")])))
     assert "mark" not in page.texts
     assert json.loads(page.texts["script"][0])["scores"] == [[], [], []]
+
+
+def unscored_attributor() -> AverageAttentionAttributor:
+    """Of five sources, of which two have no score, as where a model overflows."""
+    attributor = attributor_of([Document("One is here. Two is. Three is. Four is. Five is.")])
+    attributor.scores[:] = [0.5, np.nan, 0.25, np.inf, -1]
+    return attributor
+
+
+def test_scores_that_are_no_numbers_are_null_on_the_page() -> None:
+    page = Page(attribution_page(unscored_attributor()))
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is not JSON")
+
+    data = json.loads(page.texts["script"][0], parse_constant=refuse)
+    assert data["scores"][0] == [0.5, None, 0.25, None, -1]
+
+
+@pytest.mark.skipif(
+    browsers.CHROMIUM is None and "CI" not in os.environ, reason="there is no Chromium here"
+)
+def test_sources_without_a_score_are_not_ranked_by_the_page(tmp_path: Path) -> None:
+    path, folder = tmp_path / "page.html", tmp_path.as_uri()
+    path.write_text(attribution_page(unscored_attributor()), encoding="utf-8")
+    with browsers.chromium() as browser, browsers.visit(browser, folder, path.as_uri()) as page:
+        ranking = page.locator("#ranking .score").all_text_contents()
+        titles = [mark.get_attribute("title") for mark in page.locator("mark").all()]
+    assert ranking == ["0.5000", "0.2500", "-1.0000"]
+    assert titles == ["score 0.5000", "no score", "score 0.2500", "no score", "score -1.0000"]
 
 
 def test_the_place_of_a_model_is_not_shown() -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub.constants
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 
 from at2 import (
     AT2Attributor,
@@ -132,6 +134,23 @@ def test_a_torn_file_is_refused_in_one_line(tmp_path: Path, suffix: str, keep: f
         {"kwargs": None},
         {"state_dict": {"linear.weight": torch.full((1, 12), float("nan"))}},
         {"state_dict": {"linear.weight": torch.ones(1, 13)}},
+        {"state_dict": {"linear.weight": torch.ones(1, 12), "other": torch.ones(1)}},
+        {"state_dict": {"linear.weight": torch.full((1, 12), 1e300, dtype=torch.float64)}},
+        {"state_dict": {"linear.weight": 1.0}},
+        {"state_dict": [torch.ones(1, 12)]},
+        {"class": "\x1b[31m" * 1000},
+        *(
+            {"feature_extractor": {"class": "AttentionFeatureExtractor", "kwargs": kwargs}}
+            for kwargs in (
+                {"num_layers": 0, "num_heads": 4},
+                {"num_layers": -3, "num_heads": -4},
+                {"num_layers": float("inf"), "num_heads": 4},
+                {"num_layers": 3.5, "num_heads": 4},
+                {"num_layers": 10**9, "num_heads": 10**9},
+                [3, 4],
+            )
+        ),
+        {"feature_extractor": {"class": "\x1b]0;title\x07", "kwargs": {}}},
     ],
 )
 def test_an_unknown_layout_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
@@ -139,9 +158,35 @@ def test_an_unknown_layout_is_refused(tmp_path: Path, change: dict[str, object])
     _estimator().save(path)
     content = torch.load(path, weights_only=True)
     torch.save(content | change, path)
-    with pytest.raises(EstimatorError) as caught:
+    with pytest.raises(EstimatorError, match=r"^e\.pt ") as caught:
         LinearScoreEstimator.load(path)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("content", [torch.ones(1, 12), [1, 2], "text", None, {}])
+def test_a_file_of_something_else_is_refused_in_one_line(tmp_path: Path, content: object) -> None:
+    torch.save(content, tmp_path / "e.pt")
+    with pytest.raises(EstimatorError, match=r"^e\.pt is not a readable estimator: ") as caught:
+        LinearScoreEstimator.load(tmp_path / "e.pt")
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x1b[31m" * 100, b"\x80\x04\x95", b"PK\x03\x04", b"{"])
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_bytes_of_something_else_are_refused_in_one_line(
+    tmp_path: Path, suffix: str, content: bytes
+) -> None:
+    path = tmp_path / f"e.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(EstimatorError, match=r"is not a readable estimator: ") as caught:
+        LinearScoreEstimator.load(path)
+    assert str(caught.value).isprintable() and "weights_only" not in str(caught.value)
+
+
+def test_a_safetensors_file_of_something_else_says_what_is_missing(tmp_path: Path) -> None:
+    save_file({"linear.weight": torch.ones(1, 12)}, tmp_path / "e.safetensors")
+    with pytest.raises(EstimatorError, match="is not a readable estimator: no 'at2'"):
+        LinearScoreEstimator.load(tmp_path / "e.safetensors")
 
 
 def test_a_missing_file_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
@@ -195,6 +240,41 @@ def test_the_date_is_stored_only_when_it_is_given(
     old.save(path)
     assert date() == "2024-12-31"
     assert LinearScoreEstimator.load(path).extras["library_version"] == "0.0.1"
+    old.save(path, date="2025-04-01")  # unless somebody says otherwise
+    assert date() == "2025-04-01"
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_what_numpy_computed_is_saved_as_plain_values(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"e.{suffix}"
+    computed = {"a": np.float32(0.5), "b": [np.int64(3)], "c": (np.bool_(True), np.float64(0.25))}
+    _estimator().save(path, extras={"metrics": computed})
+    metrics = LinearScoreEstimator.load(path).extras["metrics"]
+    assert metrics == {"a": 0.5, "b": [3], "c": [True, 0.25]}
+    assert [type(value) for value in (metrics["a"], *metrics["b"], *metrics["c"])] == [
+        float, int, bool, float,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [object(), np.ones(2), {1, 2}, {(1, 2): 3}, 1j, "\ud800"])
+def test_values_that_cannot_be_saved_are_refused_and_nothing_is_written(
+    tmp_path: Path, value: object
+) -> None:
+    with pytest.raises(EstimatorError, match="extras cannot be saved: ") as caught:
+        _estimator().save_folder(tmp_path / "made", extras={"note": value})
+    assert str(caught.value).isprintable()
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path, value: float) -> None:
+    estimator = _estimator()
+    with torch.no_grad():
+        estimator.linear.weight[0, 3] = value
+    for save in (estimator.save_folder, lambda folder: estimator.save(folder / "e.pt")):
+        with pytest.raises(EstimatorError, match="weights are not finite"):
+            save(tmp_path / "made")
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_folder_holds_both_formats_and_a_card(tmp_path: Path) -> None:
@@ -274,7 +354,7 @@ def test_a_file_with_code_in_it_is_refused_and_does_not_run(tmp_path: Path) -> N
     torch.save({"class": Evil()}, tmp_path / "e.pt")
     with pytest.raises(EstimatorError) as caught:
         LinearScoreEstimator.load(tmp_path / "e.pt")
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable() and "weights_only" not in str(caught.value)
     assert not marker.exists()
 
 
@@ -304,6 +384,14 @@ def test_what_the_hub_does_not_have_is_refused_in_one_line(name: str, hub: Path)
     with pytest.raises(EstimatorError, match="cannot fetch estimator") as caught:
         LinearScoreEstimator.from_hub(name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "path", ["/nowhere/owner/name", "nope.pt", "owner/nope.safetensors", "./owner/name", "../name"]
+)
+def test_what_can_only_be_a_path_is_not_looked_for_on_the_hub(path: str, hub: Path) -> None:
+    with pytest.raises(EstimatorError, match=r"^no estimator file "):
+        load_estimator(path)
 
 
 # What it computes

@@ -1,5 +1,6 @@
 """Gradients equal those of the plain whole pass, for every family, and leave no trace."""
 
+import threading
 from typing import Any
 
 import pytest
@@ -112,6 +113,36 @@ def test_the_model_is_left_as_it_was(fails: bool) -> None:
     assert not any(module._forward_hooks for module in model.modules())
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert not any(module.training for module in model.modules())
+
+
+def test_threads_take_turns_and_leave_the_model_as_it_was() -> None:
+    model, ids = tiny_model("llama"), random_ids(NUM_TOKENS)
+    expected = embedding_gradients(model, ids, TARGETS).gradients
+    found: dict[str, torch.Tensor] = {}
+    second_is_in, first_is_done = threading.Event(), threading.Event()
+
+    def second() -> None:
+        found["second"] = embedding_gradients(model, ids, TARGETS).gradients
+
+    thread = threading.Thread(target=second)
+
+    def meet(*_: Any) -> None:
+        """The second comes in during the first, if it can, and stays until that is done."""
+        if threading.current_thread() is thread:
+            second_is_in.set()
+            first_is_done.wait(60)
+        elif not thread.is_alive():
+            thread.start()
+            second_is_in.wait(1)
+
+    hook = model.model.layers[0].register_forward_pre_hook(meet)
+    found["first"] = embedding_gradients(model, ids, TARGETS).gradients
+    first_is_done.set()
+    thread.join()
+    hook.remove()
+    assert all(torch.equal(gradients, expected) for gradients in found.values()) and len(found) == 2
+    assert not any("forward" in module.__dict__ for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_half_precision_gives_finite_gradients_in_float32() -> None:

@@ -28,9 +28,9 @@ from at2.attributors import (
     context_cite_method,
     method_named,
 )
-from at2.errors import EstimatorMismatchError, InputError
+from at2.errors import EstimatorMismatchError, InputError, ModelError, PromptTooLongError
 from at2.seeds import EVALUATION_SEEDS, FITTING_SEEDS, TRAINING_SEEDS
-from at2.tasks import SimpleContextAttributionTask
+from at2.tasks import SimpleContextAttributionTask, SimpleThoughtAttributionTask
 from tests.helpers.attribution import (
     RESPONSE,
     small_gpt2,
@@ -38,6 +38,7 @@ from tests.helpers.attribution import (
     small_task,
     token_log_probs,
 )
+from tests.helpers.models import tiny_model
 from tests.helpers.tokenizers import tiny_tokenizer
 
 ABLATIONS = get_args(Method)
@@ -151,6 +152,17 @@ def test_masks_of_training_fitting_and_evaluation_share_no_seed() -> None:
 def test_context_cite_refuses_settings_out_of_range(model: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=str(next(iter(settings.values())))):
         ContextCiteAttributor(small_task(model), **settings)
+
+
+def test_context_cite_says_that_a_model_overflows() -> None:
+    model = small_llama()
+    (token,) = tiny_tokenizer("byte_level")("Z", add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[token] = torch.nan
+    task = small_task(model, context="Ada wrote it. Z.")
+    with pytest.raises(ModelError, match="logits are not finite") as caught:
+        ContextCiteAttributor(task).attribute()
+    assert "\n" not in str(caught.value)
 
 
 # -- gradients -----------------------------------------------------------------------------------
@@ -336,6 +348,36 @@ def test_asking_for_a_span_again_needs_no_pass_and_gives_a_fresh_array(
     with _counted(model) as counts:
         np.testing.assert_array_equal(_span_scores(attributor), kept)
     assert counts == []
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_another_response_is_scored_anew(model: Any, name: str) -> None:
+    task = small_task(model)
+    attributor = METHODS[name].build(task, _estimator(model))
+    _span_scores(attributor)
+    task.set_generation_ids(task.target_ids[::-1])
+    expected = _span_scores(METHODS[name].build(task, _estimator(model)))
+    np.testing.assert_array_equal(_span_scores(attributor), expected)
+
+
+def test_thoughts_of_another_response_are_compared_with_their_own_words(model: Any) -> None:
+    task = SimpleThoughtAttributionTask("Who?", model, tiny_tokenizer("byte_level"))
+    attributor = METHODS["lexical_overlap"].build(task, None)
+    for thought in ("the fox", "Ada wrote"):
+        task.set_generation(f"<think>{thought}</think>Ada wrote.")
+        scores = attributor.get_attribution_scores()
+        assert scores.any() == (thought == "Ada wrote")
+
+
+@pytest.mark.parametrize("name", sorted({*METHODS} - {"position", "lexical_overlap"}))
+def test_a_response_that_does_not_fit_the_model_is_refused(name: str) -> None:
+    size = len(tiny_tokenizer("byte_level"))
+    model = tiny_model("gpt2", vocab_size=size, max_position_embeddings=128)
+    task = small_task(model)
+    attributor = METHODS[name].build(task, _estimator(model))
+    task.set_generation_ids([5] * 128)
+    with pytest.raises(PromptTooLongError, match="128 in all"):
+        attributor.attribute()
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -211,6 +211,25 @@ def test_response_that_would_merge_into_the_prompt_is_encoded_apart_without_a_sp
     assert tokenizer.decode([*prompt.encoded.ids, *encoded.ids]).endswith(" the fox")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "xplace0x",
+        "xplace0xplace1xplace2x",  # each shares its last letter with the next
+        "xplace00x xplace1x xplace x0z",
+        "xplace" + "0" * 100_000,
+        "".join(f"xplace{number}" for number in range(200_000)) + "x",
+    ],
+    ids=["one", "overlapping", "almost", "endless", "many"],
+)
+def test_content_that_looks_like_placeholders_is_found_where_it_is(content):
+    """Nothing is timed: tried one after the other, the names in the last take minutes."""
+    tokenizer = tiny_tokenizer("byte_level")
+    prompt = build_prompt(tokenizer, chat(content, "after"))
+    for message, place in zip((content, "after"), prompt.contents, strict=True):
+        assert prompt.encoded.text[place.start : place.end] == message
+
+
 def test_trimming_template_is_followed():
     tokenizer = tiny_tokenizer("byte_level")
     prompt = build_prompt(tokenizer, chat("  hi \n"), chat_template=TRIM_TEMPLATE)

@@ -201,6 +201,13 @@ def test_blank_lines_part_paragraphs(line_end: str) -> None:
         ("to a.b@c.org now", ["to", "a.b@c.org", "now"]),
         ("well-known... snake_case", ["well", "-", "known", "...", "snake_case"]),
         ("我用iPhone。", ["我", "用", "iPhone", "。"]),
+        ("见https://a.org/b，谢谢。", ["见", "https://a.org/b", "，", "谢", "谢", "。"]),
+        ("(https://a.org）】》」』；：、！", ["(", "https://a.org", *"）】》」』；：、！"]),
+        ("去https://a.org/东京", ["去", "https://a.org/", "东", "京"]),
+        ("联系a.b@c.org谢", ["联", "系", "a.b@c.org", "谢"]),
+        ("カードa@b.org", ["カ", "ー", "ド", "a@b.org"]),
+        ("ーa@b.org", ["ー", "a@b.org"]),
+        ("ที่a@b.orgคือ", ["ที่", "a@b.org", "คื", "อ"]),
         ("오늘은 춥다.", ["오늘은", "춥다", "."]),
         ("नमस्ते दुनिया।", ["नमस्ते", "दुनिया", "।"]),
         ("e\u0301te\u0301 👩‍👩‍👧🇩🇪", ["e\u0301te\u0301", "👩‍👩‍👧", "🇩🇪"]),
@@ -209,6 +216,31 @@ def test_blank_lines_part_paragraphs(line_end: str) -> None:
 )
 def test_words_of_a_text(text: str, words: list[str]) -> None:
     assert texts_of(text, split_words(text)) == words
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["https://a.org/", "www.b", "c@d.org", "가", "谢", "है", "word", "U.S.", "3.14", "’s",
+             "。", "！", "!", "?", "।", "؟", ".", "...", ". ", "_", "*", "”", "（", " ", "\n", "😀"]
+        )
+        | st.text(max_size=3),
+        max_size=10,
+    ).map("".join)
+)  # fmt: skip
+@example("https://a.org/가!나")
+@example("见https://a.org/b。再见")
+@example("Done。_abc")
+@example("www.a।b")
+def test_words_lie_within_sentences_or_between_them(text: str) -> None:
+    edges = [edge for sentence in split_sentences(text) for edge in sentence]
+
+    words = split_words(text)
+
+    check_ranges(text, words)
+    assert not [(w, edge) for w in words for edge in edges if w[0] < edge < w[1]]
+    covered = {place for start, end in words for place in range(start, end)}
+    assert all(place in covered or char.isspace() for place, char in enumerate(text))
 
 
 @settings(deadline=None)

@@ -17,6 +17,7 @@ from at2.tasks import (
     SimpleThoughtAttributionTask,
     ThoughtAttributionTask,
 )
+from at2.tasks.sources import TARGET_PARTS
 from tests.helpers.tokenizers import CONTROL, KINDS, MARKUP, control_ids, tiny_tokenizer
 
 CONTEXT = (
@@ -318,6 +319,46 @@ def test_batch_generates_what_each_task_generates_alone():
     assert SimpleContextAttributionTask.batch_generate([]) == []
 
 
+def test_a_long_prompt_takes_no_room_from_the_responses_beside_it():
+    model, tokenizer = parts(limit=128)
+
+    def task_of(context):
+        kwargs = {"max_new_tokens": 30, "do_sample": False}
+        return SimpleContextAttributionTask(context, "b", model, tokenizer, kwargs)
+
+    contexts = ["a", "z" * 95, "z" * 20, "q" * 95, "q" * 99]
+    alone = [task_of(context).generation_ids for context in contexts]
+    tasks = [task_of(context) for context in contexts]
+    sizes, generate = [], model.generate
+    model.generate = lambda **kwargs: sizes.append(len(kwargs["input_ids"])) or generate(**kwargs)
+    try:
+        SimpleContextAttributionTask.batch_generate(tasks)
+    finally:
+        del model.generate
+    assert [task.generation_ids for task in tasks] == alone
+    rooms = [min(30, 128 - len(task.input_ids)) for task in tasks]
+    assert [len(task.generation_ids) for task in tasks] == rooms
+    assert min(rooms) < 20
+    assert sorted(sizes) == sorted(map(rooms.count, {*rooms})) and max(sizes) > 1
+
+
+@pytest.mark.parametrize(
+    "setting", [{"return_dict_in_generate": True}, {"num_return_sequences": 2}]
+)
+def test_arguments_that_make_anything_but_one_response_are_refused(setting):
+    with pytest.raises(InputError, match=next(iter(setting))) as caught:
+        context_task(generate_kwargs={"max_new_tokens": 2, **setting})
+    assert caught.value.param == "generate_kwargs"
+
+
+@pytest.mark.parametrize("mask", [[], [True] * 9])
+def test_a_mask_of_another_length_is_refused(mask):
+    task = context_task(source_type="document")
+    for use in (task.generate, lambda mask: task.get_input_text_and_tokens("pt", mask)):
+        with pytest.raises(InputError, match=f"{len(mask)} values for 1 sources"):
+            use(mask=mask)
+
+
 def test_hidden_sources_change_what_is_generated_but_not_the_task():
     task = context_task(source_type="document")
     hidden = task.generate(mask=[False])
@@ -353,6 +394,18 @@ def test_prompt_that_leaves_no_room_is_refused_with_both_numbers():
     small.check_length()
     with pytest.raises(PromptTooLongError):
         small.check_length(64)
+
+
+def test_a_response_that_does_not_fit_the_model_is_refused_with_both_numbers():
+    model, tokenizer = parts(limit=64)
+    task = SimpleContextAttributionTask("a", "b", model, tokenizer)
+    room = 64 - len(task.input_ids)
+    task.set_generation_ids([5] * room)
+    assert len(task.token_ids) == 64
+    task.set_generation_ids([5] * (room + 1))
+    for use in (lambda: task.token_ids, lambda: task.get_masks_and_logit_probs(2, 0.5)):
+        with pytest.raises(PromptTooLongError, match=f"up to {room + 1}.* 64 in all"):
+            use()
 
 
 # Spans
@@ -403,8 +456,11 @@ def test_parts_of_the_target_are_disjoint_and_in_order():
         assert all(b <= c for (_, b), (c, _) in pairwise(ranges))
         assert ranges[0][0] == task.target_token_range[0]
         assert ranges[-1][1] == task.target_token_range[1]
-    with pytest.raises(InputError, match="'verse'"):
-        task.get_sub_target_token_ranges("verse")
+    for none in ("verse", "document"):
+        with pytest.raises(
+            InputError, match=f"'{none}': not one of {', '.join(TARGET_PARTS)}, None"
+        ):
+            task.get_sub_target_token_ranges(none)
 
 
 def test_statements_cut_sentences_and_a_bare_number_is_one():
@@ -612,3 +668,22 @@ def test_masks_and_logit_probs_have_a_row_per_mask():
     masks, logit_probs = task.get_masks_and_logit_probs(3, 0.5, batch_size=2)
     assert masks.shape == (3, task.num_sources)
     assert logit_probs.shape == (3, len(task.target_ids))
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.5, float("nan")])
+def test_a_probability_that_is_none_is_refused(alpha):
+    task = context_task()
+    task.set_generation("It is.")
+    with pytest.raises(InputError, match=f"{alpha}, not between 0 and 1"):
+        task.get_masks_and_logit_probs(2, alpha)
+
+
+@pytest.mark.parametrize("field", ["text", "id", "title"])
+def test_documents_that_are_no_text_are_refused(field):
+    model, tokenizer = parts()
+    document = Document(**{"text": "Ada wrote it.", field: "\ud800"})
+    with pytest.raises(PromptError, match="lone surrogate") as caught:
+        DocumentsContextAttributionTask([document], QUERY, model, tokenizer)
+    assert caught.value.param == "documents"
+    with pytest.raises(InputError, match="document 1 is a str, not a Document"):
+        DocumentsContextAttributionTask([Document("a"), "b"], QUERY, model, tokenizer)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from scipy.stats import pearsonr, rankdata, spearmanr
 
-from at2 import AT2Trainer, LinearScoreEstimator
+from at2 import AT2Trainer, AttentionFeatureExtractor, LinearScoreEstimator
 from at2.ablation import CPU_TOKEN_BUDGET
 from at2.errors import InputError, TrainingError
 from at2.identity import ModelIdentity, dataset_fingerprint
@@ -538,8 +539,14 @@ def test_training_starts_from_the_given_estimator(trained: AT2Trainer) -> None:
     start = LinearScoreEstimator(trained.feature_extractor, normalize=False, non_negative=True)
     with torch.no_grad():
         start.linear.weight.copy_(torch.linspace(-1, 1, trained.num_features))
+    start.extras |= {"note": "mine", "metrics": {"lds": 1}, "date": "2020-01-01"}
+    start.extras["library_version"] = "0.0.1"
+    before = deepcopy(start)
     found = trained.train(start, num_iterations=1, learning_rate=1e-6)
-    assert found is start
+    assert found is not start and start.extras == before.extras
+    assert torch.equal(start.linear.weight, before.linear.weight)
+    assert found.extras["note"] == "mine"
+    assert not found.extras.keys() & {"metrics", "date", "library_version"}
     expected = torch.linspace(-1, 1, trained.num_features).clamp(min=0)
     torch.testing.assert_close(found.linear.weight[0].detach(), expected, atol=1e-5, rtol=0)
 
@@ -552,6 +559,10 @@ def test_training_starts_from_the_given_estimator(trained: AT2Trainer) -> None:
         ({"batch_size": 0}, "batch_size"),
         ({"print_every": 0}, "print_every"),
         ({"checkpoint_every": 0, "save_name": "none"}, "checkpoint_every"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"learning_rate": 0}, "learning_rate"),
+        ({"max_grad_norm": float("nan")}, "max_grad_norm"),
+        ({"max_grad_norm": 0}, "max_grad_norm"),
         ({"held_out_indices": [10]}, "held_out_indices"),
         ({"train_indices": [-1]}, "train_indices"),
     ],
@@ -560,8 +571,68 @@ def test_training_settings_out_of_range_are_refused(
     trained: AT2Trainer, settings: dict[str, Any], param: str
 ) -> None:
     with pytest.raises(InputError) as caught:
-        trained.train(**settings)
+        trained.train(**{"save_name": "refused"} | settings)
     assert caught.value.param == param
+    assert not (trained.save_path / "estimators" / "refused").exists()
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", "", ".", "..", ".hidden", "-x", "a\n", "/x"])
+def test_a_name_that_leads_elsewhere_is_refused(trained: AT2Trainer, name: str) -> None:
+    with pytest.raises(InputError, match="save_name is ") as caught:
+        trained.train(num_iterations=1, save_name=name)
+    assert caught.value.param == "save_name" and "\n" not in str(caught.value)
+
+
+def test_a_name_without_a_step_to_show_is_free_for_other_settings(trained: AT2Trainer) -> None:
+    def fails(predictions: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        trained.train(loss_fn=fails, save_name="free")
+    found = trained.train(num_iterations=3, save_name="free")
+    again = trained.train(num_iterations=3, save_name="free")
+    assert torch.equal(found.linear.weight, again.linear.weight)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_out_of_range_is_refused(trained: AT2Trainer, model: Any, seed: int) -> None:
+    with pytest.raises(InputError, match=f"seed is {seed}, not between 0 and 4294967295"):
+        trainer_of(trained.save_path, model, seed=seed).train(num_iterations=1, save_name="seed")
+    assert not (trained.save_path / "estimators" / "seed").exists()
+
+
+def test_examples_may_be_given_as_any_iterable(trained: AT2Trainer) -> None:
+    listed = trained.train(num_iterations=3, train_indices=[0, 4], held_out_indices=[1])
+    given = trained.train(num_iterations=3, train_indices=iter([0, 4]), held_out_indices=iter([1]))
+    assert given.extras == listed.extras
+    assert torch.equal(given.linear.weight, listed.linear.weight)
+
+
+@pytest.mark.parametrize("num_masks", [1, 0, -3])
+def test_fewer_masks_than_a_correlation_needs_are_refused(
+    tmp_path: Path, model: Any, num_masks: int
+) -> None:
+    with pytest.raises(InputError, match=f"num_masks is {num_masks}, below 2") as caught:
+        trainer_of(tmp_path, model, num_masks=num_masks)
+    assert caught.value.param == "num_masks"
+
+
+@pytest.mark.parametrize("split_by", ["verse", "document", "response"])
+def test_parts_that_a_target_does_not_have_are_refused(
+    tmp_path: Path, model: Any, split_by: str
+) -> None:
+    with pytest.raises(
+        InputError, match=f"'{split_by}': not one of paragraph, sentence, word, token, None"
+    ) as caught:
+        trainer_of(tmp_path, model, split_target_by=split_by)
+    assert caught.value.param == "split_target_by"
+
+
+def test_a_feature_extractor_of_another_shape_is_refused(tmp_path: Path, model: Any) -> None:
+    other = AttentionFeatureExtractor(9, 7)
+    with pytest.raises(InputError, match=r"9 layers × 7 heads, .*\d layers × \d heads") as caught:
+        trainer_of(tmp_path, model, feature_extractor=other)
+    assert caught.value.param == "feature_extractor"
 
 
 def test_nothing_to_train_on_is_refused(trained: AT2Trainer) -> None:
@@ -591,8 +662,20 @@ def test_the_rank_loss_is_the_negative_correlation_with_ranks() -> None:
     assert rank_loss(predictions, outputs.exp()) == rank_loss(predictions, outputs)
 
 
-def test_constant_outputs_give_no_nan() -> None:
-    predictions = torch.randn(3, 8, requires_grad=True)
-    loss = pearson_loss(predictions, torch.zeros(3, 8))
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e30])
+@pytest.mark.parametrize("constant", ["predictions", "outputs", "both"])
+def test_an_instance_without_a_correlation_counts_nothing(constant: str, value: float) -> None:
+    """Of 7 masks, whose mean is rounded."""
+    generator = torch.Generator().manual_seed(0)
+    predictions, outputs = torch.randn(2, 3, 7, generator=generator)
+    if constant != "outputs":
+        predictions[1] = value
+    if constant != "predictions":
+        outputs[1] = value
+    predictions.requires_grad_()
+    loss = pearson_loss(predictions, outputs)
     loss.backward()
     assert predictions.grad is not None and torch.isfinite(predictions.grad).all()
+    assert not predictions.grad[1].any() and predictions.grad[0].any()
+    others = pearson_loss(predictions[[0, 2]], outputs[[0, 2]])
+    assert loss.item() == pytest.approx(others.item() * 2 / 3, rel=1e-6)

@@ -283,12 +283,22 @@ def test_an_error_is_one_line_and_status_1(
     assert "Traceback" not in errors
 
 
-def test_a_method_that_there_is_not_is_refused_at_once(
-    tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"methods": ["at2", "nope"]}, "no method 'nope'; there are: at2, "),
+        ({"save_name": "../x"}, "save_name is '../x', not letters, digits, "),
+    ],
+)
+def test_what_the_library_does_not_take_is_refused_at_once(
+    settings: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    run: Callable[..., tuple[int, str, str]],
 ) -> None:
-    status, _, errors = run("generate", methods=["at2", "nope"])
+    status, _, errors = run("generate", **settings)
     assert status == 2
-    assert errors.startswith("error: no method 'nope'; there are: at2, ")
+    assert errors.startswith(f"error: {message}")
     assert not (tmp_path / "out").exists()
 
 
