@@ -50,9 +50,16 @@ def test_other_questions_are_answered_exactly(kind: str) -> None:
 
 def test_the_first_source_is_the_supporting_sentence() -> None:
     estimator = LinearScoreEstimator.load(bundled.ESTIMATOR_PATH)
-    result = attribution_precision(*_model(), estimator, 300)
+    result = attribution_precision(*_model(), estimator, 300, (4, 16))
     precision = result["precision_at_1"]
     assert result["answered_right"] >= 270
     assert precision["at2"] >= 0.97
     # where average attention is never wrong, nothing can be right more often
     assert precision["at2"] > precision["average_attention"] or precision["at2"] == 1.0
+
+
+def test_it_still_is_in_contexts_longer_than_the_model_was_trained_on() -> None:
+    estimator = LinearScoreEstimator.load(bundled.ESTIMATOR_PATH)
+    result = attribution_precision(*_model(), estimator, 80, (24, 40))
+    assert result["answered_right"] >= 50
+    assert result["precision_at_1"]["at2"] >= 0.97

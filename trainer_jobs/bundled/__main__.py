@@ -13,7 +13,7 @@ from at2 import LinearScoreEstimator, bundled
 from at2.utils import get_model_and_tokenizer
 from trainer_jobs.bundled.estimator import ship, train_estimator
 from trainer_jobs.bundled.export import export
-from trainer_jobs.bundled.report import attribution_precision, exact_rates, markdown
+from trainer_jobs.bundled.report import ATTRIBUTED, attribution_precision, exact_rates, markdown
 from trainer_jobs.bundled.train import Recipe, Trainer
 
 _STAGES = ("train", "export", "estimator", "report")
@@ -37,9 +37,14 @@ def _export(folder: Path, _: int) -> None:
 def _estimator(folder: Path, count: int) -> None:
     model, tokenizer = get_model_and_tokenizer()
     estimator = train_estimator(model, tokenizer, folder / "estimator")
-    precision = attribution_precision(model, tokenizer, estimator, count)
-    ship(estimator, bundled.ESTIMATOR_PATH, precision)
-    print(json.dumps(precision, indent=2))
+    metrics = {
+        f"{low}_to_{high}_sentences": attribution_precision(
+            model, tokenizer, estimator, count, (low, high)
+        )
+        for low, high in ATTRIBUTED
+    }
+    ship(estimator, bundled.ESTIMATOR_PATH, metrics)
+    print(json.dumps(metrics, indent=2))
 
 
 def _report(_: Path, count: int) -> None:

@@ -8,7 +8,8 @@ from trainer_jobs.bundled.names import NameSource
 from trainer_jobs.bundled.questions import ask, task_of
 
 _SEED = 7
-_SENTENCES = (4, 16)
+_SENTENCES = (4, 40)
+"""Up to twice what the model was trained on: heads that fail in long contexts must show it."""
 
 
 def train_estimator(
