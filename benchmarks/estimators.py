@@ -2,7 +2,8 @@
 
 `python -m benchmarks.estimators --out docs/quality`: the published recipe (Pearson correlation,
 Adam, weights that start at 1/n) by the number of examples and of ablations each; then what might do
-better with the same features and ablations, or with attention times the length of the value
+better with the same features and ablations, with the root of attention as well, or with attention
+times the length of the value
 vectors. All are judged on questions about names that neither the model nor any estimator was
 trained on, by LDS: the rank correlation of predicted and measured outputs over 32 ablations of
 tokens or of sentences. Differences have 95 % intervals from a bootstrap over examples.
@@ -11,7 +12,7 @@ tokens or of sentences. Differences have 95 % intervals from a bootstrap over ex
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,14 @@ from trainer_jobs.bundled.names import NameSource
 from trainer_jobs.bundled.questions import Asked, ask, task_of
 
 LEVELS = ("token", "sentence")
+EXPONENTS = (1.0, 0.5)
+"""Of the features that are gathered: attention, which all but one of the ways to fit use, and its
+root."""
 EXAMPLES = (25, 50, 100, 200, 400)
 MASKS = (8, 16, 32)
 _SENTENCES = (4, 16)
+_LONG = (4, 40)
+_LENGTHS = ((4, 16), (17, 28), (29, 40))
 _HELD_OUT = 100
 _KINDS = frozenset({"single", "about"})
 _SEED = 7
@@ -72,6 +78,13 @@ class Data:
         features, outputs = zip(*found, strict=True)
         return torch.cat(features).float(), torch.cat(outputs).float()
 
+    def plain(self) -> "Data":
+        """The same with attention alone as features."""
+        own = self.extractor
+        plain = AttentionFeatureExtractor(own.num_layers, own.num_heads)
+        data = self.with_features(lambda features: features[..., : plain.num_features])
+        return replace(data, extractor=plain)
+
     def with_features(self, change: Callable[[Tensor], Tensor]) -> "Data":
         """The same with other features [rows, masks, features]."""
         features, outputs = self.table.batch(np.arange(sum(self.table.counts)))
@@ -79,24 +92,40 @@ class Data:
         return Data(table, self.train, self.held_out, self.tasks, self.extractor)
 
 
-def gather(model: Any, tokenizer: Any, folder: Path, level: str) -> Data:
-    """Compute features and outputs, or go on with those that a folder has."""
+def gather(
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    level: str,
+    *,
+    train: int = EXAMPLES[-1],
+    held_out: int = _HELD_OUT,
+    sentences: tuple[int, int] = _SENTENCES,
+) -> Data:
+    """Compute features and outputs, or go on with those that a folder has.
+
+    Args:
+        level: what the sources are.
+        train, held_out: how many questions; their names are others.
+        sentences: how many a context has, from and to.
+    """
 
     def task(example: Asked, model: Any, tokenizer: Any) -> AttributionTask:
         return task_of(example, model, tokenizer, level)
 
-    questions = partial(ask, sentences=_SENTENCES, kinds=_KINDS)
-    asked = list(questions(EXAMPLES[-1], seed=_SEED, names=NameSource()))
-    asked += questions(_HELD_OUT, seed=_HELD_OUT_SEED, names=NameSource(held_out=True))
-    trainer = AT2Trainer(folder / level, asked, model, tokenizer, task)
+    questions = partial(ask, sentences=sentences, kinds=_KINDS)
+    asked = list(questions(train, seed=_SEED, names=NameSource()))
+    asked += questions(held_out, seed=_HELD_OUT_SEED, names=NameSource(held_out=True))
+    extractor = AttentionFeatureExtractor.from_model(model, EXPONENTS)
+    trainer = AT2Trainer(folder, asked, model, tokenizer, task, extractor)
     trainer.generate(batch_size=16)
     trainer.compute_features_and_outputs()
     table = trainer.load_table().gathered(_CPU)
     used = [example for example in range(len(asked)) if table.counts[example]]
     return Data(
         table,
-        [example for example in used if example < EXAMPLES[-1]],
-        [example for example in used if example >= EXAMPLES[-1]],
+        [example for example in used if example < train],
+        [example for example in used if example >= train],
         trainer.get_task,
         trainer.feature_extractor,
     )
@@ -321,8 +350,13 @@ def _difference(
     return float(sums.sum() / counts.sum()), float(low), float(high)
 
 
-def compare(model: Any, by_level: dict[str, Data]) -> list[str]:
-    """Every way to fit, trained at each level, judged at each: LDS and differences, as a table."""
+def compare(model: Any, rooted: dict[str, Data]) -> list[str]:
+    """Every way to fit, trained at each level, judged at each: LDS and differences, as a table.
+
+    Args:
+        rooted: by level, with roots among the features.
+    """
+    by_level = {level: data.plain() for level, data in rooted.items()}
     columns = [("token", "token"), ("token", "sentence"), ("sentence", "sentence")]
     lines = [
         "| | " + " | ".join(f"trained on {a}s, LDS of {b}s" for a, b in columns) + " |",
@@ -332,6 +366,8 @@ def compare(model: Any, by_level: dict[str, Data]) -> list[str]:
     ways = [(name, fit_, by_level) for name, fit_ in FITS.items()]
     ways.append(("value lengths", published, valued))
     ways.append(("value lengths, average attention", average, valued))
+    ways.append(("roots as well", published, rooted))
+    ways.append(("roots as well, ranks of outputs", partial(published, loss=rank_loss), rooted))
     base: list[list[NDArray[np.float64]]] = []
     for name, way, datas in ways:
         weights = {level: way(data, data.train) for level, data in datas.items()}
@@ -350,6 +386,38 @@ def compare(model: Any, by_level: dict[str, Data]) -> list[str]:
     return lines
 
 
+def by_length(trained: dict[str, Data], judged: dict[str, Data]) -> list[str]:
+    """Estimators trained on contexts of some lengths, judged on those of others, as a table.
+
+    Args:
+        trained, judged: by what they are called, with roots among the features.
+    """
+    lines = [
+        "| trained on | | " + " | ".join(f"LDS of {name}" for name in judged) + " |",
+        "|---|---" + "|---" * len(judged) + "|",
+    ]
+    ways: dict[str, tuple[Callable[[Data, Sequence[int]], Weights], bool]] = {
+        "published recipe": (published, False),
+        "non-negative": (partial(published, non_negative=True), False),
+        "roots as well": (published, True),
+    }
+    plain = {name: data.plain() for name, data in judged.items()}
+    base = [_lds(data, average(data, data.train), data.held_out) for data in plain.values()]
+    means = (float(np.concatenate(found).mean()) for found in base)
+    lines.append("| nothing | average attention | " + " | ".join(f"{m:.3f}" for m in means) + " |")
+    for name, data in trained.items():
+        for way, (fit_, roots) in ways.items():
+            weights = fit_(data if roots else data.plain(), data.train)
+            cells = []
+            for place, one in enumerate((judged if roots else plain).values()):
+                found = _lds(one, weights, one.held_out)
+                by, low, high = _difference(found, base[place])
+                mean = float(np.concatenate(found).mean())
+                cells.append(f"{mean:.3f} ({by:+.3f} [{low:+.3f}, {high:+.3f}])")
+            lines.append(f"| {name} | {way} | " + " | ".join(cells) + " |")
+    return lines
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.estimators", description=__doc__)
@@ -359,9 +427,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     disable_progress_bar()
     model, tokenizer = get_model_and_tokenizer(given.model, device="cpu")
-    by_level = {level: gather(model, tokenizer, given.work, level) for level in LEVELS}
-    sections = {f"By training data, {level}s": growth(by_level[level]) for level in LEVELS}
+    by_level = {level: gather(model, tokenizer, given.work / level, level) for level in LEVELS}
+    sections = {f"By training data, {level}s": growth(by_level[level].plain()) for level in LEVELS}
     sections["Other ways to fit, differences from the first row"] = compare(model, by_level)
+    long = gather(
+        model, tokenizer, given.work / "long", "token", train=200, held_out=0, sentences=_LONG
+    )
+    judged = {
+        f"{low}–{high} sentences": gather(
+            model,
+            tokenizer,
+            given.work / f"judged-{low}-{high}",
+            "sentence",
+            train=0,
+            held_out=60,
+            sentences=(low, high),
+        )
+        for low, high in _LENGTHS
+    }
+    trained = {"4–16 sentences": by_level["token"], "4–40 sentences": long}
+    sections["By the length of the contexts, tokens in training"] = by_length(trained, judged)
     text = "\n".join(
         f"**{title}**\n\n" + "\n".join(rows) + "\n" for title, rows in sections.items()
     )
