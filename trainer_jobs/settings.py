@@ -125,7 +125,7 @@ class JobSettings(BaseSettings):
         default=(1.0,),
         min_length=1,
         description="Powers of attention that are features, separated by commas: `1` as "
-        "published; `1,0.5` predicts ablations better, and other packages do not read it.",
+        "published; `1,0.5` helps on some models, and other packages do not read it.",
     )
     max_new_tokens: int | None = Field(
         default=None,

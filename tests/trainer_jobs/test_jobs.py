@@ -193,6 +193,19 @@ def test_without_anything_held_out_a_run_ends_with_the_estimator(
     )
 
 
+def test_an_estimator_may_weigh_powers_of_attention(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    assert run("run", exponents=[1, 0.5], limit=3, held_out=1)[0] == 0
+    folder = tmp_path / "out/estimators/default"
+    estimator = LinearScoreEstimator.load(folder)
+    assert estimator.head_weights.shape == (2, 6, 4)
+    assert "| `exponents` | `1, 0.5` |" in (folder / "README.md").read_text("utf-8")
+    # features of other powers are others
+    status, _, errors = run("compute", exponents=[1], limit=3, held_out=1)
+    assert status == 1 and "features" in errors.splitlines()[-1]
+
+
 # -- data that cannot be used ----------------------------------------------------------------------
 
 
