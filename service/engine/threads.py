@@ -5,6 +5,7 @@ is no faster with two threads, and with another process on the second core it is
 slower, since each of the step's hundred operations waits for the slower half (docs/speed.md).
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,9 @@ import torch
 
 _SMALL_STEP = 100_000_000
 """Multiplications, a parameter times a token, up to which a step runs in one thread."""
+
+_SHARED = 2**20
+"""Numbers that PyTorch adds up with all threads there are."""
 
 
 def adapt_threads(model: Any) -> None:
@@ -24,8 +28,13 @@ def adapt_threads(model: Any) -> None:
         return
     all_threads = torch.get_num_threads()
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    seen = threading.local()
 
     def before(_: Any, __: Any, inputs: dict[str, Any]) -> None:
+        if not hasattr(seen, "this_thread"):
+            torch.set_num_threads(all_threads)
+            _start_helpers()
+            seen.this_thread = True
         small = parameters * inputs["input_ids"].numel() <= _SMALL_STEP
         torch.set_num_threads(1 if small else all_threads)
 
@@ -42,5 +51,12 @@ def claim_threads() -> Callable[[], None]:
     def claim() -> None:
         torch.get_num_threads()  # the first call in a thread copies what was chosen last
         torch.set_num_threads(count)
+        _start_helpers()
 
     return claim
+
+
+def _start_helpers() -> None:
+    """Start the threads that share this one's work, while there is memory for them: OpenMP ends the
+    process if it cannot start one later."""
+    torch.ones(_SHARED).sum()
