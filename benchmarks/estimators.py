@@ -3,10 +3,10 @@
 `python -m benchmarks.estimators --out docs/quality`: the published recipe (Pearson correlation,
 Adam, weights that start at 1/n) by the number of examples and of ablations each; then what might do
 better with the same features and ablations, with the root of attention as well, or with attention
-times the length of the value
-vectors. All are judged on questions about names that neither the model nor any estimator was
-trained on, by LDS: the rank correlation of predicted and measured outputs over 32 ablations of
-tokens or of sentences. Differences have 95 % intervals from a bootstrap over examples.
+times the length of the value vectors; then how estimators of short and of longer contexts do in
+contexts of other lengths. All are judged on questions about names that neither the model nor any
+estimator was trained on, by LDS: the rank correlation of predicted and measured outputs over 32
+ablations of tokens or of sentences. Differences have 95 % intervals from a bootstrap over examples.
 `--model FOLDER` takes another Llama.
 """
 
