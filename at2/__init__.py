@@ -1,10 +1,12 @@
 """Context attribution with attention (AT2): which parts of the context did the model use?
 
-Order of reading: tasks → alignment → attention → estimators → attributors → trainer → evaluation.
+Order of reading: text → tasks → model → methods → estimator → training → evaluation → display.
 """
 
 from at2._version import __version__
-from at2.attributors import (
+from at2.estimator.features import AttentionFeatureExtractor
+from at2.estimator.linear import LinearScoreEstimator, load_estimator
+from at2.methods import (
     AT2Attributor,
     Attributor,
     AverageAttentionAttributor,
@@ -13,9 +15,7 @@ from at2.attributors import (
     InputTimesGradientAttributor,
     LeaveOneOutAttributor,
 )
-from at2.estimators import LinearScoreEstimator, load_estimator
-from at2.features import AttentionFeatureExtractor
-from at2.trainer import AT2Trainer
+from at2.training.trainer import AT2Trainer
 
 AT2FeatureExtractor = AttentionFeatureExtractor
 AT2ScoreEstimator = LinearScoreEstimator

@@ -1,9 +1,9 @@
 """Who draws which random ablations.
 
 A method judged on ablations that it was fitted to looks better than it is, and the published
-defaults do that: all of them start at seed 0. Mask `i` of `at2.ablation.sample_masks` comes from
-`seed + i`, so these three ranges share no draw. (With few sources the same set may still come up
-twice by chance.)
+defaults do that: all of them start at seed 0. Mask `i` of `at2.model.ablation.sample_masks` comes
+from `seed + i`, so these three ranges share no draw. (With few sources the same set may still come
+up twice by chance.)
 """
 
 from at2.errors import InputError

@@ -22,9 +22,9 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from at2 import AT2Attributor, LinearScoreEstimator
-from at2.attributors import AttributionMethod, method_named
 from at2.bundled import ESTIMATOR_PATH
-from at2.estimators import load_estimator
+from at2.estimator.linear import load_estimator
+from at2.methods import AttributionMethod, method_named
 from at2.tasks import SimpleContextAttributionTask
 from at2.utils import get_model_and_tokenizer
 from benchmarks.quality import flashtrace_method

@@ -24,10 +24,10 @@ from torch import Tensor
 from transformers.utils.logging import disable_progress_bar
 
 from at2 import AT2Trainer, LinearScoreEstimator
-from at2.ablation import sample_masks
-from at2.attention import source_features
-from at2.features import AttentionFeatureExtractor
+from at2.estimator.features import AttentionFeatureExtractor
 from at2.metrics import spearman
+from at2.model.ablation import sample_masks
+from at2.model.attention import source_features
 from at2.seeds import TRAINING_SEEDS
 from at2.tasks import AttributionTask
 from at2.training.compute import KEEP_PROBABILITY, NUM_MASKS

@@ -19,8 +19,8 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from at2.ablation import ablated_logit_probs, sample_masks
-from at2.attention import attention_shape, check_capture, probe_ids, token_scores
+from at2.model.ablation import ablated_logit_probs, sample_masks
+from at2.model.attention import attention_shape, check_capture, probe_ids, token_scores
 from service.engine.batching import Batcher
 from service.engine.loading import same_weights
 from service.engine.sampling import Sampling

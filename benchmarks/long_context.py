@@ -48,7 +48,7 @@ def measure(family: str, tokens: int) -> dict[str, float]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from at2.attention import attention_shape, token_scores
+    from at2.model.attention import attention_shape, token_scores
 
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(family, **_SIZES, **_FAMILIES[family])

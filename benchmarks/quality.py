@@ -20,11 +20,11 @@ import transformers
 from numpy.typing import NDArray
 
 from at2 import LinearScoreEstimator, bundled
-from at2.attributors import AttributionMethod, Attributor, method_named
-from at2.attributors.methods import Passes
-from at2.capture import attention_implementation
-from at2.estimators import load_estimator
+from at2.estimator.linear import load_estimator
 from at2.evaluation import EvaluationExample, EvaluationSettings, evaluate, markdown, save
+from at2.methods import AttributionMethod, Attributor, method_named
+from at2.methods.registry import Passes
+from at2.model.capture import attention_implementation
 from at2.utils import get_model_and_tokenizer
 from trainer_jobs.bundled.names import NameSource
 from trainer_jobs.bundled.questions import Asked, ask, task_of

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from at2 import AT2Attributor, LinearScoreEstimator
-from at2.features import AttentionFeatureExtractor
+from at2.estimator.features import AttentionFeatureExtractor
 from at2.tasks import SimpleContextAttributionTask
 from at2.utils import get_model_and_tokenizer
 from tests.helpers.published import median_measured, published_attribution

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 
-from at2 import _abbreviations as tables
-from at2.sentences import split_sentences
+from at2.text import abbreviations as tables
+from at2.text.sentences import split_sentences
 from tests.helpers.sentences import Case, read_cases
 
 

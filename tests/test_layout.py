@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import at2
-import at2.attributors
+import at2.methods
 import at2.tasks
 
 ROOT = Path(__file__).parents[1]
@@ -35,7 +35,7 @@ def test_imports_go_one_way(package: str) -> None:
         assert not _imported(path) & FORBIDDEN[package], path
 
 
-@pytest.mark.parametrize("module", [at2, at2.attributors, at2.tasks])
+@pytest.mark.parametrize("module", [at2, at2.methods, at2.tasks])
 def test_what_is_public_is_named_in_order(module: object) -> None:
     names: list[str] = module.__all__  # type: ignore[attr-defined]
     constants_first = sorted(names, key=lambda name: (not name.isupper(), name))

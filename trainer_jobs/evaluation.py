@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from at2 import AT2Trainer
-from at2.attributors import AttributionMethod, method_named
 from at2.errors import InputError, TrainingError
-from at2.estimators import LinearScoreEstimator
+from at2.estimator.linear import LinearScoreEstimator
 from at2.evaluation import (
     Evaluation,
     EvaluationSettings,
@@ -24,6 +23,7 @@ from at2.evaluation import (
     summarise,
 )
 from at2.files import remove_leftovers, write_whole
+from at2.methods import AttributionMethod, method_named
 from at2.tasks import AttributionTask
 from at2.training.manifest import fingerprint
 from at2.training.progress import Progress

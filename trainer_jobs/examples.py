@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from at2.encoding import check_text
 from at2.errors import InputError
 from at2.evaluation import EvaluationExample, overlapping_sources
 from at2.tasks import (
@@ -21,6 +20,7 @@ from at2.tasks import (
     SimpleThoughtAttributionTask,
 )
 from at2.tasks.thought import DEFAULT_THOUGHT_GENERATE_KWARGS
+from at2.text.encoding import check_text
 from trainer_jobs.bundled.names import NameSource
 from trainer_jobs.bundled.questions import Asked, ask
 from trainer_jobs.settings import BUNDLED, JobSettings

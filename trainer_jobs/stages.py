@@ -14,12 +14,12 @@ from typing import Any
 
 from at2 import AT2Trainer, AttentionFeatureExtractor
 from at2.errors import At2Error, DamagedFileError, EstimatorError, InputError, is_out_of_memory
-from at2.estimators import LinearScoreEstimator, load_estimator
+from at2.estimator.linear import LinearScoreEstimator, load_estimator
 from at2.evaluation import markdown
+from at2.model.loading import get_model_and_tokenizer
 from at2.tasks import AttributionTask
 from at2.training import record
 from at2.training.fit import LOSSES
-from at2.utils import get_model_and_tokenizer
 from trainer_jobs import evaluation, logs
 from trainer_jobs.examples import Example, Examples, load_examples, make_task
 from trainer_jobs.measure import measured

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from at2.alignment import CharRange
+from at2.text.alignment import CharRange
 
 if TYPE_CHECKING:
-    from at2.attributors import Attributor
+    from at2.methods import Attributor
     from at2.tasks import SourceSpan
 
 _NUM_RANKED = 8

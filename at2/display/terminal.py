@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from at2.alignment import CharRange
-from at2.sentences import split_text
+from at2.text.alignment import CharRange
+from at2.text.sentences import split_text
 
 if TYPE_CHECKING:
     from at2.tasks import AttributionTask

@@ -18,14 +18,14 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from at2.ablation import Method, ablated_logit_probs, sample_masks, sequence_log_probs
-from at2.alignment import TokenRange
-from at2.attributors import AttributionMethod
 from at2.errors import InputError
-from at2.estimators import LinearScoreEstimator
+from at2.estimator.linear import LinearScoreEstimator
+from at2.methods import AttributionMethod
 from at2.metrics import best_sources, linear_datamodeling_score, precision_at, recall_at
+from at2.model.ablation import Method, ablated_logit_probs, sample_masks, sequence_log_probs
 from at2.seeds import EVALUATION_SEEDS, check_seeds
 from at2.tasks import AttributionTask
+from at2.text.alignment import TokenRange
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from tqdm.auto import tqdm
 
-from at2.attributors import METHODS, AttributionMethod, method_named
-from at2.estimators import LinearScoreEstimator
+from at2.estimator.linear import LinearScoreEstimator
 from at2.evaluation.examples import EvaluationExample, EvaluationSettings, evaluate_example
 from at2.evaluation.summary import Evaluation, summarise
+from at2.methods import METHODS, AttributionMethod, method_named
 
 
 def evaluate(
@@ -26,7 +26,7 @@ def evaluate(
 
     Args:
         examples: in their order, which decides the masks that each draws.
-        methods: methods or their names, see `at2.attributors.method_named`; by default all of
+        methods: methods or their names, see `at2.methods.method_named`; by default all of
             them, without those that need an estimator if there is none.
         estimator: for the methods that need one.
         settings: what is measured.

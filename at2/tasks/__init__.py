@@ -1,7 +1,7 @@
 """Attribution tasks: what was read, what was written, and what can be the reason for it.
 
-Order of reading: spans → generation → exchange → sources → target → base → chat → context →
-conversation → thought.
+Order of reading: spans → generation → prompt_and_response → sources → target → base → chat →
+context → conversation → thought.
 """
 
 from at2.tasks.base import AttributionTask

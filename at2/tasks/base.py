@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import BatchEncoding
 
-from at2.ablation import Method, ablated_logit_probs, sample_masks
-from at2.alignment import CharRange, TokenRange, assign_tokens
 from at2.errors import InputError
-from at2.tasks.exchange import Exchange
+from at2.model.ablation import Method, ablated_logit_probs, sample_masks
+from at2.tasks.prompt_and_response import Exchange
 from at2.tasks.sources import check_target_split, split_ranges
 from at2.tasks.spans import Document, SourceSpan, TargetSpan
 from at2.tasks.target import Target
+from at2.text.alignment import CharRange, TokenRange, assign_tokens
 
 
 class AttributionTask(Exchange):

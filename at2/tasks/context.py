@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from string import Formatter
 from typing import Any
 
-from at2.alignment import CharRange, TokenRange
-from at2.encoding import check_text
 from at2.errors import InputError, PromptError
-from at2.prompts import Message
 from at2.tasks.chat import AttributionTaskWithChatPrompt
 from at2.tasks.generation import DEFAULT_GENERATE_KWARGS
 from at2.tasks.spans import Document
+from at2.text.alignment import CharRange, TokenRange
+from at2.text.chat_template import Message
+from at2.text.encoding import check_text
 
 _BETWEEN_DOCUMENTS = "\n\n"
 

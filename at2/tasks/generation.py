@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from at2.errors import InputError
-from at2.prompts import context_length
+from at2.text.chat_template import context_length
 
 DEFAULT_GENERATE_KWARGS: Mapping[str, Any] = {
     "max_new_tokens": 512,

@@ -11,9 +11,9 @@ scores.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from at2.alignment import CharRange, TokenRange, assign_tokens
 from at2.errors import InputError
-from at2.sentences import split_paragraphs, split_sentences, split_words
+from at2.text.alignment import CharRange, TokenRange, assign_tokens
+from at2.text.sentences import split_paragraphs, split_sentences, split_words
 
 _SPLITTERS = {
     "paragraph": split_paragraphs,

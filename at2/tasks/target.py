@@ -5,10 +5,10 @@ Knows a response's text, ids and offsets; nothing of models, prompts or sources.
 
 from dataclasses import dataclass
 
-from at2.alignment import CharRange, TokenizedText, TokenRange
 from at2.errors import SpanError
-from at2.sentences import split_sentences
 from at2.tasks.spans import TargetSpan
+from at2.text.alignment import CharRange, TokenizedText, TokenRange
+from at2.text.sentences import split_sentences
 
 _QUOTE_SHOWN = 60
 """Characters of a quotation that an error message repeats."""

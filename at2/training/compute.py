@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from at2.ablation import (
+from at2.errors import InputError
+from at2.estimator.features import AttentionFeatureExtractor
+from at2.model.ablation import (
     Ablations,
     TokenRange,
     ablated_logit_probs_of_many,
@@ -23,8 +25,6 @@ from at2.ablation import (
     default_token_budget,
     sample_masks,
 )
-from at2.errors import InputError
-from at2.features import AttentionFeatureExtractor
 from at2.seeds import TRAINING_SEEDS, check_seeds
 from at2.tasks import AttributionTask
 from at2.tasks.sources import check_target_split

@@ -24,7 +24,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from at2.errors import InputError, TrainingError
-from at2.estimators import LinearScoreEstimator
+from at2.estimator.linear import LinearScoreEstimator
 from at2.training.heldout import HeldOut, measure
 from at2.training.progress import Progress
 from at2.training.shards import check_seal, sealed, write_file

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from at2.errors import DamagedFileError, InputError, TrainingError
-from at2.estimators import PUBLISHED_FILE, SAFETENSORS_FILE, LinearScoreEstimator
+from at2.estimator.linear import PUBLISHED_FILE, SAFETENSORS_FILE, LinearScoreEstimator
 from at2.files import short_name
 from at2.training.fit import Checkpoint, FitState
 from at2.training.shards import check_seal, sealed, write_file

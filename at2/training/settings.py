@@ -15,12 +15,12 @@ import torch
 import transformers
 
 from at2._version import __version__
-from at2.ablation import default_token_budget
-from at2.capture import input_device
 from at2.errors import InputError, TrainingError
-from at2.estimators import LinearScoreEstimator
-from at2.features import AttentionFeatureExtractor
-from at2.identity import ModelIdentity, dataset_fingerprint
+from at2.estimator.features import AttentionFeatureExtractor
+from at2.estimator.identity import ModelIdentity, dataset_fingerprint
+from at2.estimator.linear import LinearScoreEstimator
+from at2.model.ablation import default_token_budget
+from at2.model.capture import input_device
 from at2.tasks import AttributionTask
 from at2.training.compute import ComputeSettings
 from at2.training.manifest import fingerprint
@@ -108,7 +108,7 @@ class RunSettings:
 
     @cached_property
     def dataset_fingerprint(self) -> str:
-        """See `at2.identity.dataset_fingerprint`."""
+        """See `at2.estimator.identity.dataset_fingerprint`."""
         return dataset_fingerprint(self.dataset[index] for index in range(len(self.dataset)))
 
     @cached_property

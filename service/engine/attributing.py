@@ -13,12 +13,12 @@ from typing import TypeVar
 
 import torch
 
-from at2.alignment import CharRange
-from at2.attributors import Attributor, TokenScoreAttributor
 from at2.display import attribution_page
 from at2.errors import SpanError, is_out_of_memory
+from at2.evaluation.verify import Verification, verify_spans
+from at2.methods import Attributor, TokenScoreAttributor
 from at2.tasks import AttributionTask, DocumentsContextAttributionTask
-from at2.verify import Verification, verify_spans
+from at2.text.alignment import CharRange
 from service.engine.limits import Limits
 from service.engine.loading import Loaded
 from service.engine.requests import (

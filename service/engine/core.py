@@ -15,10 +15,10 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from at2.errors import ModelError
-from at2.estimators import LinearScoreEstimator
-from at2.identity import ModelIdentity
-from at2.prompts import context_length
+from at2.estimator.identity import ModelIdentity
+from at2.estimator.linear import LinearScoreEstimator
 from at2.tasks import DocumentsContextAttributionTask
+from at2.text.chat_template import context_length
 from service.engine.admission import Admission
 from service.engine.attributing import Attributing
 from service.engine.batching import Batcher

@@ -6,8 +6,8 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 
-from at2.decoding import TextStream
 from at2.tasks import DocumentsContextAttributionTask
+from at2.text.decoding import TextStream
 from service.engine.batching import TokenStream
 from service.engine.requests import Answer
 from service.failures import DeadlineError

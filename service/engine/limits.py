@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from at2.attributors import METHODS
 from at2.errors import InputError, PromptTooLongError
+from at2.methods import METHODS
 from service.engine.requests import Question
 from service.records import Prompt
 

@@ -14,15 +14,15 @@ from typing import Any
 import torch
 
 from at2 import bundled
-from at2.attention import check_capture
-from at2.attributors import METHODS, Attributor
 from at2.errors import EstimatorError, EstimatorMismatchError, InputError
-from at2.estimators import LinearScoreEstimator, load_estimator
-from at2.identity import ModelIdentity
+from at2.estimator.identity import ModelIdentity
+from at2.estimator.linear import LinearScoreEstimator, load_estimator
+from at2.methods import METHODS, Attributor
+from at2.model.attention import check_capture
+from at2.model.loading import get_model_and_tokenizer
 from at2.tasks import DocumentsContextAttributionTask
 from at2.tasks.generation import end_ids
 from at2.training.settings import weights_fingerprint
-from at2.utils import get_model_and_tokenizer
 from service.failures import OtherModelError
 from service.records import Generation, Prompt
 from service.settings import Settings

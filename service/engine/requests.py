@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from at2.attributors import Attribution
+from at2.evaluation.verify import Verification
+from at2.methods import Attribution
 from at2.tasks import SourceSpan
-from at2.verify import Verification
 from service.records import Generation
 
 DEFAULT_SOURCE_TYPE = "sentence"

@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict, deque
 from dataclasses import dataclass
 
-from at2.attributors import Attributor, TokenScoreAttributor
+from at2.methods import Attributor, TokenScoreAttributor
 
 _BYTES_PER_TOKEN = 300
 """What a task keeps for a token of prompt or response: its id, its characters, the text."""

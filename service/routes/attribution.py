@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from fastapi import APIRouter, Request
 
-from at2 import verify
-from at2.attributors import Attribution
+from at2.evaluation import verify
+from at2.methods import Attribution
 from at2.tasks import Document
 from service.dependencies import EngineDep, MetricsDep, StoreDep, known
 from service.disconnect import unless_gone

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
-from at2 import ablation
-from at2.ablation import (
+from at2.errors import InputError
+from at2.model import ablation
+from at2.model.ablation import (
     Ablations,
     ablated_logit_probs,
     ablated_logit_probs_of_many,
@@ -22,7 +23,6 @@ from at2.ablation import (
     sample_masks,
     sequence_log_probs,
 )
-from at2.errors import InputError
 from tests.helpers.models import WINDOW, random_ids, tiny_model
 
 TOKENS = 48

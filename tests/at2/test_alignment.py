@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from at2.alignment import TokenizedText, assign_tokens
 from at2.errors import InputError
+from at2.text.alignment import TokenizedText, assign_tokens
 
 
 def brute_overlap(ranges, start, end):

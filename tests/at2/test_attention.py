@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel
 
-from at2.attention import attention_shape, check_capture, source_features, token_scores
-from at2.capture import AttentionCall
 from at2.errors import CaptureMismatchError, InputError, UnsupportedModelError
+from at2.model.attention import attention_shape, check_capture, source_features, token_scores
+from at2.model.capture import AttentionCall
 from tests.helpers.models import FAMILIES, WINDOW, random_ids, tiny_model
 
 TOKENS = 48  # three times the window of the families that have one
@@ -343,7 +343,7 @@ import sys
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from at2.attention import source_features, token_scores
+from at2.model.attention import source_features, token_scores
 
 LAYERS, HEADS, TARGETS, TOKENS = 16, 16, 512, 2048
 GROWTH = 96 * 2**20

@@ -16,10 +16,10 @@ from at2 import (
     AverageAttentionAttributor,
     LinearScoreEstimator,
 )
-from at2.attributors import Attributor
 from at2.errors import EstimatorMismatchError, InputError, SpanError
+from at2.evaluation.verify import verify_spans
+from at2.methods import Attributor
 from at2.tasks import SimpleContextAttributionTask
-from at2.verify import verify_spans
 from tests.helpers.attribution import RESPONSE, small_llama, small_task
 from tests.helpers.tokenizers import tiny_tokenizer
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from at2.decoding import TextStream, decode_with_offsets
+from at2.text.decoding import TextStream, decode_with_offsets
 from tests.helpers.tokenizers import KINDS, tiny_tokenizer
 
 LOSSLESS = ["byte_level", "metaspace_first", "prepend"]

@@ -9,8 +9,6 @@ import pytest
 import scipy.stats
 
 from at2 import AttentionFeatureExtractor, LinearScoreEstimator
-from at2.ablation import Method, sample_masks
-from at2.attributors import METHODS, AttributionMethod, RandomAttributor
 from at2.errors import InputError
 from at2.evaluation import (
     EvaluationExample,
@@ -25,6 +23,8 @@ from at2.evaluation import (
     save,
     summarise,
 )
+from at2.methods import METHODS, AttributionMethod, RandomAttributor
+from at2.model.ablation import Method, sample_masks
 from at2.seeds import EVALUATION_SEEDS
 from at2.tasks import SimpleContextAttributionTask
 from tests.helpers.attribution import RESPONSE, small_llama, small_task, span_log_prob

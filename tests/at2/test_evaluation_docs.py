@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from at2.attributors import METHODS
+from at2.methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "evaluation.md").read_text()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from at2.errors import InputError, UnsupportedModelError
-from at2.gradients import embedding_gradients
+from at2.model.gradients import embedding_gradients
 from tests.helpers.models import FAMILIES, random_ids, tiny_model
 
 NUM_TOKENS = 24

@@ -16,11 +16,11 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from at2 import utils
-from at2.attention import attention_shape, check_capture, token_scores
-from at2.attributors import METHODS, AverageAttentionAttributor
 from at2.errors import InputError, ModelError, UnsupportedModelError
-from at2.identity import ModelIdentity
+from at2.estimator.identity import ModelIdentity
+from at2.methods import METHODS, AverageAttentionAttributor
+from at2.model import loading as utils
+from at2.model.attention import attention_shape, check_capture, token_scores
 from at2.tasks import SimpleContextAttributionTask
 from at2.utils import get_model_and_tokenizer
 from tests.helpers.tokenizers import tiny_tokenizer

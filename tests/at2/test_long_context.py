@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from at2 import capture
-from at2.attention import attention_shape, check_capture, source_features, token_scores
 from at2.errors import ModelError
-from at2.local_masks import LocalMask
+from at2.model import capture
+from at2.model.attention import attention_shape, check_capture, source_features, token_scores
+from at2.model.local_masks import LocalMask
 from tests.helpers.models import WINDOW, random_ids, tiny_model
 
 TOKENS = 5 * WINDOW + 3
@@ -119,8 +119,8 @@ import sys
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from at2 import capture
-from at2.attention import token_scores
+from at2.model import capture
+from at2.model.attention import token_scores
 
 TOKENS, TARGETS = 12288, 64
 GROWTH = 128 * 2**20

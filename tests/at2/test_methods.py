@@ -12,9 +12,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from at2 import AttentionFeatureExtractor, LinearScoreEstimator
-from at2.ablation import Method, can_drop
-from at2.attention import attention_shape
-from at2.attributors import (
+from at2.errors import EstimatorMismatchError, InputError, ModelError, PromptTooLongError
+from at2.methods import (
     METHODS,
     Attributor,
     ContextCiteAttributor,
@@ -28,7 +27,8 @@ from at2.attributors import (
     context_cite_method,
     method_named,
 )
-from at2.errors import EstimatorMismatchError, InputError, ModelError, PromptTooLongError
+from at2.model.ablation import Method, can_drop
+from at2.model.attention import attention_shape
 from at2.seeds import EVALUATION_SEEDS, FITTING_SEEDS, TRAINING_SEEDS
 from at2.tasks import SimpleContextAttributionTask, SimpleThoughtAttributionTask
 from tests.helpers.attribution import (
@@ -114,7 +114,7 @@ def test_context_cite_is_the_published_lasso_on_the_logit_of_the_span(
 
 
 def test_context_cite_finds_the_weights_of_a_linear_response() -> None:
-    from at2.attributors.context_cite import lasso_weights
+    from at2.methods.context_cite import lasso_weights
 
     random = np.random.default_rng(0)
     masks = random.random((200, 5)) < 0.5

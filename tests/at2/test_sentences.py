@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nltk.tokenize.punkt import PunktSentenceTokenizer
 
 from at2.errors import InputError
-from at2.sentences import (
+from at2.text.sentences import (
     CharRange,
     punkt_tab_splitter,
     split_paragraphs,

@@ -12,11 +12,11 @@ import torch
 from scipy.stats import pearsonr, rankdata, spearmanr
 
 from at2 import AT2Trainer, AttentionFeatureExtractor, LinearScoreEstimator
-from at2.ablation import CPU_TOKEN_BUDGET
 from at2.errors import InputError, TrainingError
-from at2.identity import ModelIdentity, dataset_fingerprint
-from at2.trainer import NUM_MASKS, RECORD_FILE, pearson_loss, rank_loss
+from at2.estimator.identity import ModelIdentity, dataset_fingerprint
+from at2.model.ablation import CPU_TOKEN_BUDGET
 from at2.training.compute import ComputeSettings, compute
+from at2.training.trainer import NUM_MASKS, RECORD_FILE, pearson_loss, rank_loss
 from tests.helpers.tokenizers import tiny_tokenizer
 from tests.helpers.training import EXAMPLES, NEW_TOKENS, contents, make_model, task_from_example
 from tests.helpers.training import make_trainer as trainer_of

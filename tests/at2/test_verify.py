@@ -6,17 +6,17 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from at2.ablation import Method
-from at2.attributors import (
+from at2.errors import InputError, SpanError
+from at2.evaluation.verify import verify, verify_spans
+from at2.methods import (
     METHODS,
     Attributor,
     AverageAttentionAttributor,
     ContextCiteAttributor,
     LeaveOneOutAttributor,
 )
-from at2.errors import InputError, SpanError
+from at2.model.ablation import Method
 from at2.tasks import SimpleContextAttributionTask
-from at2.verify import verify, verify_spans
 from tests.helpers.attribution import RESPONSE, small_llama, small_task, span_log_prob
 from tests.helpers.tokenizers import tiny_tokenizer
 

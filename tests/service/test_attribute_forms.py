@@ -7,8 +7,8 @@ from typing import Any, get_args
 import httpx
 import pytest
 
-from at2.attributors import METHODS
 from at2.bundled import ESTIMATOR_PATH
+from at2.methods import METHODS
 from at2.tasks import SOURCE_TYPES
 from service.schemas import Method, SourceType
 from tests.service.conftest import running_server

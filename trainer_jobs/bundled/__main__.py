@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from at2 import LinearScoreEstimator, bundled
-from at2.utils import get_model_and_tokenizer
+from at2.model.loading import get_model_and_tokenizer
 from trainer_jobs.bundled.estimator import ship, train_estimator
 from trainer_jobs.bundled.export import export
 from trainer_jobs.bundled.report import ATTRIBUTED, attribution_precision, exact_rates, markdown

@@ -9,7 +9,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from at2 import AT2Attributor, AverageAttentionAttributor, LinearScoreEstimator
-from at2.attributors import Attributor
+from at2.methods import Attributor
 from trainer_jobs.bundled.names import NameSource
 from trainer_jobs.bundled.questions import Asked, ask, task_of
 

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from at2.attention import attention_shape, token_scores
-from at2.attributors.base import TokenScoreAttributor, sum_by_source
+from at2.methods.base import TokenScoreAttributor, sum_by_source
+from at2.model.attention import attention_shape, token_scores
 
 
 class AverageAttentionAttributor(TokenScoreAttributor):

@@ -11,9 +11,9 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from at2.alignment import CharRange, TokenizedText
-from at2.encoding import check_text, encode_text
 from at2.errors import PromptError, PromptTooLongError
+from at2.text.alignment import CharRange, TokenizedText
+from at2.text.encoding import check_text, encode_text
 
 Message = Mapping[str, str]
 

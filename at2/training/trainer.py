@@ -17,12 +17,12 @@ from typing import Any
 
 import torch
 
-from at2.attention import attention_shape
 from at2.errors import DamagedFileError, InputError, TrainingError
-from at2.estimators import LinearScoreEstimator
-from at2.features import AttentionFeatureExtractor
+from at2.estimator.features import AttentionFeatureExtractor
+from at2.estimator.identity import ModelIdentity
+from at2.estimator.linear import LinearScoreEstimator
 from at2.files import remove_leftovers
-from at2.identity import ModelIdentity
+from at2.model.attention import attention_shape
 from at2.tasks import AttributionTask
 from at2.training import compute, record, responses
 from at2.training.compute import NUM_MASKS, ComputeSettings, ExampleFeatures

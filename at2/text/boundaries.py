@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from at2._abbreviations import (
+from at2.text.abbreviations import (
     BEFORE_NUMBER,
     FINAL_BEFORE_CAPITAL,
     FINAL_BEFORE_STARTER,

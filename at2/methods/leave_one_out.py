@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from at2.ablation import Method, ablated_logit_probs, sequence_log_probs
-from at2.attributors.base import TokenScoreAttributor
+from at2.methods.base import TokenScoreAttributor
+from at2.model.ablation import Method, ablated_logit_probs, sequence_log_probs
 from at2.tasks import AttributionTask
 
 
@@ -19,7 +19,7 @@ class LeaveOneOutAttributor(TokenScoreAttributor):
 
     Args:
         task: the task to attribute.
-        ablation: how a source is hidden, see `at2.ablation.ablated_logit_probs`.
+        ablation: how a source is hidden, see `at2.model.ablation.ablated_logit_probs`.
     """
 
     def __init__(self, task: AttributionTask, ablation: Method = "mask") -> None:

@@ -13,7 +13,7 @@ _PAPER = "https://arxiv.org/abs/2504.13752"
 _USE = """```python
 from at2 import AT2Attributor
 from at2.tasks import SimpleContextAttributionTask
-from at2.utils import get_model_and_tokenizer
+from at2.model.loading import get_model_and_tokenizer
 
 model, tokenizer = get_model_and_tokenizer({model})
 task = SimpleContextAttributionTask(
@@ -30,7 +30,7 @@ def model_card(
     """Markdown with the header that the Hugging Face hub reads.
 
     Args:
-        metadata: an estimator's `extras`; see `at2.estimators`.
+        metadata: an estimator's `extras`; see `at2.estimator.linear`.
         num_layers, num_heads: the shape of its weights.
         exponents: the powers of attention that each have such weights.
     """

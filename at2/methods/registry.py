@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
-from at2.attributors.attention import AverageAttentionAttributor
-from at2.attributors.base import Attributor
-from at2.attributors.context_cite import NUM_ABLATIONS, ContextCiteAttributor
-from at2.attributors.controls import (
+from at2.errors import InputError
+from at2.estimator.linear import LinearScoreEstimator
+from at2.methods.at2 import AT2Attributor
+from at2.methods.average_attention import AverageAttentionAttributor
+from at2.methods.base import Attributor
+from at2.methods.context_cite import NUM_ABLATIONS, ContextCiteAttributor
+from at2.methods.controls import (
     LexicalOverlapAttributor,
     PositionAttributor,
     RandomAttributor,
 )
-from at2.attributors.estimator import AT2Attributor
-from at2.attributors.gradient import GradientNormAttributor, InputTimesGradientAttributor
-from at2.attributors.leave_one_out import LeaveOneOutAttributor
-from at2.errors import InputError
-from at2.estimators import LinearScoreEstimator
+from at2.methods.gradients import GradientNormAttributor, InputTimesGradientAttributor
+from at2.methods.leave_one_out import LeaveOneOutAttributor
 from at2.tasks import AttributionTask
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from at2.attention import attention_shape
 from at2.errors import InputError
+from at2.model.attention import attention_shape
 
 _CONFIG_KEYS = (
     "model_type",

@@ -3,9 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from at2.ablation import Method, ablated_logit_probs, aggregate_logit_probs, sample_masks
-from at2.attributors.base import Attributor, PerResponse
 from at2.errors import InputError, ModelError
+from at2.methods.base import Attributor, PerResponse
+from at2.model.ablation import Method, ablated_logit_probs, aggregate_logit_probs, sample_masks
 from at2.seeds import FITTING_SEEDS, check_seeds
 from at2.tasks import AttributionTask
 
@@ -37,7 +37,7 @@ class ContextCiteAttributor(Attributor):
         num_ablations: random sets of sources to try.
         keep_probability: the chance that a set keeps a source.
         alpha: strength of the LASSO penalty, on logits per token against standardised masks.
-        ablation: how sources are hidden, see `at2.ablation.ablated_logit_probs`.
+        ablation: how sources are hidden, see `at2.model.ablation.ablated_logit_probs`.
         seed: first of the ablations' seeds.
 
     Raises:

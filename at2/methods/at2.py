@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from at2.attributors.base import TokenScoreAttributor, sum_by_source
-from at2.estimators import LinearScoreEstimator
-from at2.identity import ModelIdentity
+from at2.estimator.identity import ModelIdentity
+from at2.estimator.linear import LinearScoreEstimator
+from at2.methods.base import TokenScoreAttributor, sum_by_source
 from at2.tasks import AttributionTask
 
 

@@ -24,7 +24,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from at2.local_masks import LocalMask
+from at2.model.local_masks import LocalMask
 
 NAME = "at2_capture"
 """The name under which transformers knows the attention and mask functions."""

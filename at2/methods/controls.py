@@ -10,10 +10,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from at2.attributors.base import Attributor, PerResponse
 from at2.errors import InputError
-from at2.sentences import split_words
+from at2.methods.base import Attributor, PerResponse
 from at2.tasks import AttributionTask
+from at2.text.sentences import split_words
 
 
 class RandomAttributor(Attributor):

@@ -12,17 +12,17 @@ from typing import Any, cast
 
 from transformers import BatchEncoding
 
-from at2.alignment import CharRange, TokenizedText
-from at2.decoding import decode_with_offsets
-from at2.encoding import check_text, encode_continuation, encode_text
 from at2.errors import InputError
-from at2.prompts import Prompt, check_length
 from at2.tasks.generation import (
     DEFAULT_GENERATE_KWARGS,
     check_generate_kwargs,
     end_ids,
     generate_responses,
 )
+from at2.text.alignment import CharRange, TokenizedText
+from at2.text.chat_template import Prompt, check_length
+from at2.text.decoding import decode_with_offsets
+from at2.text.encoding import check_text, encode_continuation, encode_text
 
 
 class Exchange(ABC):

@@ -17,7 +17,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from at2.capture import (
+from at2.errors import CaptureMismatchError, InputError, UnsupportedModelError
+from at2.model.capture import (
     DEFAULT_ROW_BYTES,
     AttentionCall,
     attention_implementation,
@@ -25,7 +26,6 @@ from at2.capture import (
     input_device,
     learn_local_masks,
 )
-from at2.errors import CaptureMismatchError, InputError, UnsupportedModelError
 
 TokenRange = tuple[int, int]
 

@@ -18,9 +18,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from at2.attention import attention_shape, probe_ids
-from at2.capture import input_device
 from at2.errors import InputError, ModelError, UnsupportedModelError
+from at2.model.attention import attention_shape, probe_ids
+from at2.model.capture import input_device
 
 TokenRange = tuple[int, int]
 Method = Literal["mask", "remove"]

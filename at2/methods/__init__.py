@@ -1,17 +1,17 @@
 """Attribution methods behind one interface: for a span of the response, each source's score."""
 
-from at2.attributors.attention import AverageAttentionAttributor
-from at2.attributors.base import Attribution, Attributor, RankedSource, TokenScoreAttributor
-from at2.attributors.context_cite import ContextCiteAttributor
-from at2.attributors.controls import (
+from at2.methods.at2 import AT2Attributor
+from at2.methods.average_attention import AverageAttentionAttributor
+from at2.methods.base import Attribution, Attributor, RankedSource, TokenScoreAttributor
+from at2.methods.context_cite import ContextCiteAttributor
+from at2.methods.controls import (
     LexicalOverlapAttributor,
     PositionAttributor,
     RandomAttributor,
 )
-from at2.attributors.estimator import AT2Attributor
-from at2.attributors.gradient import GradientNormAttributor, InputTimesGradientAttributor
-from at2.attributors.leave_one_out import LeaveOneOutAttributor
-from at2.attributors.methods import (
+from at2.methods.gradients import GradientNormAttributor, InputTimesGradientAttributor
+from at2.methods.leave_one_out import LeaveOneOutAttributor
+from at2.methods.registry import (
     METHODS,
     AttributionMethod,
     Passes,

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from at2.alignment import TokenRange
 from at2.errors import InputError, SpanError
 from at2.tasks import AttributionTask, SourceSpan
+from at2.text.alignment import TokenRange
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from at2.capture import input_device
 from at2.errors import InputError, UnsupportedModelError
+from at2.model.capture import input_device
 
 TokenRange = tuple[int, int]
 

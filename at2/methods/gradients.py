@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from at2.attributors.base import Attributor, sum_by_source
 from at2.errors import InputError
-from at2.gradients import EmbeddingGradients, embedding_gradients
+from at2.methods.base import Attributor, sum_by_source
+from at2.model.gradients import EmbeddingGradients, embedding_gradients
 from at2.tasks import AttributionTask
 
 

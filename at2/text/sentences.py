@@ -10,8 +10,8 @@ from itertools import pairwise
 
 import regex
 
-from at2._boundaries import sentences_of_line
 from at2.errors import InputError
+from at2.text.boundaries import sentences_of_line
 
 CharRange = tuple[int, int]
 SentenceSplitter = Callable[[str], list[CharRange]]
@@ -43,7 +43,7 @@ def split_sentences(text: str) -> list[CharRange]:
 
     Every line break that `str.splitlines` knows ends a sentence, as in the published splitter:
     headings and list items have no stop. Text that is hard-wrapped is therefore cut at its line
-    breaks; join its lines first. Inside a line `at2._boundaries` decides.
+    breaks; join its lines first. Inside a line `at2.text.boundaries` decides.
 
     A piece without a letter (`1.`, `---`, `—`, an emoji) says nothing that could be attributed: it
     is no sentence, and lies between two. The published splitter means the same but knows only

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from at2.ablation import Method, ablated_logit_probs, sequence_log_probs
-from at2.attributors import Attribution, Attributor
 from at2.errors import InputError
+from at2.methods import Attribution, Attributor
 from at2.metrics import spearman
+from at2.model.ablation import Method, ablated_logit_probs, sequence_log_probs
 from at2.tasks import SourceSpan
 
 DEFAULT_TOP_K = 3
@@ -124,7 +124,7 @@ def verify_spans(
         attributor: the method whose ranking is verified.
         spans: in characters of the target.
         top_k: how many of the best sources; fewer if there are fewer.
-        ablation: how sources are hidden, see `at2.ablation.ablated_logit_probs`.
+        ablation: how sources are hidden, see `at2.model.ablation.ablated_logit_probs`.
 
     Raises:
         SpanError: a span is outside the target or covers no token.

@@ -7,8 +7,8 @@ and its offsets are right for any ids, also those that no text would encode to.
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from at2.alignment import CharRange, TokenizedText
-from at2.encoding import codec_of
+from at2.text.alignment import CharRange, TokenizedText
+from at2.text.encoding import codec_of
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 """What stands for bytes that are no character."""

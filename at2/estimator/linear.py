@@ -8,7 +8,7 @@ Metadata is the dictionary `extras`. Its keys, each of which may be missing:
 
     identity          the model it belongs to, a `ModelIdentity` as a dictionary
     training          settings and number of examples
-    dataset           fingerprint of the examples (`at2.identity.dataset_fingerprint`)
+    dataset           fingerprint of the examples (`at2.estimator.identity.dataset_fingerprint`)
     metrics           what was measured on held-out examples
     library_version   of this package, when the estimator was first written
     date              of that day, `YYYY-MM-DD`
@@ -31,12 +31,12 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from at2._version import __version__
-from at2.attention import token_scores
 from at2.errors import EstimatorError, EstimatorMismatchError
-from at2.features import AttentionFeatureExtractor
+from at2.estimator.card import model_card
+from at2.estimator.features import AttentionFeatureExtractor
+from at2.estimator.identity import ModelIdentity
 from at2.files import write_whole
-from at2.identity import ModelIdentity
-from at2.model_card import model_card
+from at2.model.attention import token_scores
 from at2.tasks import AttributionTask
 
 PUBLISHED_FILE = "score_estimator.pt"

@@ -1,0 +1,1 @@
+"""The linear score estimator: its features, its weights, its files, and the model it belongs to."""
