@@ -7,6 +7,9 @@ arXiv 2504.13752, section 3).
 Other powers of the attention weight may join it. A concave one, such as the square root, tells weak
 attention from none, which a sum of a few strong weights drowns: what an ablation does to a response
 grows less than in proportion to the attention that it takes away (`docs/experiments.md`).
+
+Contrasted features are those of T less those of the query, the tokens between the last source and
+the target: see `at2.model.attention`.
 """
 
 import reprlib
@@ -24,6 +27,7 @@ TokenRange = tuple[int, int]
 
 _CLASS = "AttentionFeatureExtractor"
 _POWERS_CLASS = "AttentionPowersFeatureExtractor"
+_CONTRASTIVE_CLASS = "ContrastiveAttentionFeatureExtractor"
 
 
 class AttentionFeatureExtractor:
@@ -34,6 +38,7 @@ class AttentionFeatureExtractor:
         num_heads: attention heads in each of them.
         model_type: ignored; kept because published estimator files carry it.
         exponents: the powers of attention that are features, one block of layers × heads each.
+        contrast: take off the attention of the query.
 
     Raises:
         InputError: there is no layer or no head, or an exponent is not above zero.
@@ -45,6 +50,7 @@ class AttentionFeatureExtractor:
         num_heads: int,
         model_type: str | None = None,
         exponents: Sequence[float] = PLAIN,
+        contrast: bool = False,
     ) -> None:
         for name, count in (("num_layers", num_layers), ("num_heads", num_heads)):
             if count < 1:
@@ -53,14 +59,15 @@ class AttentionFeatureExtractor:
         self.num_heads = num_heads
         self.model_type = model_type
         self.exponents = check_exponents(exponents)
+        self.contrast = contrast
 
     @classmethod
     def from_model(
-        cls, model: Any, exponents: Sequence[float] = PLAIN
+        cls, model: Any, exponents: Sequence[float] = PLAIN, contrast: bool = False
     ) -> "AttentionFeatureExtractor":
         """The extractor for a model, its layers and heads found by a probe."""
         shape = attention_shape(model)
-        return cls(shape.num_layers, shape.num_heads, exponents=exponents)
+        return cls(shape.num_layers, shape.num_heads, exponents=exponents, contrast=contrast)
 
     @property
     def num_features(self) -> int:
@@ -87,6 +94,7 @@ class AttentionFeatureExtractor:
             list(target_ranges),
             task.source_token_ranges,
             source_weights=source_weights,
+            query_range=task.query_token_range if self.contrast else None,
             exponents=self.exponents,
         )
 
@@ -100,9 +108,11 @@ class AttentionFeatureExtractor:
             "num_heads": self.num_heads,
             "model_type": self.model_type,
         }
-        if self.exponents == PLAIN:
-            return {"class": _CLASS, "kwargs": kwargs}
-        return {"class": _POWERS_CLASS, "kwargs": {**kwargs, "exponents": list(self.exponents)}}
+        if self.exponents != PLAIN:
+            kwargs["exponents"] = list(self.exponents)
+        if self.contrast:
+            return {"class": _CONTRASTIVE_CLASS, "kwargs": kwargs}
+        return {"class": _POWERS_CLASS if "exponents" in kwargs else _CLASS, "kwargs": kwargs}
 
     @classmethod
     def deserialize(cls, data: dict[str, Any]) -> "AttentionFeatureExtractor":
@@ -113,11 +123,16 @@ class AttentionFeatureExtractor:
         """
         try:
             name, kwargs = data["class"], data["kwargs"]
-            if name not in (_CLASS, _POWERS_CLASS):
+            if name not in (_CLASS, _POWERS_CLASS, _CONTRASTIVE_CLASS):
                 raise EstimatorError(f"unknown feature extractor {reprlib.repr(name)}")
-            exponents = kwargs["exponents"] if name == _POWERS_CLASS else PLAIN
+            powers = kwargs["exponents"] if name == _POWERS_CLASS else PLAIN
+            if name == _CONTRASTIVE_CLASS:
+                powers = kwargs.get("exponents", PLAIN)
             extractor = cls(
-                index(kwargs["num_layers"]), index(kwargs["num_heads"]), exponents=exponents
+                index(kwargs["num_layers"]),
+                index(kwargs["num_heads"]),
+                exponents=powers,
+                contrast=name == _CONTRASTIVE_CLASS,
             )
         except (KeyError, TypeError, ValueError, InputError) as error:
             raise EstimatorError(f"malformed feature extractor: {reprlib.repr(error)}") from error

@@ -100,10 +100,14 @@ class LinearScoreEstimator(nn.Module):
         Returns:
             Float32 [attribution_end - attribution_start, attribution_end].
         """
-        target = (attribution_start, attribution_end)
-        exponents = self.feature_extractor.exponents
+        features = self.feature_extractor
         scores = token_scores(
-            task.model, task.token_ids, target, self.head_weights, exponents=exponents
+            task.model,
+            task.token_ids,
+            (attribution_start, attribution_end),
+            self.head_weights,
+            query_range=task.query_token_range if features.contrast else None,
+            exponents=features.exponents,
         )
         return scores if self.linear.bias is None else scores + self.linear.bias.to(scores)
 

@@ -4,6 +4,7 @@ from at2.methods.at2 import AT2Attributor
 from at2.methods.average_attention import AverageAttentionAttributor
 from at2.methods.base import Attribution, Attributor, RankedSource, TokenScoreAttributor
 from at2.methods.context_cite import ContextCiteAttributor
+from at2.methods.contrastive_attention import ContrastiveAttentionAttributor
 from at2.methods.controls import (
     LexicalOverlapAttributor,
     PositionAttributor,
@@ -28,6 +29,7 @@ __all__ = [
     "Attributor",
     "AverageAttentionAttributor",
     "ContextCiteAttributor",
+    "ContrastiveAttentionAttributor",
     "GradientNormAttributor",
     "InputTimesGradientAttributor",
     "LeaveOneOutAttributor",

@@ -1,4 +1,9 @@
-"""Average attention: the baseline that weighs every head of every layer alike."""
+"""Average attention: the baseline that weighs every head of every layer alike.
+
+score(t, s) = Σ over tokens k of s of mean over layers and heads of A[t - 1, k]
+"""
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +18,14 @@ class AverageAttentionAttributor(TokenScoreAttributor):
 
     def _compute_scores(self) -> NDArray[np.float32]:
         task = self.task
-        shape = attention_shape(task.model)
-        weights = torch.full(
-            (shape.num_layers, shape.num_heads), 1 / (shape.num_layers * shape.num_heads)
+        scores = token_scores(
+            task.model, task.token_ids, task.target_token_range, average_head_weights(task.model)
         )
-        scores = token_scores(task.model, task.token_ids, task.target_token_range, weights)
         return sum_by_source(scores.cpu().numpy(), task.source_token_ranges)
+
+
+def average_head_weights(model: Any) -> torch.Tensor:
+    """The same weight for every head of a model, 1 in all: [layers, heads]."""
+    shape = attention_shape(model)
+    count = shape.num_layers * shape.num_heads
+    return torch.full((shape.num_layers, shape.num_heads), 1 / count)

@@ -15,6 +15,7 @@ from at2.methods.at2 import AT2Attributor
 from at2.methods.average_attention import AverageAttentionAttributor
 from at2.methods.base import Attributor
 from at2.methods.context_cite import NUM_ABLATIONS, ContextCiteAttributor
+from at2.methods.contrastive_attention import ContrastiveAttentionAttributor
 from at2.methods.controls import (
     LexicalOverlapAttributor,
     PositionAttributor,
@@ -139,6 +140,12 @@ METHODS: Mapping[str, AttributionMethod] = MappingProxyType(
                 "average_attention",
                 "attention averaged over all layers and heads",
                 partial(_plain, AverageAttentionAttributor),
+                lambda _: _ONE_PASS,
+            ),
+            AttributionMethod(
+                "contrastive_attention",
+                "attention averaged over all layers and heads, less that of the query",
+                partial(_plain, ContrastiveAttentionAttributor),
                 lambda _: _ONE_PASS,
             ),
             AttributionMethod(

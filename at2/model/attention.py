@@ -6,6 +6,11 @@ runs one forward pass, which ends inside the last attention layer, and leaves th
 The attention of target token t is that of position t - 1, where the model predicts t (Cohen-Wang,
 Chuang, Madry 2025, arXiv 2504.13752). Ranges are half-open and absolute in the ids. What exists at
 any time is one block of one layer's rows and the result, never layers × heads × targets × tokens.
+
+Contrasted attention is that of a target less the mean attention of the query, that is of the
+positions `query_range` between the last source and the first target. It takes away what a head
+looks at whoever asks, such as the beginning of the context. It is defined for the tokens before the
+query only; an empty `query_range` takes nothing away.
 """
 
 from collections.abc import Sequence
@@ -120,6 +125,7 @@ def token_scores(
     target_range: TokenRange,
     weights: Tensor,
     *,
+    query_range: TokenRange | None = None,
     exponents: Sequence[float] = PLAIN,
     row_bytes: int = DEFAULT_ROW_BYTES,
 ) -> Tensor:
@@ -127,11 +133,15 @@ def token_scores(
 
     `score[t, k] = Σ_p Σ_layer Σ_head weights[p, layer, head] · A[layer, head, t - 1, k] ** p`
 
+    With a query, the mean over its positions q of the same sum over `A[layer, head, q, k] ** p` is
+    taken off for every token k before it.
+
     Args:
         model: a transformers decoder.
         input_ids: [tokens]; those after the target are not used.
         target_range: which tokens are targets; the first token of all cannot be one.
         weights: [exponents, layers, heads], or [layers, heads] where there is one exponent.
+        query_range: the query's positions, before the target's; None for plain attention.
         exponents: the powers of attention that have weights, each above zero.
         row_bytes: memory for one block of one layer's attention rows.
 
@@ -153,21 +163,35 @@ def token_scores(
             f"weights have shape {tuple(weights.shape)}, but the model has {shape.num_layers} "
             f"layers × {shape.num_heads} heads" + (f", of {len(powers)} powers" * (len(powers) > 1))
         )
+    query = _query_rows(query_range, first)
     device = input_device(model)
+    by_power = by_power.to(device, torch.float32)
     scores = torch.zeros(last - first, last + 1, dtype=torch.float32, device=device)
+    taken_off = torch.zeros(last + 1, dtype=torch.float32, device=device)
     if first == last:
         return scores
 
+    def weighted(layer: int, rows: Tensor) -> Tensor:
+        """[heads, rows, keys] to [rows, keys]."""
+        heads = by_power[:, layer].to(rows)
+        parts = [
+            of_power @ _raised(rows, power).flatten(1)
+            for power, of_power in zip(powers, heads, strict=True)
+        ]
+        return torch.stack(parts).sum(0).view(rows.shape[1:])
+
     def on_layer(layer: int, call: AttentionCall) -> None:
+        for start, end in call.blocks(*query, row_bytes):
+            block = weighted(layer, call.rows(start, end)[0])
+            taken_off[: block.shape[1]] += block.sum(0).to(taken_off)
         for start, end in call.blocks(first, last, row_bytes):
-            rows = call.rows(start, end)[0]  # [heads, rows, keys]
-            for power, of_power in zip(powers, by_power, strict=True):
-                head_weights = of_power[layer].to(rows)
-                block = head_weights @ _raised(rows, power).flatten(1)
-                block = block.view(rows.shape[1:])  # [rows, keys]
-                scores[start - first : end - first, : block.shape[1]] += block.to(scores)
+            block = weighted(layer, call.rows(start, end)[0])
+            scores[start - first : end - first, : block.shape[1]] += block.to(scores)
 
     _capture_all(model, shape, ids[:last], on_layer)
+    start, end = query
+    if start < end:
+        scores[:, :start] -= taken_off[:start] / (end - start)
     return scores
 
 
@@ -178,15 +202,19 @@ def source_features(
     source_ranges: Sequence[TokenRange],
     *,
     source_weights: Tensor | None = None,
+    query_range: TokenRange | None = None,
     exponents: Sequence[float] = PLAIN,
     row_bytes: int = DEFAULT_ROW_BYTES,
 ) -> Tensor:
     """Attention of each head from target ranges to source ranges.
 
     Feature `layer · heads + head` is the mean over tokens of the target range of the sum over
-    tokens of the source range. An empty range gives zeros. With several exponents there are as
-    many such features of each, of attention raised to it token by token, one exponent after the
-    other.
+    tokens of the source range, with a query less the same of its positions. An empty range gives
+    zeros. With several exponents there are as many such features of each, of attention raised to it
+    token by token, one exponent after the other.
+
+    In each layer that is two matrix products, `means · A · sums`: the rows are averaged before they
+    are summed up by source.
 
     Args:
         model: a transformers decoder.
@@ -195,6 +223,8 @@ def source_features(
         source_ranges: any ranges of tokens.
         source_weights: [sums, sources]. With them the result has weighted sums over the sources in
             place of the sources, and what every source gets by itself is never kept.
+        query_range: the query's positions, before the targets and after the sources; None for plain
+            attention.
         exponents: the powers of attention that are features, each above zero.
         row_bytes: memory for one block of one layer's attention rows.
 
@@ -229,27 +259,40 @@ def source_features(
     if not wanted or not source_ranges:
         return features.flatten(2)
     first, last = min(start for start, _ in wanted), max(end for _, end in wanted)
+    query = _query_rows(query_range, first)
+    if query[0] < query[1]:
+        behind = [
+            source for source in source_ranges if source[0] < source[1] and source[1] > query[0]
+        ]
+        if behind:
+            raise InputError(f"source range {behind[0]} does not end before the query {query}")
+        first = query[0]
+    # 1. means: [targets, rows], and 2. sums: [tokens, sources or sums], or the edges of the sources
+    means = torch.zeros(len(target_ranges), last - first, device=device)
+    for target, (start, end) in enumerate(rows_of_targets):
+        if start < end:
+            means[target, start - first : end - first] = 1 / (end - start)
+            if query[0] < query[1]:
+                means[target, : query[1] - first] -= 1 / (query[1] - query[0])
     edges = torch.tensor(source_ranges, device=device).clamp(max=last).T  # [start or end, sources]
+    sums: Tensor | None = None
+    if source_weights is not None:
+        sums = _weight_per_token(source_weights, source_ranges, last)
 
     def on_layer(layer: int, call: AttentionCall) -> None:
         for start, end in call.blocks(first, last, row_bytes):
-            touched = [
-                (target, max(s, start) - start, min(e, end) - start, e - s)
-                for target, (s, e) in enumerate(rows_of_targets)
-                if max(s, start) < min(e, end)
-            ]
-            if not touched:
+            of_rows = means[:, start - first : end - first]
+            if not of_rows.any():
                 continue
             rows = call.rows(start, end)[0]  # [heads, rows, keys]
             for place, power in enumerate(powers):
-                raised = _raised(rows, power)
-                for target, s, e, length in touched:
-                    mean = raised[:, s:e].sum(1) / length  # [heads, keys]
-                    sums = _range_sums(mean, edges.to(mean.device))  # [heads, sources]
-                    by_source = sums.T.to(features)  # [sources, heads]
-                    features[target, :, place, layer] += (
-                        by_source if source_weights is None else (source_weights @ by_source)
-                    )
+                mean = of_rows.to(rows) @ _raised(rows, power)  # [heads, targets, keys]
+                if sums is None:
+                    summed = _range_sums(mean, edges.to(mean.device))
+                else:
+                    summed = mean @ sums[: mean.shape[-1]].to(mean)
+                # [heads, targets, columns] to [targets, columns, heads]
+                features[:, :, place, layer] += summed.permute(1, 2, 0).to(features)
 
     _capture_all(model, shape, ids[:last], on_layer)
     return features.flatten(2)
@@ -274,12 +317,39 @@ def _raised(rows: Tensor, power: float) -> Tensor:
 
 
 def _range_sums(values: Tensor, edges: Tensor) -> Tensor:
-    """Sums of ranges of the last dimension: [rows, keys] and [2, ranges] to [rows, ranges]."""
+    """Sums of ranges of the last dimension: [..., keys] and [2, ranges] to [..., ranges]."""
     # Differences of float32 prefix sums would lose the small sources; Apple GPUs have no float64.
     dtype = torch.float32 if values.device.type == "mps" else torch.float64
-    prefix = torch.nn.functional.pad(values.to(dtype).cumsum(-1), (1, 0))  # [rows, keys + 1]
+    prefix = torch.nn.functional.pad(values.to(dtype).cumsum(-1), (1, 0))  # [..., keys + 1]
     start, end = edges.clamp(max=values.shape[-1])
-    return prefix[:, end] - prefix[:, start]
+    return prefix[..., end] - prefix[..., start]
+
+
+def _weight_per_token(
+    source_weights: Tensor, source_ranges: Sequence[TokenRange], num_tokens: int
+) -> Tensor:
+    """What each token counts in each sum: [sums, sources] to [tokens, sums]."""
+    weights = torch.zeros(num_tokens, len(source_weights), device=source_weights.device)
+    for source, (start, end) in enumerate(source_ranges):
+        weights[start:end] += source_weights[:, source]
+    return weights
+
+
+def _query_rows(query_range: TokenRange | None, first: int) -> TokenRange:
+    """The positions of the query; an empty range where there is none.
+
+    Raises:
+        InputError: they are not before the first position that predicts a target.
+    """
+    if query_range is None:
+        return 0, 0
+    start, end = query_range
+    if not 0 <= start <= end <= first:
+        raise InputError(
+            f"query range ({start}, {end}) is not within the {first} tokens before the first "
+            "position that predicts a target"
+        )
+    return start, end
 
 
 def _as_ids(input_ids: Tensor | Sequence[int]) -> Tensor:

@@ -12,8 +12,9 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
-from at2 import bundled
 from at2.errors import InputError, ModelError, UnsupportedModelError
+from at2.model import default
+from at2.model.gguf import find_gguf, finish_loading
 
 Quantization = Literal["4bit", "8bit"]
 """Weights in four bits (NF4) or eight, by bitsandbytes."""
@@ -30,7 +31,7 @@ def default_dtype(device: torch.device) -> torch.dtype:
 
 
 def get_model_and_tokenizer(
-    model_name: str = bundled.NAME,
+    model_name: str = default.NAME,
     dtype: torch.dtype | str | None = None,
     device: str | torch.device | None = None,
     attn_implementation: str | None = None,
@@ -39,12 +40,14 @@ def get_model_and_tokenizer(
     trust_remote_code: bool = False,
     device_map: str | dict[str, Any] | None = None,
     quantization: Quantization | None = None,
+    gguf_file: str | None = None,
     **kwargs: Any,
 ) -> tuple[Any, Any]:
     """Load a causal language model and its tokenizer.
 
     Args:
-        model_name: a hub name, a folder, or "bundled" for the model in this package.
+        model_name: a hub name, a folder, a GGUF file (its path, or `owner/repository/file.gguf` on
+            the hub), or "SmolLM2-135M-Instruct" for the default model.
         dtype: of the weights, as a torch type, its name, or "auto" for the checkpoint's own; by
             default bfloat16 on a GPU, float32 on a CPU, float16 with eight bits.
         device: where to put the model; by default a GPU if there is one.
@@ -56,6 +59,8 @@ def get_model_and_tokenizer(
         device_map: spread the model over devices, "auto" for what there is; instead of `device`.
             Needs accelerate.
         quantization: "4bit" or "8bit", on a GPU or a CPU. Needs bitsandbytes and accelerate.
+        gguf_file: name of a GGUF file in the folder or hub repository `model_name`. The weights of
+            such a file are dequantised to `dtype`.
         **kwargs: passed on to `from_pretrained`, e.g. `quantization_config` or `max_memory`.
 
     Returns:
@@ -85,7 +90,16 @@ def get_model_and_tokenizer(
     common = {"revision": revision, "trust_remote_code": trust_remote_code}
 
     # 2. Load it. Files of others fail in too many ways to list: tokenizers raises bare Exception.
-    place = str(bundled.PATH) if model_name == bundled.NAME else model_name
+    place = model_name
+    if model_name == default.NAME and gguf_file is None:
+        place = str(default.default_model_path())
+    gguf = find_gguf(place, gguf_file)
+    if gguf is not None:
+        if quantization is not None:
+            raise InputError(
+                "a GGUF file is dequantised: give no quantization", param="quantization"
+            )
+        place, common["gguf_file"] = gguf.place, gguf.file
     try:
         config = AutoConfig.from_pretrained(place, **common)
         tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", **common)
@@ -102,6 +116,8 @@ def get_model_and_tokenizer(
         )
 
     # 3. Make it ready.
+    if gguf is not None:
+        finish_loading(model, tokenizer)
     if is_multimodal:
         model = _language_model(model)
     if device_map is None:

@@ -123,6 +123,14 @@ class AttributionTask(Exchange):
         """The tokens to attribute, as positions in prompt and response."""
 
     @property
+    def query_token_range(self) -> TokenRange:
+        """The tokens that are asked with: those between the last source and the target, less the
+        last one, at which the model already predicts the target. Empty if there are none."""
+        end = max(0, self.target_token_range[0] - 1)
+        start = max((last for _, last in self.source_token_ranges), default=end)
+        return min(start, end), end
+
+    @property
     def _target(self) -> Target:
         return Target(self.encoded_generation, self.generation_token_start, self.target_token_range)
 

@@ -1,0 +1,101 @@
+"""Where a GGUF file is, and what transformers leaves to be put right after reading one.
+
+GGUF is llama.cpp's format, which Ollama uses as well: quantised weights, configuration, tokenizer
+and chat template in one file. transformers reads it and dequantises the weights.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from at2.errors import ModelError
+
+SUFFIX = ".gguf"
+
+_MAGIC = b"GGUF"
+_REPOSITORY_PARTS = 2
+_REPLY = "xreplyx"
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A GGUF file, as `from_pretrained` takes it.
+
+    Attributes:
+        place: the folder or the hub repository that holds it.
+        file: its name there.
+    """
+
+    place: str
+    file: str
+
+
+def find_gguf(name: str, file: str | None = None) -> GgufFile | None:
+    """The GGUF file that a model's name means; None for a name of something else.
+
+    Args:
+        name: a path that ends in `.gguf`, `owner/repository/file.gguf` on the hub, or the folder or
+            repository of `file`.
+        file: the file's name in the folder or repository.
+
+    Raises:
+        ModelError: there is no such file here, or it is no GGUF file.
+    """
+    if file is not None:
+        path = Path(name).expanduser()
+        return _checked(path / file) if path.is_dir() else GgufFile(name, file)
+    if not name.lower().endswith(SUFFIX):
+        return None
+    path = Path(name).expanduser()
+    parts = name.split("/")
+    on_the_hub = len(parts) > _REPOSITORY_PARTS and all(parts) and parts[0] not in (".", "..", "~")
+    if path.exists() or not on_the_hub:
+        return _checked(path)
+    return GgufFile("/".join(parts[:_REPOSITORY_PARTS]), "/".join(parts[_REPOSITORY_PARTS:]))
+
+
+def _checked(path: Path) -> GgufFile:
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(_MAGIC))
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror or error}") from error
+    if magic != _MAGIC:
+        raise ModelError(f"cannot read {path}: it is no GGUF file (it begins with {magic!r})")
+    return GgufFile(str(path.parent), path.name)
+
+
+def finish_loading(model: Any, tokenizer: Any) -> None:
+    """Make a model that was read from a GGUF file like any other.
+
+    The weights are dequantised, so the mark of their quantisation goes: with it the model could not
+    be saved. The token that ends a turn in the chat template ends a response, too: the file names a
+    single end token, which in some is that of a text.
+    """
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.is_quantized = False
+    model.hf_quantizer = None
+    ends = model.generation_config.eos_token_id
+    known = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    end_of_turn = _end_of_turn(tokenizer)
+    if end_of_turn is not None and end_of_turn not in known:
+        model.generation_config.eos_token_id = [*known, end_of_turn]
+
+
+def _end_of_turn(tokenizer: Any) -> int | None:
+    """The control token right after a reply in the chat template; None if there is none."""
+    if not tokenizer.chat_template:
+        return None
+    messages = [{"role": "user", "content": "x"}, {"role": "assistant", "content": _REPLY}]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:  # templates are programs of others, and say so in their own words when used
+        return None
+    rest = text.partition(_REPLY)[2].lstrip()
+    controls = {token: index for index, token in tokenizer.added_tokens_decoder.items()}
+    found = [str(token) for token in controls if rest.startswith(str(token))]
+    if not found:
+        return None
+    index: int = tokenizer.convert_tokens_to_ids(max(found, key=len))
+    return index
