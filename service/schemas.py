@@ -15,6 +15,7 @@ SourceType = Literal["document", "paragraph", "sentence", "word", "token"]
 Method = Literal[
     "at2",
     "average_attention",
+    "contrastive_attention",
     "leave_one_out",
     "context_cite",
     "gradient_norm",
@@ -206,7 +207,11 @@ class AttributeRequest(_Prompt):
     top_k: int = Field(
         default=DEFAULT_TOP_K, ge=1, le=10_000, description="The most sources a span gets."
     )
-    method: Method = "at2"
+    method: Method | None = Field(
+        default=None,
+        description="By default `at2`, or `contrastive_attention` where the server has no "
+        "estimator.",
+    )
     estimator: _Text | None = Field(
         default=None, description="Name of a loaded estimator, see /info; by default the first."
     )
@@ -231,7 +236,7 @@ class AttributeRequest(_Prompt):
             raise ValueError("give one of start and end, spans, quote, split_by")
         if self.occurrence is not None and self.quote is None:
             raise ValueError("occurrence needs quote")
-        if self.estimator is not None and self.method != "at2":
+        if self.estimator is not None and self.method not in (None, "at2"):
             raise ValueError(f"method {self.method} takes no estimator")
         return self
 
@@ -333,7 +338,6 @@ class InfoReply(BaseModel):
     version: str
     model: str
     revision: str | None
-    description: str | None
     device: str
     dtype: str
     parameters: int
@@ -342,6 +346,7 @@ class InfoReply(BaseModel):
     limits: Limits
     store: StoreInfo
     methods: list[str]
+    default_method: str
     source_types: list[str]
     estimators: list[EstimatorInfo]
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-BUNDLED_MODEL = "bundled"
-"""`at2.bundled.NAME`, which a test compares with it."""
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+"""`at2.model.default.NAME`, which a test compares with it."""
 
 _DAY = 86_400
 _CENTURY = 100 * 365 * _DAY
@@ -33,15 +33,17 @@ class Settings(BaseSettings):
         default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one."
     )
     model: str = Field(
-        default=BUNDLED_MODEL, description="Hub name or folder of the model, or `bundled`."
+        default=DEFAULT_MODEL,
+        description="Hub name or folder of the model, or a GGUF file: its path, or "
+        "`owner/repository/file.gguf` on the hub.",
     )
     revision: str | None = Field(
         default=None, description="Branch, tag or commit of a model on the hub."
     )
     estimator: str | None = Field(
         default=None,
-        description="Hub name, folder or file of the score estimator; needed for any model but "
-        "the bundled one, unless only other methods are used.",
+        description="Hub name, folder or file of the score estimator; the default model has its "
+        "own. Without one, method `at2` is not available.",
     )
     estimators: Annotated[dict[str, str] | None, NoDecode] = Field(
         default=None,

@@ -1,1 +1,1 @@
-"""Offline jobs that make estimators, and the bundled model, with the code that serves them."""
+"""Offline jobs that make estimators, with the very task and feature code that serves them."""

@@ -44,7 +44,6 @@ def _overview() -> str:
         *(f"  {name}" for name in configurations()),
         "",
         f"'{PROGRAM} run --help' lists every setting.",
-        f"'{PROGRAM} run --config bundled' tries it out, with no download, in a few minutes.",
     ]
     return "\n".join(lines)
 

@@ -15,6 +15,7 @@ from at2.errors import InputError, TrainingError
 from at2.estimator.linear import LinearScoreEstimator
 from at2.evaluation import (
     Evaluation,
+    EvaluationExample,
     EvaluationSettings,
     ExampleResult,
     evaluate_example,
@@ -29,7 +30,7 @@ from at2.training.manifest import fingerprint
 from at2.training.progress import Progress
 from at2.training.settings import estimator_fingerprint
 from at2.training.shards import ShardFolder
-from trainer_jobs.examples import Example, Examples, to_evaluate
+from trainer_jobs.examples import Example, Examples
 from trainer_jobs.plots import can_plot, png
 from trainer_jobs.settings import JobSettings
 
@@ -104,7 +105,7 @@ def evaluate(
                     progress.found()
                 else:
                     found = evaluate_example(
-                        to_evaluate(example, task),
+                        EvaluationExample(task),
                         methods,
                         index=index,
                         estimator=estimator,

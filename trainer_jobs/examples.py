@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from at2.errors import InputError
-from at2.evaluation import EvaluationExample, overlapping_sources
 from at2.tasks import (
     DEFAULT_GENERATE_KWARGS,
     AttributionTask,
@@ -21,16 +20,12 @@ from at2.tasks import (
 )
 from at2.tasks.thought import DEFAULT_THOUGHT_GENERATE_KWARGS
 from at2.text.encoding import check_text
-from trainer_jobs.bundled.names import NameSource
-from trainer_jobs.bundled.questions import Asked, ask
-from trainer_jobs.settings import BUNDLED, JobSettings
+from trainer_jobs.mixing import Mixer
+from trainer_jobs.settings import JobSettings
 from trainer_jobs.tables import BadRow, HubTable, Table, open_table
 
-_BUNDLED_SENTENCES = (4, 16)
-_BUNDLED_EXAMPLES = 400
-
 Example = Mapping[str, Any]
-"""The texts that a task is made of, and, of generated questions, what is known to be right."""
+"""The texts that a task is made of, and the level of its sources where that differs."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +66,6 @@ def load_examples(settings: JobSettings) -> Examples:
         InputError: the data set cannot be read or has too few rows, a column is missing, or a row
             cannot be used and is not to be passed over.
     """
-    if settings.dataset == BUNDLED:
-        return _bundled(settings)
     table = open_table(
         settings.dataset,
         subset=settings.subset,
@@ -81,6 +74,7 @@ def load_examples(settings: JobSettings) -> Examples:
     )
     _check_columns(settings, table)
     kept, bad = _filtered(settings, table)
+    mixer = Mixer(settings, table, kept.tolist())
     if settings.shuffle_seed is not None:
         kept = np.random.default_rng(settings.shuffle_seed).permutation(kept)
     num_train = _num_train(settings, len(kept), bad)
@@ -92,7 +86,7 @@ def load_examples(settings: JobSettings) -> Examples:
         if isinstance(example, BadRow):
             _stop_or_keep(settings, example, bad)
             continue
-        examples.append(example)
+        examples.append(mixer.mix(example, index))
         places.append(table.place(index))
         num_held_out += position >= num_train
     if len(examples) == num_held_out:
@@ -188,36 +182,6 @@ def _example(settings: JobSettings, table: Table, index: int) -> Example | BadRo
     return example
 
 
-def _bundled(settings: JobSettings) -> Examples:
-    """Generated questions; those held out have names that the model has never seen."""
-    if settings.task != "context":
-        raise InputError(f"task={settings.task!r}: {BUNDLED} has contexts only", param="task")
-    for name in ("columns", "where", "shorter_than"):
-        if getattr(settings, name):
-            raise InputError(f"{name}: {BUNDLED} has no columns", param=name)
-    seed, count = settings.shuffle_seed or 0, settings.limit or _BUNDLED_EXAMPLES
-    asked = [
-        *ask(count, seed=seed, sentences=_BUNDLED_SENTENCES, names=NameSource()),
-        *ask(
-            settings.held_out,
-            seed=seed,
-            sentences=_BUNDLED_SENTENCES,
-            names=NameSource(held_out=True),
-        ),
-    ]
-    places = [f"question {number}" for number in range(1, len(asked) + 1)]
-    return Examples([_question(one) for one in asked], places, settings.held_out, len(asked))
-
-
-def _question(asked: Asked) -> Example:
-    return {
-        "context": asked.context,
-        "query": asked.question.query,
-        "answer": asked.question.answer,
-        "support": list(asked.support),
-    }
-
-
 def make_task(
     settings: JobSettings, example: Example, model: Any, tokenizer: Any, source_type: str
 ) -> AttributionTask:
@@ -232,17 +196,4 @@ def make_task(
         )
     return SimpleContextAttributionTask(
         example["context"], example["query"], model, tokenizer, generate, source_type=source_type
-    )
-
-
-def to_evaluate(example: Example, task: AttributionTask) -> EvaluationExample:
-    """A task with its response, and the sources that support it where the data tell.
-
-    Generated questions do, if the response is the right one: a sentence of it for each of theirs.
-    """
-    starts = example.get("support", ())
-    if task.generation != example.get("answer") or len(task.statements) != len(starts):
-        return EvaluationExample(task)
-    return EvaluationExample(
-        task, [overlapping_sources(task, [(0, start, start + 1)]) for start in starts]
     )

@@ -14,10 +14,14 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 ENV_PREFIX = "AT2_JOBS_"
 """What the environment variable of a setting begins with."""
 
-BUNDLED = "bundled"
-"""The model in the package, and the questions it was trained for."""
+DEFAULT_MODEL = "SmolLM2-135M-Instruct"
+"""`at2.model.default.NAME`, which a test compares with it."""
+
+SourceType = Literal["token", "word", "sentence", "paragraph", "document"]
 
 _TEXTS = {"context": ("context", "query"), "thought": ("query",)}
+
+_LISTS = ("exponents", "source_type", "methods", "evaluate_top_k", "evaluate_ablations")
 
 
 class JobSettings(BaseSettings):
@@ -33,12 +37,14 @@ class JobSettings(BaseSettings):
     config: str | None = Field(
         default=None,
         description="File of settings (TOML), or the name of one that is in the package: "
-        "`bundled`, `phi4_mini_dolly`, `thought_attribution`.",
+        "`smollm2`, `phi4_mini_dolly`, `thought_attribution`.",
     )
     out: Path = Field(description="Folder of all results; one folder is for one set of settings.")
 
     model: str = Field(
-        default=BUNDLED, min_length=1, description="Hub name or folder of the model, or `bundled`."
+        default=DEFAULT_MODEL,
+        min_length=1,
+        description="Hub name, folder or GGUF file of the model.",
     )
     revision: str | None = Field(
         default=None, description="Branch, tag or commit of a model on the hub."
@@ -65,10 +71,9 @@ class JobSettings(BaseSettings):
     )
 
     dataset: str = Field(
-        default=BUNDLED,
         min_length=1,
-        description="Hub name, a file (`.jsonl`, `.csv`, `.parquet`), a folder that `datasets` "
-        "saved, or `bundled` for generated questions.",
+        description="Hub name, a file (`.jsonl`, `.csv`, `.parquet`), or a folder that `datasets` "
+        "saved.",
     )
     subset: str | None = Field(default=None, description="Configuration of a dataset on the hub.")
     split: str = Field(default="train", description="Split of a dataset on the hub.")
@@ -95,8 +100,24 @@ class JobSettings(BaseSettings):
     shuffle_seed: int | None = Field(
         default=None,
         ge=0,
-        description="Shuffle the rows that are kept, as `datasets` does with this seed; of "
-        "`bundled`, which questions are drawn.",
+        description="Shuffle the rows that are kept, as `datasets` does with this seed.",
+    )
+    join_contexts: int = Field(
+        default=1,
+        ge=1,
+        description="The most contexts that one example joins: its own and neighbours in the data "
+        "set, as many as are drawn. The same context in rows that follow each other counts once.",
+    )
+    other_queries: tuple[str, ...] = Field(
+        default=(),
+        description="Queries that take the place of some examples' own, such as a request for a "
+        "summary.",
+    )
+    other_queries_share: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        description="The share of examples with one of `other_queries`.",
     )
     limit: int | None = Field(
         default=None,
@@ -113,8 +134,11 @@ class JobSettings(BaseSettings):
         description="What to do at a row that cannot be used, which is named with its reason.",
     )
 
-    source_type: Literal["token", "word", "sentence", "paragraph", "document"] = Field(
-        default="token", description="What is ablated in training."
+    source_type: Annotated[tuple[SourceType, ...], NoDecode] = Field(
+        default=("token",),
+        min_length=1,
+        description="What is ablated in training; of several, separated by commas, one is drawn "
+        "for each example.",
     )
     split_target_by: Literal["sentence", "paragraph", "word", "token", "response"] = Field(
         default="sentence", description="Parts of the response whose probability is predicted."
@@ -127,6 +151,12 @@ class JobSettings(BaseSettings):
         description="Powers of attention that are features, separated by commas: `1` as "
         "published; `1,0.5` helps on some models, and other packages do not read it.",
     )
+    contrast: bool = Field(
+        default=False,
+        description="Features are attention less that of the query; other packages do not read "
+        "such an estimator.",
+    )
+    non_negative: bool = Field(default=False, description="Keep the weights at or above zero.")
     max_new_tokens: int | None = Field(
         default=None,
         ge=1,
@@ -197,7 +227,7 @@ class JobSettings(BaseSettings):
     evaluate_examples: int | None = Field(
         default=None, ge=1, description="Held-out examples to evaluate with; by default all."
     )
-    evaluate_source_type: Literal["token", "word", "sentence", "paragraph", "document"] = Field(
+    evaluate_source_type: SourceType = Field(
         default="sentence", description="What is ablated in the evaluation."
     )
     evaluate_masks: int = Field(
@@ -228,14 +258,14 @@ class JobSettings(BaseSettings):
             return {name: [v] if isinstance(v, str) else v for name, v in value.items()}
         return value
 
-    @field_validator("exponents", "methods", "evaluate_top_k", "evaluate_ablations", mode="before")
+    @field_validator(*_LISTS, mode="before")
     @classmethod
     def _items(cls, value: Any) -> Any:
         if isinstance(value, str):
             return tuple(item.strip() for item in value.split(",") if item.strip())
         return value
 
-    @field_validator("exponents", "methods", "evaluate_top_k", "evaluate_ablations")
+    @field_validator(*_LISTS)
     @classmethod
     def _different(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         if len(set(value)) < len(value):
@@ -250,6 +280,8 @@ class JobSettings(BaseSettings):
                 raise ValueError(
                     f"columns={name!r}: a {self.task} task reads {' and '.join(allowed)}"
                 )
+        if "context" not in allowed and self.join_contexts > 1:
+            raise ValueError(f"join_contexts={self.join_contexts}: a {self.task} task has none")
         return self
 
     @property

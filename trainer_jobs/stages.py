@@ -73,7 +73,7 @@ class Job:
         self, example: Example, model: Any, tokenizer: Any, source_type: str | None = None
     ) -> AttributionTask:
         """The task of an example; by default with the sources that are trained on."""
-        source_type = source_type or self.settings.source_type
+        source_type = source_type or example.get("source_type", self.settings.source_type[0])
         return make_task(self.settings, example, model, tokenizer, source_type)
 
     @cached_property
@@ -88,7 +88,7 @@ class Job:
             model,
             tokenizer,
             self.task,
-            AttentionFeatureExtractor.from_model(model, settings.exponents),
+            AttentionFeatureExtractor.from_model(model, settings.exponents, settings.contrast),
             split_target_by=None if split == "response" else split,
             num_masks=settings.num_masks,
             seed=settings.seed,
@@ -118,6 +118,7 @@ def train(job: Job) -> None:
     settings = job.settings
     limit = settings.memory_limit_mb
     job.trainer.train(
+        LinearScoreEstimator(job.trainer.feature_extractor, non_negative=settings.non_negative),
         num_iterations=settings.num_iterations,
         learning_rate=settings.learning_rate,
         batch_size=settings.batch_size,

@@ -124,11 +124,12 @@ class Attributing:
     def prepare(self, answer: Answer) -> None:
         """Compute the scores that are likely to be asked for next, once nothing else waits."""
         generation = answer.generation
-        pointless = not (self._loaded.estimators and generation.response and answer.sources)
+        pointless = not (generation.response and answer.sources)
         if pointless or len(self._preparing) >= _MOST_WAITING_TO_PREPARE:
             return
-        name = next(iter(self._loaded.estimators))
-        key = ScoreKey(generation.id, generation.source_type, "at2", name)
+        method = self._loaded.default_method
+        name = self._loaded.estimator_name(method, None)
+        key = ScoreKey(generation.id, generation.source_type, method, name or "")
 
         def work() -> None:
             try:

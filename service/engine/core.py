@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from at2.errors import ModelError
 from at2.estimator.identity import ModelIdentity
@@ -144,6 +144,11 @@ class Engine:
     def estimators(self) -> Mapping[str, LinearScoreEstimator]:
         """Estimators by name; the first is used where a request names none."""
         return self._loaded.estimators
+
+    @property
+    def default_method(self) -> Literal["at2", "contrastive_attention"]:
+        """What a request that names no method gets."""
+        return self._loaded.default_method
 
     @property
     def methods(self) -> list[str]:

@@ -9,15 +9,15 @@ import itertools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from at2 import bundled
 from at2.errors import EstimatorError, EstimatorMismatchError, InputError
 from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import LinearScoreEstimator, load_estimator
 from at2.methods import METHODS, Attributor
+from at2.model import default
 from at2.model.attention import check_capture
 from at2.model.loading import get_model_and_tokenizer
 from at2.tasks import DocumentsContextAttributionTask
@@ -96,6 +96,11 @@ class Loaded:
             task, None if estimator is None else self.estimators[estimator]
         )
 
+    @property
+    def default_method(self) -> Literal["at2", "contrastive_attention"]:
+        """What is used where a request names no method: AT2 where there is an estimator."""
+        return "at2" if self.estimators else "contrastive_attention"
+
     def estimator_name(self, method: str, estimator: str | None) -> str | None:
         """The estimator that a method will use; None for a method that needs none.
 
@@ -152,15 +157,15 @@ def _load_estimators(
     places: dict[str, str] = {}
     if settings.estimator is not None:
         places[settings.estimator] = settings.estimator
-    elif settings.model == bundled.NAME:
-        places[bundled.NAME] = bundled.NAME
+    elif settings.model == default.NAME:
+        places[default.NAME] = str(default.ESTIMATOR_PATH)
     places.update(settings.estimators or {})
     if not places:
         logger.warning("no estimator for %s: method at2 is not available", settings.model)
     estimators = {}
     for name, place in places.items():
         try:
-            estimator = load_estimator(bundled.ESTIMATOR_PATH if place == bundled.NAME else place)
+            estimator = load_estimator(place)
             estimator.check_fits(identity)
         except EstimatorMismatchError as error:
             raise EstimatorMismatchError(f"estimator {name!r}: {error}") from error

@@ -39,8 +39,8 @@ class Question:
         verify: measure what hiding these sources does.
     """
 
-    spans: Spans = None
-    method: str = "at2"
+    spans: Spans
+    method: str
     estimator: str | None = None
     source_type: str | None = None
     top_k: int = DEFAULT_TOP_K

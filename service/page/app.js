@@ -17,6 +17,7 @@ const COPIED_MS = 2000;
 const METHODS = {
   at2: "AT2 (trained on attention)",
   average_attention: "Average attention",
+  contrastive_attention: "Contrastive attention",
   leave_one_out: "Leave one out",
   context_cite: "ContextCite",
   gradient_norm: "Gradient norm",
@@ -101,16 +102,15 @@ async function loadInfo() {
     ...(names.length ? [", estimator ", element("b", {}, names.join(", "))] : [", no estimator"]),
     `, up to ${info.max_context_tokens.toLocaleString("en")} tokens.`,
   );
-  byId("description").textContent = info.description ?? "";
   fill("level", info.source_types, (level) => level);
   byId("level").value = "sentence";
   fill("method", info.methods, (method) => METHODS[method] ?? method);
+  byId("method").value = info.default_method;
   fill("estimator", names, (name) => name);
   byId("estimator-label").hidden = names.length < 2;
   const examples = await attempt(api.examples);
-  const fitting = examples?.[info.model] ?? examples?.general ?? [];
   byId("examples").replaceChildren(
-    ...fitting.map((example) =>
+    ...(examples ?? []).map((example) =>
       element(
         "button",
         {

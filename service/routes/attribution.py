@@ -99,8 +99,9 @@ async def attribute(
 
     Without `start` and `end`, `spans`, `quote` or `split_by`, the whole response is one span.
     """
+    method = body.method or engine.default_method
     question = Question(
-        _spans(body), body.method, body.estimator, body.source_type, body.top_k, body.verify
+        _spans(body), method, body.estimator, body.source_type, body.top_k, body.verify
     )
     if body.id is not None:
         kept = await known(store, body.id)
@@ -110,15 +111,15 @@ async def attribute(
         prompt = prompt_of(body)
         work = engine.attribute_response(prompt, body.response or "", question)
     findings = await unless_gone(request, work)
-    metrics.observe_attribution(method=body.method, seconds=findings.seconds)
-    note(attribution_method=body.method, spans=len(findings.attributions))
+    metrics.observe_attribution(method=method, seconds=findings.seconds)
+    note(attribution_method=method, spans=len(findings.attributions))
     verifications: Sequence[verify.Verification | None] = findings.verifications or [None] * len(
         findings.attributions
     )
     return AttributeReply(
         id=body.id,
         model=engine.settings.model,
-        method=body.method,
+        method=method,
         estimator=findings.estimator,
         attributions=[
             _attribution(attribution, verification, prompt.documents)

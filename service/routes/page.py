@@ -81,13 +81,13 @@ async def export(
     engine: EngineDep,
     store: StoreDep,
     source_type: SourceType | None = None,
-    method: Method = "at2",
+    method: Method | None = None,
     estimator: str | None = None,
     top_k: Annotated[int, Query(ge=1, le=10_000)] = DEFAULT_TOP_K,
 ) -> HTMLResponse:
     """The attribution of every statement as one HTML file that stands alone."""
     generation = (await known(store, generation_id)).generation
-    question = Question("sentence", method, estimator, source_type, top_k)
+    question = Question("sentence", method or engine.default_method, estimator, source_type, top_k)
     content = await unless_gone(request, engine.page_of_generation(generation, question))
     return HTMLResponse(
         content,

@@ -4,7 +4,7 @@ from typing import get_args
 
 from fastapi import APIRouter
 
-from at2 import __version__, bundled
+from at2 import __version__
 from service import records
 from service.dependencies import EngineDep
 from service.engine import Engine
@@ -48,7 +48,6 @@ async def info(engine: EngineDep) -> InfoReply:
         version=__version__,
         model=settings.model,
         revision=engine.identity.revision,
-        description=bundled.DESCRIPTION if settings.model == bundled.NAME else None,
         device=str(engine.model.device),
         dtype=str(engine.model.dtype).removeprefix("torch."),
         parameters=sum(p.numel() for p in engine.model.parameters()),
@@ -57,6 +56,7 @@ async def info(engine: EngineDep) -> InfoReply:
         limits=_limits(engine),
         store=_store(engine),
         methods=engine.methods,
+        default_method=engine.default_method,
         source_types=list(get_args(SourceType)),
         estimators=[
             EstimatorInfo(
