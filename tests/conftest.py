@@ -1,11 +1,70 @@
-"""Settings for every test: nothing depends on how fast the machine is or on chance."""
+"""Settings for every test, and the servers that they share.
 
-from hypothesis import HealthCheck, settings
+Tests of mechanics use a tiny random model (`tests.helpers.tiny`), whose responses mean nothing.
+Tests of behaviour use the default model; they are marked by `default_model` and run one after the
+other, so that it is loaded once.
+"""
 
-settings.register_profile(
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
+
+from at2.utils import get_model_and_tokenizer
+from tests.helpers.processes import running_server
+from tests.helpers.tiny import tiny_server
+
+hypothesis_settings.register_profile(
     "repeatable",
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile("repeatable")
+hypothesis_settings.load_profile("repeatable")
+
+_TIMEOUT_S = 120
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers (`pytest -n 2 --dist loadgroup`), a file's tests stay together, and so
+    do all that use the default model."""
+    for item in items:
+        together = item.get_closest_marker("default_model") is not None
+        item.add_marker(pytest.mark.xdist_group("default_model" if together else str(item.path)))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """The address of a server with the tiny model."""
+    with tiny_server() as (_, address):
+        yield address
+
+
+@pytest.fixture()
+def client(server: str) -> Iterator[httpx.Client]:
+    """A client of the server with the tiny model."""
+    with httpx.Client(base_url=server, timeout=_TIMEOUT_S) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def default_server() -> Iterator[str]:
+    """The address of a server with the default model."""
+    with running_server() as (_, address):
+        yield address
+
+
+@pytest.fixture()
+def default_client(default_server: str) -> Iterator[httpx.Client]:
+    """A client of the server with the default model."""
+    with httpx.Client(base_url=default_server, timeout=_TIMEOUT_S) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def default_pair() -> tuple[Any, Any]:
+    """The default model and its tokenizer."""
+    return get_model_and_tokenizer()

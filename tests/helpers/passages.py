@@ -110,3 +110,14 @@ def read_passages(path: Path = PATH) -> tuple[Passage, ...]:
         )
         for passage in data["passages"]
     )
+
+
+def write_rows(path: Path) -> Path:
+    """Every question with its text as a row of a JSONL file, as training jobs read them."""
+    rows = [
+        {"context": "\n\n".join(d.text for d in passage.documents), "query": question.question}
+        for passage in read_passages()
+        for question in passage.questions
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path

@@ -9,7 +9,10 @@ So the text of a response encodes to the ids that were generated.
 import atexit
 import re
 import shutil
+import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from at2 import AttentionFeatureExtractor, LinearScoreEstimator
 from at2.estimator.identity import ModelIdentity
-from tests.helpers.passages import read_passages
+from tests.helpers.passages import read_passages, write_rows
+from tests.helpers.processes import running_server
 
 NAME = "tiny-random"
 """Of the model's folder."""
@@ -75,6 +79,12 @@ def tiny_estimator() -> Path:
     return folder
 
 
+@cache
+def tiny_dataset() -> Path:
+    """A file of questions for training jobs, to go with the model."""
+    return write_rows(_temporary() / "questions.jsonl")
+
+
 def tiny_settings() -> dict[str, str]:
     """The server's settings for model and estimator."""
     return {"model": str(tiny_folder()), "estimator": str(tiny_estimator())}
@@ -83,6 +93,13 @@ def tiny_settings() -> dict[str, str]:
 def tiny_environment() -> dict[str, str]:
     """The same as environment variables."""
     return {f"AT2_{name.upper()}": value for name, value in tiny_settings().items()}
+
+
+@contextmanager
+def tiny_server(**settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`running_server` with model and estimator."""
+    with running_server(**tiny_environment() | settings) as running:
+        yield running
 
 
 @cache

@@ -11,12 +11,13 @@ from fastapi.testclient import TestClient
 from service.app import create_app
 from service.engine import Engine
 from service.settings import Settings
+from tests.helpers.tiny import tiny_settings
 
 BODY = {"context": "Charlotte Bennett lives in Lisbon.", "query": "Where does Charlotte live?"}
 
 
 def test_what_has_expired_is_gone() -> None:
-    with TestClient(create_app(Engine(Settings(store_seconds=1)))) as client:
+    with TestClient(create_app(Engine(Settings(**tiny_settings(), store_seconds=1)))) as client:
         generation = client.post("/generate", json=BODY).json()
         while time.time() <= generation["expires"]:
             time.sleep(0.05)
@@ -26,7 +27,7 @@ def test_what_has_expired_is_gone() -> None:
 
 @pytest.mark.parametrize("store", ["none", "memory"])
 def test_scores_are_prepared_of_what_is_kept_and_of_nothing_else(store: str) -> None:
-    engine = Engine(Settings(store=store))
+    engine = Engine(Settings(**tiny_settings(), store=store))
     with TestClient(create_app(engine)) as client:
         kept = client.post("/generate", json=BODY).json()["expires"] is not None
         body = BODY | {"response": "Lisbon.", "method": "random"}
@@ -44,7 +45,7 @@ def test_a_balancer_may_ask_without_a_body(client: httpx.Client, path: str) -> N
 @pytest.fixture()
 def broken() -> Iterator[tuple[FastAPI, TestClient]]:
     """An application whose next step of generation fails for good, and a client of it."""
-    engine = Engine(Settings())
+    engine = Engine(Settings(**tiny_settings()))
     app = create_app(engine)
     with TestClient(app) as client:
         generated = client.post("/generate", json=BODY)

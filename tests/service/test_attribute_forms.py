@@ -7,11 +7,10 @@ from typing import Any, get_args
 import httpx
 import pytest
 
-from at2.bundled import ESTIMATOR_PATH
 from at2.methods import METHODS
 from at2.tasks import SOURCE_TYPES
 from service.schemas import Method, SourceType
-from tests.service.conftest import running_server
+from tests.helpers.tiny import tiny_estimator, tiny_server
 
 CONTEXT = (
     "Charlotte Bennett works for Halden Freight. Charlotte Bennett lives in Lisbon.\n\n"
@@ -46,17 +45,20 @@ def test_one_span_many_spans_a_quote_and_sentences_agree(
     client: httpx.Client, generation: dict[str, Any]
 ) -> None:
     name, text = generation["id"], generation["response"]
-    (statement,) = generation["statements"]
-    span = {"start": statement["start"], "end": statement["end"]}
+    spans = [{"start": s["start"], "end": s["end"]} for s in generation["statements"]]
+    assert len(spans) > 1
+    by_sentence = _ask(client, id=name, split_by="sentence")["attributions"]
+    assert _ask(client, id=name, spans=spans)["attributions"] == by_sentence
+    for span, found in zip(spans, by_sentence, strict=True):
+        assert _ask(client, id=name, **span)["attributions"] == [found]
     whole = _ask(client, id=name)["attributions"]
-    assert _ask(client, id=name, **span)["attributions"] == whole
-    assert _ask(client, id=name, spans=[span])["attributions"] == whole
-    assert _ask(client, id=name, split_by="sentence")["attributions"] == whole
+    assert _ask(client, id=name, start=0, end=len(text))["attributions"] == whole
     assert _ask(client, id=name, quote=text)["attributions"] == whole
-    place = text.index("Lisbon")
-    by_quote = _ask(client, id=name, quote="Lisbon")["attributions"]
-    assert by_quote == _ask(client, id=name, start=place, end=place + 6)["attributions"]
-    assert by_quote[0]["text"] == "Lisbon"
+    word = next(word for word in text.split() if text.count(word) == 1)
+    place = text.index(word)
+    by_quote = _ask(client, id=name, quote=word)["attributions"]
+    assert by_quote == _ask(client, id=name, start=place, end=place + len(word))["attributions"]
+    assert by_quote[0]["text"] == word
 
 
 @pytest.mark.parametrize("source_type", get_args(SourceType))
@@ -86,15 +88,13 @@ def test_every_method_ranks_every_source(
 ) -> None:
     reply = _ask(client, id=generation["id"], method=method, split_by="sentence")
     assert reply["method"] == method
-    assert reply["estimator"] == ("bundled" if method == "at2" else None)
+    assert reply["estimator"] == (str(tiny_estimator()) if method == "at2" else None)
     for attribution in reply["attributions"]:
         sources = attribution["sources"]
         assert sorted(source["index"] for source in sources) == [0, 1, 2, 3]
         scores = [source["score"] for source in sources]
         assert scores == sorted(scores, reverse=True)
         assert "verification" not in attribution
-    if method == "leave_one_out":
-        assert reply["attributions"][0]["sources"][0]["index"] == 1
 
 
 def test_verification_measures_what_leave_one_out_does(
@@ -112,9 +112,7 @@ def test_verification_measures_what_leave_one_out_does(
         assert source["drop"] / verification["num_tokens"] == pytest.approx(
             per_token[source["index"]], abs=1e-4
         )
-    best = verification["sources"][0]
-    assert best["index"] == 1 and best["drop"] > 0
-    assert verification["drop_together"] > 0 and verification["log_prob"] <= 0
+    assert verification["log_prob"] <= 0
 
 
 def test_verification_of_every_sentence(client: httpx.Client) -> None:
@@ -129,20 +127,21 @@ def test_verification_of_every_sentence(client: httpx.Client) -> None:
 
 
 def test_estimators_are_chosen_by_name(tmp_path: Path) -> None:
-    shutil.copytree(ESTIMATOR_PATH, tmp_path / "second")
+    shutil.copytree(tiny_estimator(), tmp_path / "second")
+    first = str(tiny_estimator())
     table = f"second={tmp_path / 'second'},third={tmp_path / 'second'}"
     with (
-        running_server(AT2_ESTIMATORS=table, AT2_MAX_SPANS="3") as (_, address),
+        tiny_server(AT2_ESTIMATORS=table, AT2_MAX_SPANS="3") as (_, address),
         httpx.Client(base_url=address, timeout=60) as client,
     ):
         info = client.get("/info").json()
-        assert [e["name"] for e in info["estimators"]] == ["bundled", "second", "third"]
+        assert [e["name"] for e in info["estimators"]] == [first, "second", "third"]
         assert info["limits"]["max_spans"] == 3
         default = _ask(client, **STATELESS)
-        assert default["estimator"] == "bundled"
+        assert default["estimator"] == first
         second = _ask(client, **STATELESS, estimator="second")
         assert second["estimator"] == "second"
         assert second["attributions"] == default["attributions"]
         refused = client.post("/attribute", json=STATELESS | {"estimator": "fourth"})
         assert refused.status_code == 400
-        assert "bundled, second, third" in refused.json()["error"]["message"]
+        assert f"{first}, second, third" in refused.json()["error"]["message"]

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from at2.tasks import SimpleContextAttributionTask
-from at2.utils import get_model_and_tokenizer
 from service.engine.batching import Batcher, TokenStream
 from service.engine.loading import same_weights
 from service.engine.sampling import Sampling
 from service.failures import EngineDownError, NoMemoryError
+from tests.helpers.tiny import tiny_pair
 
 T = TypeVar("T")
 
@@ -27,12 +27,12 @@ _PEOPLE = ["Charlotte Bennett", "Omar Whitfield", "Olga Petrov", "Ann Lee"]
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return get_model_and_tokenizer()[0]
+    return tiny_pair()[0]
 
 
 @pytest.fixture(scope="module")
 def prompts(model: Any) -> list[list[int]]:
-    tokenizer = get_model_and_tokenizer()[1]
+    tokenizer = tiny_pair()[1]
     prompts = []
     for number in range(32):
         person = _PEOPLE[number % 4]

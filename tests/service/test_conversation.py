@@ -1,10 +1,13 @@
-"""What an application does: generate, then attribute, over HTTP with the bundled model."""
+"""What an application does: generate, then attribute, over HTTP."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
+
+from tests.helpers.tiny import CONTEXT_TOKENS, NAME, tiny_estimator, tiny_folder
 
 CONTEXT = (
     "Charlotte Bennett works for Halden Freight. Charlotte Bennett lives in Lisbon. "
@@ -28,14 +31,10 @@ def _attribute(client: httpx.Client, **body: Any) -> dict[str, Any]:
     return reply
 
 
-def test_the_answer_is_right_and_its_first_source_says_so(client: httpx.Client) -> None:
+def test_sources_are_ranked_best_first(client: httpx.Client) -> None:
     generation = _generate(client)
-    assert generation["response"] == "Charlotte Bennett lives in Lisbon."
-    assert generation["finish_reason"] == "stop"
+    assert generation["response"].strip() and generation["finish_reason"] == "stop"
     (attribution,) = _attribute(client, id=generation["id"])["attributions"]
-    best = attribution["sources"][0]
-    assert best["text"] == "Charlotte Bennett lives in Lisbon."
-    assert best["rank"] == 1
     assert [s["rank"] for s in attribution["sources"]] == [1, 2, 3, 4]
     scores = [s["score"] for s in attribution["sources"]]
     assert scores == sorted(scores, reverse=True)
@@ -76,8 +75,9 @@ def test_sources_of_every_type_lie_in_their_documents(
         document = documents[source["document"]]
         assert document["text"][source["start"] : source["end"]] == source["text"]
         assert source["document_id"] == document["id"]
-    reply = _attribute(client, id=generation["id"], top_k=1)
-    assert reply["attributions"][0]["sources"][0]["document_id"] == "b"
+    reply = _attribute(client, id=generation["id"], top_k=1000)
+    for source in reply["attributions"][0]["sources"]:
+        assert source["document_id"] == documents[source["document"]]["id"]
 
 
 def test_every_statement_is_attributed_in_one_call(client: httpx.Client) -> None:
@@ -94,7 +94,8 @@ def test_every_statement_is_attributed_in_one_call(client: httpx.Client) -> None
         "Charlotte Bennett works for Halden Freight.",
         "Charlotte Bennett lives in Lisbon.",
     ]
-    assert [a["sources"][0]["index"] for a in reply["attributions"]] == [0, 1]
+    for attribution in reply["attributions"]:
+        assert [len(attribution["sources"]), attribution["sources"][0]["rank"]] == [1, 1]
 
 
 def test_stateless_attribution_of_the_same_response_equals_the_one_by_id(
@@ -113,25 +114,29 @@ def test_stateless_attribution_of_the_same_response_equals_the_one_by_id(
 
 def test_the_score_of_a_span_is_the_mean_over_its_tokens(client: httpx.Client) -> None:
     generation = _generate(client)
-    statement = generation["statements"][0]
-    text = generation["response"]
-    cut = text.index(" lives")
-    spans = [{"start": 0, "end": cut}, {"start": statement["start"], "end": statement["end"]}]
-    several = _attribute(client, id=generation["id"], spans=spans)["attributions"]
-    single = _attribute(client, id=generation["id"], start=0, end=cut)["attributions"]
-    assert several[0] == single[0]
-    assert several[1] == _attribute(client, id=generation["id"])["attributions"][0]
+    text = generation["response"]  # every word and every full stop is one token
+    tokens = [match.span() for match in re.finditer(r" \w+|\.", text)]
+    assert len(tokens) == generation["usage"]["completion_tokens"] - 1  # its end is not text
+    cut = tokens[2][1]
+    spans = [{"start": 0, "end": cut}] + [{"start": a, "end": b} for a, b in tokens[:3]]
+    whole, *single = (
+        {source["index"]: source["score"] for source in found["sources"]}
+        for found in _attribute(client, id=generation["id"], spans=spans)["attributions"]
+    )
+    for index, score in whole.items():
+        assert score == pytest.approx(sum(one[index] for one in single) / 3, abs=1e-6)
 
 
 def test_a_span_inside_one_token_reports_the_text_that_was_attributed(
     client: httpx.Client,
 ) -> None:
     generation = _generate(client)
-    start = generation["response"].index("lives") + 1
+    word = next(word for word in generation["response"].split() if len(word) > 3)
+    start = generation["response"].index(word) + 1
     reply = _attribute(client, id=generation["id"], start=start, end=start + 1)
     (attribution,) = reply["attributions"]
-    assert attribution["text"] == "i"
-    assert attribution["attributed_text"].strip() == "lives"
+    assert attribution["text"] == word[1]
+    assert attribution["attributed_text"].strip() == word
 
 
 def test_generations_can_be_fetched_and_deleted(client: httpx.Client) -> None:
@@ -198,12 +203,12 @@ def test_earlier_turns_are_part_of_the_prompt_but_not_sources(client: httpx.Clie
 
 def test_info_names_model_estimator_limits_and_methods(client: httpx.Client) -> None:
     info = client.get("/info").json()
-    assert info["model"] == "bundled"
-    assert info["methods"][0] == "at2"
+    assert info["model"] == str(tiny_folder())
+    assert info["methods"][0] == info["default_method"] == "at2"
     (estimator,) = info["estimators"]
-    assert estimator["name"] == "bundled"
-    assert estimator["metadata"]["identity"]["model"] == "bundled"
-    assert info["max_context_tokens"] == 2048
+    assert estimator["name"] == str(tiny_estimator())
+    assert estimator["metadata"]["identity"]["model"] == NAME
+    assert info["max_context_tokens"] == CONTEXT_TOKENS
     assert client.get("/health").json() == client.get("/ready").json() == {"status": "ok"}
 
 

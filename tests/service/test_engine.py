@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from at2.errors import InputError, PromptTooLongError, SpanError
 from at2.tasks import Document
-from at2.utils import get_model_and_tokenizer
 from service.engine import Answer, Engine, Question, Quote, Sampling
 from service.engine.limits import Limits
+from service.engine.requests import Spans
 from service.failures import BusyError, DeadlineError
 from service.records import Prompt
 from service.settings import Settings
+from tests.helpers.tiny import tiny_pair, tiny_settings
 
 T = TypeVar("T")
 
@@ -31,6 +32,10 @@ ENDLESS = Sampling(temperature=5.0, seed=1, max_new_tokens=1000)
 MAX_REQUESTS = 8
 
 
+def _question(spans: Spans = None, method: str = "at2", **more: Any) -> Question:
+    return Question(spans, method, **more)
+
+
 @pytest.fixture(scope="module")
 def runner() -> Iterator[asyncio.Runner]:
     with asyncio.Runner() as runner:
@@ -40,7 +45,13 @@ def runner() -> Iterator[asyncio.Runner]:
 @pytest.fixture(scope="module")
 def engine(runner: asyncio.Runner) -> Iterator[Engine]:
     engine = Engine(
-        Settings(max_requests=MAX_REQUESTS, max_documents=4, max_spans=5, max_passes=40)
+        Settings(
+            **tiny_settings(),
+            max_requests=MAX_REQUESTS,
+            max_documents=4,
+            max_spans=5,
+            max_passes=40,
+        )
     )
     runner.run(engine.start())
     yield engine
@@ -66,7 +77,7 @@ async def _settled(engine: Engine) -> None:
     """Everything that was prepared is done."""
     while engine.load.attributions_waiting or engine._attributing._preparing:
         await asyncio.sleep(0.01)
-    await engine.attribute_response(PROMPT, "Yes.", Question(method="random"))
+    await engine.attribute_response(PROMPT, "Yes.", _question(method="random"))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +129,7 @@ def test_beyond_the_most_requests_comes_busy_with_a_time(engine: Engine, run: An
             await engine.generate(PROMPT, "sentence", Sampling())
         assert 1 <= caught.value.retry_after <= 60
         with pytest.raises(BusyError):
-            await engine.attribute_response(PROMPT, "Yes.", Question())
+            await engine.attribute_response(PROMPT, "Yes.", _question())
         running[0].close()
         await _answer(engine)
         for generating in running:
@@ -135,11 +146,11 @@ def test_a_refused_request_takes_no_place(engine: Engine, run: Any) -> None:
         with pytest.raises(PromptTooLongError, match="2048"):
             await engine.generate(long, "sentence", Sampling())
         with pytest.raises(PromptTooLongError, match="2048"):
-            await engine.attribute_response(long, "Yes.", Question())
+            await engine.attribute_response(long, "Yes.", _question())
         many = Prompt((Document("x"),) * 5, "Why?", ())
         for work in (
             engine.generate(many, "sentence", Sampling()),
-            engine.attribute_response(many, "Yes.", Question()),
+            engine.attribute_response(many, "Yes.", _question()),
         ):
             with pytest.raises(InputError, match=r"5 documents.* 4"):
                 await work
@@ -160,7 +171,7 @@ def test_what_takes_too_long_is_given_up(run: Any, engine: Engine) -> None:
         assert engine.load.in_progress == engine.load.generating == 0
         object.__setattr__(limits, "seconds", 1e-4)
         with pytest.raises(DeadlineError):
-            await engine.attribute_response(PROMPT, "Yes.", Question(method="leave_one_out"))
+            await engine.attribute_response(PROMPT, "Yes.", _question(method="leave_one_out"))
         assert engine.load.in_progress == 0
 
     seconds = limits.seconds
@@ -178,13 +189,12 @@ def test_scores_are_prepared_when_a_generation_ends(engine: Engine, run: Any) ->
         await _settled(engine)
         hook = engine.model.register_forward_pre_hook(lambda *_: passes.append(1))
         try:
-            findings = await engine.attribute_generation(answer.generation, Question())
+            findings = await engine.attribute_generation(answer.generation, _question())
             assert not passes
-            assert findings.attributions[0].sources[0].source.index == 1
-            await engine.attribute_generation(answer.generation, Question(source_type="word"))
+            await engine.attribute_generation(answer.generation, _question(source_type="word"))
             assert len(passes) == 1
             engine.forget(answer.generation.id)
-            again = await engine.attribute_generation(answer.generation, Question())
+            again = await engine.attribute_generation(answer.generation, _question())
             assert len(passes) == 2
             assert again.attributions == findings.attributions
         finally:
@@ -206,14 +216,14 @@ def test_nothing_of_a_forgotten_generation_is_kept(engine: Engine, run: Any) -> 
 
 
 def test_scores_that_were_pushed_out_come_back_the_same(run: Any) -> None:
-    engine = Engine(Settings(score_cache_mb=0, prepare=False))
+    engine = Engine(Settings(**tiny_settings(), score_cache_mb=0, prepare=False))
 
     async def main() -> None:
         await engine.start()
         answer = await _answer(engine)
-        first = await engine.attribute_generation(answer.generation, Question())
+        first = await engine.attribute_generation(answer.generation, _question())
         assert engine.load.score_bytes == 0
-        second = await engine.attribute_generation(answer.generation, Question())
+        second = await engine.attribute_generation(answer.generation, _question())
         assert first.attributions == second.attributions
 
     run(main())
@@ -231,12 +241,13 @@ def test_many_spans_and_dear_methods_are_refused_before_any_pass(engine: Engine,
     async def main() -> None:
         hook = engine.model.register_forward_pre_hook(lambda *_: passes.append(1))
         try:
-            await refused(Question([(0, 1)] * 6), r"6 spans.* 5")
-            await refused(Question(method="context_cite"), r"64 passes.* 40")
+            await refused(_question([(0, 1)] * 6), r"6 spans.* 5")
+            await refused(_question(method="context_cite"), r"64 passes.* 40")
             await refused(
-                Question([(0, 9)] * 5, verify=True, source_type="word"), r"at2 with verify takes 48"
+                _question([(0, 9)] * 5, verify=True, source_type="word"),
+                r"at2 with verify takes 48",
             )
-            await refused(Question([(0, 9), (0, 99)]), "99")
+            await refused(_question([(0, 9), (0, 99)]), "99")
             assert not passes
         finally:
             hook.remove()
@@ -249,17 +260,19 @@ def test_a_page_costs_the_same_whether_or_not_its_scores_are_kept(engine: Engine
 
     async def main() -> None:
         answer = await _answer(engine, two)
-        assert len(answer.statements) == 2
-        one = Question([(0, 9)], method="gradient_norm")
+        count = len(answer.statements)
+        assert count > 1
+        one = _question([(0, 9)], method="gradient_norm")
         await engine.attribute_generation(answer.generation, one)
         passes = engine.limits.passes
-        object.__setattr__(engine.limits, "passes", 3)  # a page takes two for each statement
+        dear = 2 * count  # what a page takes
+        object.__setattr__(engine.limits, "passes", dear - 1)
         try:
-            for question in (Question("sentence", "gradient_norm"), one):
+            for question in (_question("sentence", "gradient_norm"), one):
                 page = engine.page_of_generation(
                     answer.generation, replace(question, spans="sentence")
                 )
-                with pytest.raises(InputError, match="4 passes"):
+                with pytest.raises(InputError, match=f"{dear} passes"):
                     await page
         finally:
             object.__setattr__(engine.limits, "passes", passes)
@@ -282,12 +295,12 @@ def test_who_verifies_keeps_nobody_else_waiting(
         await _settled(engine)
         monkeypatch.setattr("service.engine.attributing.verify_spans", slow)
         verifying = asyncio.ensure_future(
-            engine.attribute_generation(answer.generation, Question(verify=True))
+            engine.attribute_generation(answer.generation, _question(verify=True))
         )
         await asyncio.to_thread(begun.wait)
         try:
             found = await asyncio.gather(
-                *(engine.attribute_generation(answer.generation, Question()) for _ in range(5))
+                *(engine.attribute_generation(answer.generation, _question()) for _ in range(5))
             )
             assert all(f.attributions == found[0].attributions for f in found)
             await _answer(engine)
@@ -318,7 +331,7 @@ def test_a_prompt_that_takes_long_to_encode_is_late_too(
 
 @cache
 def _tokenizer() -> Any:
-    return get_model_and_tokenizer("bundled", device="cpu")[1]
+    return tiny_pair()[1]
 
 
 @given(st.lists(st.text(max_size=30), max_size=40), st.integers(1, 2000))
@@ -338,7 +351,7 @@ def test_a_quote_is_the_span_that_says_it(engine: Engine, run: Any) -> None:
     response = "Charlotte Bennett lives in Lisbon. Charlotte Bennett works."
 
     async def ask(spans: Any) -> Any:
-        findings = await engine.attribute_response(PROMPT, response, Question(spans))
+        findings = await engine.attribute_response(PROMPT, response, _question(spans))
         return findings.attributions
 
     async def main() -> None:
@@ -368,7 +381,7 @@ def test_an_abandoned_attribution_stops_between_passes(engine: Engine, run: Any)
 
         hook = engine.model.register_forward_pre_hook(count)
         try:
-            question = Question("sentence", method="gradient_norm", source_type="word")
+            question = _question("sentence", method="gradient_norm", source_type="word")
             response = " ".join(f"Charlotte Bennett lives in Lisbon {i}." for i in range(15))
             asking = asyncio.ensure_future(engine.attribute_response(PROMPT, response, question))
             await begun.wait()

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.helpers.processes import running_server
+from tests.helpers.tiny import NAME, tiny_server
 
 CONTEXT = (
     "Charlotte Bennett works for Halden Freight. Charlotte Bennett lives in Lisbon. "
@@ -32,14 +32,14 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, str,
     """A server whose store was no database when it started: process, address, folder."""
     folder = tmp_path_factory.mktemp("store")
     (folder / "store.sqlite").write_bytes(b"\x00\xffnot a database" * 1000)
-    with running_server(AT2_STORE=str(folder / "store.sqlite")) as (process, address):
+    with tiny_server(AT2_STORE=str(folder / "store.sqlite")) as (process, address):
         yield process.pid, address, folder
 
 
 @pytest.fixture(scope="module")
 def storeless() -> Iterator[tuple[int, str]]:
     """A server that keeps nothing: process and address."""
-    with running_server(AT2_STORE="none") as (process, address):
+    with tiny_server(AT2_STORE="none") as (process, address):
         yield process.pid, address
 
 
@@ -56,13 +56,13 @@ def _generate(client: httpx.Client) -> dict[str, Any]:
 
 def test_an_id_works_after_the_process_was_killed(tmp_path: Path) -> None:
     store = str(tmp_path / "store.sqlite")
-    with running_server(AT2_STORE=store) as (process, address):
+    with tiny_server(AT2_STORE=store) as (process, address):
         with _client(address) as client:
             generation = _generate(client)
             attributed = client.post("/attribute", json={"id": generation["id"]}).json()
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    with running_server(AT2_STORE=store) as (_, address), _client(address) as client:
+    with tiny_server(AT2_STORE=store) as (_, address), _client(address) as client:
         assert client.get(f"/generations/{generation['id']}").json() == generation
         again = client.post("/attribute", json={"id": generation["id"]}).json()
         assert again["attributions"] == attributed["attributions"]
@@ -113,7 +113,7 @@ def test_what_another_model_wrote_is_not_attributed(stored: tuple[int, str, Path
         ):
             assert response.status_code == 409
             error = response.json()["error"]
-            assert error["code"] == "other_model" and "bundled" in error["message"]
+            assert error["code"] == "other_model" and NAME in error["message"]
         assert client.get(f"{path}/prompt").json()["query"] == BODY["query"]
         assert client.delete(path).status_code == 204
 
@@ -155,7 +155,7 @@ def test_a_full_disk_costs_the_record_and_not_the_reply(stored: tuple[int, str, 
 
 def test_a_request_beyond_its_time_gets_504_in_or_before_the_stream() -> None:
     with (
-        running_server(AT2_REQUEST_SECONDS="0.4") as (_, address),
+        tiny_server(AT2_REQUEST_SECONDS="0.4") as (_, address),
         _client(address) as client,
     ):
         late = client.post("/generate", json=BODY | ENDLESS)

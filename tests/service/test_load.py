@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.helpers import load
-from tests.helpers.processes import running_server
+from tests.helpers.tiny import tiny_server
 
 REQUESTS = 160
 CONCURRENCY = 32
@@ -23,9 +23,10 @@ GROWTH_MB = 32.0
 @pytest.fixture(scope="module")
 def place() -> Iterator[tuple[int, str]]:
     """A server whose stores are soon full: its process and its address."""
-    with running_server(
-        AT2_MAX_REQUESTS=str(SLOTS), AT2_MAX_RECORDS="40", AT2_SCORE_CACHE_MB="1"
-    ) as (process, address):
+    with tiny_server(AT2_MAX_REQUESTS=str(SLOTS), AT2_MAX_RECORDS="40", AT2_SCORE_CACHE_MB="1") as (
+        process,
+        address,
+    ):
         yield process.pid, address
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.helpers import browser as browsers
-from tests.helpers.processes import running_server
+from tests.helpers.tiny import tiny_server
 
 pytestmark = pytest.mark.skipif(
     browsers.CHROMIUM is None and "CI" not in os.environ, reason="there is no Chromium here"
@@ -43,7 +43,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(store: Path) -> Iterator[str]:
-    with running_server(AT2_STORE=str(store)) as (_, address):
+    with tiny_server(AT2_STORE=str(store)) as (_, address):
         yield address
 
 
@@ -546,7 +546,7 @@ def test_links_outlive_the_server_and_a_key_is_asked_for(
     answer = page.locator("#answer").inner_text()
     shares = marks(page)
     with (  # another process, which has only the file
-        running_server(AT2_STORE=str(store), AT2_API_KEYS=KEY) as (_, other),
+        tiny_server(AT2_STORE=str(store), AT2_API_KEYS=KEY) as (_, other),
         browsers.visit(browser, other, link) as later,
     ):
         dialog = later.locator("#key-dialog")

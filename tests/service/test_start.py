@@ -12,6 +12,7 @@ import torch
 
 from service.__main__ import main
 from tests.helpers.processes import start_server
+from tests.helpers.tiny import tiny_environment, tiny_folder
 
 _LIMIT_S = 120
 
@@ -20,6 +21,7 @@ _LIMIT_S = 120
 def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What `main` sets for its whole process is put back. Any port will do."""
     monkeypatch.setenv("AT2_PORT", "0")
+    monkeypatch.setenv("AT2_MODEL", str(tiny_folder()))
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     ends = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -102,7 +104,7 @@ def test_an_address_of_another_machine_is_refused(capsys: pytest.CaptureFixture[
 def test_the_process_ends_with_status_1_and_no_stack(
     folder: Path, setting: str, value: str, named: str
 ) -> None:
-    process, _ = start_server(**{setting: value.format(folder=folder)})
+    process, _ = start_server(**tiny_environment() | {setting: value.format(folder=folder)})
     output, _ = process.communicate(timeout=_LIMIT_S)
     assert process.returncode == 1
     assert named in output and "Traceback" not in output

@@ -8,16 +8,15 @@ import pytest
 import torch
 
 from at2.tasks import Document
-from at2.utils import get_model_and_tokenizer
 from service.engine import Engine, Question, Sampling
 from service.engine.loading import same_weights
 from service.engine.threads import adapt_threads
 from service.records import Prompt
 from service.settings import Settings
 from tests.helpers.models import random_ids
+from tests.helpers.tiny import tiny_pair, tiny_settings
 
 THREADS = 3
-SMALL, LARGE = 29, 30  # tokens, below and above 100 million with 3.34 million parameters
 
 
 @pytest.fixture(autouse=True)
@@ -29,14 +28,16 @@ def _threads() -> Iterator[None]:
 
 
 def test_a_step_takes_threads_by_its_size() -> None:
-    model = same_weights(get_model_and_tokenizer()[0])
+    model = same_weights(tiny_pair()[0])
     adapt_threads(model)
+    small = 100_000_000 // sum(parameter.numel() for parameter in model.parameters())
+    large = small + 1
     taken: list[int] = []
     model.register_forward_hook(lambda *_: taken.append(torch.get_num_threads()))
 
     def steps() -> None:
         with torch.no_grad():
-            for tokens in (LARGE, 1, SMALL, LARGE):
+            for tokens in (large, 1, small, large):
                 model(input_ids=random_ids(tokens)[None])
 
     thread = threading.Thread(target=steps)
@@ -50,7 +51,7 @@ def test_attribution_takes_all_threads_while_steps_take_one() -> None:
     taken: list[int] = []
 
     async def main() -> None:
-        engine = Engine(Settings(prepare=False))
+        engine = Engine(Settings(**tiny_settings(), prepare=False))
         engine.model.register_forward_hook(lambda *_: taken.append(torch.get_num_threads()))
         await engine.start()
         try:
@@ -59,7 +60,7 @@ def test_attribution_takes_all_threads_while_steps_take_one() -> None:
             answer = await generating.finished()
             generating.close()
             # whichever thread begins now would begin with the one thread of the last step
-            await engine.attribute_generation(answer.generation, Question(method="leave_one_out"))
+            await engine.attribute_generation(answer.generation, Question(None, "leave_one_out"))
         finally:
             engine.close()
 

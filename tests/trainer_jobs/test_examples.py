@@ -1,7 +1,6 @@
 """Which rows become examples, and the task of each."""
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,11 @@ from hypothesis import strategies as st
 
 from at2.errors import InputError
 from at2.tasks import SimpleContextAttributionTask, SimpleThoughtAttributionTask
-from at2.utils import get_model_and_tokenizer
-from trainer_jobs.bundled.names import is_held_out
-from trainer_jobs.examples import load_examples, make_task, to_evaluate
+from tests.helpers.tiny import tiny_pair
+from trainer_jobs.examples import load_examples, make_task
 from trainer_jobs.settings import JobSettings
 
 CATEGORIES = ["summarization", "closed_qa", "information_extraction", "open_qa"]
-
-
-@cache
-def bundled_model() -> tuple[Any, Any]:
-    return get_model_and_tokenizer("bundled")
 
 
 def settings(**values: Any) -> JobSettings:
@@ -181,27 +174,8 @@ def test_messages_about_examples_name_their_rows(tmp_path: Path) -> None:
         assert found.with_place(message) == message
 
 
-def test_generated_questions_that_are_held_out_have_unseen_names() -> None:
-    found = load_examples(settings(limit=20, held_out=20, shuffle_seed=5))
-    assert len(found.examples) == 40 and found.held_out == range(20, 40)
-
-    def unseen(example: Any) -> bool:
-        return any(is_held_out(word.strip(".,?'s")) for word in example["context"].split())
-
-    assert sum(unseen(found.examples[i]) for i in found.held_out) == 20
-    assert found.examples == load_examples(settings(limit=20, held_out=20, shuffle_seed=5)).examples
-    assert found.examples != load_examples(settings(limit=20, held_out=20, shuffle_seed=6)).examples
-
-
-def test_generated_questions_take_no_columns() -> None:
-    with pytest.raises(InputError, match="columns: bundled has no columns"):
-        load_examples(settings(columns={"query": "q"}))
-    with pytest.raises(InputError, match="contexts only"):
-        load_examples(settings(task="thought"))
-
-
 def test_tasks_are_the_librarys_own() -> None:
-    model, tokenizer = bundled_model()
+    model, tokenizer = tiny_pair()
     context = make_task(settings(), GOOD, model, tokenizer, "sentence")
     assert isinstance(context, SimpleContextAttributionTask)
     assert (context.context, context.query) == (GOOD["context"], GOOD["query"])
@@ -213,24 +187,3 @@ def test_tasks_are_the_librarys_own() -> None:
     assert thought.query == "Hm?" and thought.generate_kwargs["max_new_tokens"] == 9
     longer = make_task(settings(task="thought"), {"query": "Hm?"}, model, tokenizer, "word")
     assert longer.generate_kwargs["max_new_tokens"] == 4096
-
-
-def test_support_is_known_only_of_the_right_answer() -> None:
-    model, tokenizer = bundled_model()
-    found = load_examples(settings(limit=40, shuffle_seed=2))
-    seen = 0
-    for example in found.examples:
-        task = make_task(settings(), example, model, tokenizer, "sentence")
-        task.set_generation(example["answer"])
-        support = to_evaluate(example, task).support
-        if not example["support"]:
-            assert support is None
-            continue
-        assert support is not None
-        assert [
-            task.source_spans[source].start for of_statement in support for source in of_statement
-        ] == example["support"]
-        seen += 1
-        task.set_generation("Something else.")
-        assert to_evaluate(example, task).support is None
-    assert seen > 10

@@ -1,4 +1,4 @@
-"""The command line of the jobs on the bundled model: results, summaries, workers, failures."""
+"""The command line of the jobs on a tiny model: results, summaries, workers, failures."""
 
 import json
 import os
@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from at2 import LinearScoreEstimator
+from tests.helpers.tiny import tiny_dataset, tiny_folder
 from trainer_jobs import cli, stages
 
 ROOT = Path(__file__).parents[2]
 SMALL = {
-    "dataset": "bundled",
     "limit": 5,
     "held_out": 2,
     "shuffle_seed": 7,
@@ -40,7 +40,8 @@ ONE_FACT = {
 
 
 def write_config(path: Path, out: Path, **changes: Any) -> str:
-    values = SMALL | {"out": str(out)} | changes
+    values = SMALL | {"model": str(tiny_folder()), "dataset": str(tiny_dataset())}
+    values |= {"out": str(out)} | changes
     lines = [
         f"{name} = {json.dumps(value)}\n" for name, value in values.items() if value is not None
     ]
@@ -199,7 +200,7 @@ def test_an_estimator_may_weigh_powers_of_attention(
     assert run("run", exponents=[1, 0.5], limit=3, held_out=1)[0] == 0
     folder = tmp_path / "out/estimators/default"
     estimator = LinearScoreEstimator.load(folder)
-    assert estimator.head_weights.shape == (2, 6, 4)
+    assert estimator.head_weights.shape == (2, 3, 4)
     assert "| `exponents` | `1, 0.5` |" in (folder / "README.md").read_text("utf-8")
     # features of other powers are others
     status, _, errors = run("compute", exponents=[1], limit=3, held_out=1)
@@ -391,7 +392,7 @@ def test_help_names_commands_and_configurations() -> None:
     process = start("--help")
     output, _ = process.communicate()
     assert process.returncode == 0
-    for word in (*cli.COMMANDS, "bundled", "phi4_mini_dolly", "thought_attribution"):
+    for word in (*cli.COMMANDS, "smollm2", "phi4_mini_dolly", "thought_attribution"):
         assert f"  {word}" in output
     process = start()
     _, errors = process.communicate()

@@ -50,7 +50,7 @@ def test_the_file_may_be_named_by_the_environment(
 ) -> None:
     monkeypatch.setenv("AT2_JOBS_CONFIG", str(file))
     assert read_settings([], {"AT2_JOBS_CONFIG": str(file)}).num_masks == 3
-    assert read_settings(["--config=bundled"], {"AT2_JOBS_CONFIG": str(file)}).limit == 200
+    assert read_settings(["--config=smollm2"], {"AT2_JOBS_CONFIG": str(file)}).limit == 152
 
 
 def test_tables_and_lists_are_written_alike_everywhere(
@@ -102,7 +102,7 @@ def test_tables_and_lists_are_written_alike_everywhere(
         (["--num-mask", "1"], "unrecognized arguments: --num-mask 1"),
         (["--limit"], "argument --limit: expected one argument"),
         (["--config"], "config: expected one argument"),
-        (["--config", "nope"], "config='nope': no such file, and none of bundled, phi4_mini_dolly"),
+        (["--config", "nope"], "config='nope': no such file, and none of phi4_mini_dolly, smollm2"),
     ],
 )
 def test_a_wrong_setting_is_one_line_with_value_and_limit(flags: list[str], message: str) -> None:
