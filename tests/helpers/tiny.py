@@ -23,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from at2 import AttentionFeatureExtractor, LinearScoreEstimator
 from at2.estimator.identity import ModelIdentity
-from tests.helpers.passages import read_passages, write_rows
+from tests.helpers.passages import write_rows
 from tests.helpers.processes import running_server
 
 NAME = "tiny-random"
@@ -31,6 +31,7 @@ NAME = "tiny-random"
 
 CONTEXT_TOKENS = 2048
 
+_WORDS = Path(__file__).parents[1] / "data" / "words.txt"
 _VOCABULARY = 2048
 _LAYERS, _HEADS = 3, 4
 _SPECIAL = ["<pad>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
@@ -40,8 +41,8 @@ _TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 _SPREAD = 0.25
-_END_WEIGHT = 1.45
-_STOP_WEIGHT = 2.2
+_END_WEIGHT = 1.5
+_STOP_WEIGHT = 2.3
 _OPENING = 8.0
 
 
@@ -110,7 +111,7 @@ def _temporary() -> Path:
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level, with the words of the natural passages."""
+    """Byte-level, with the words of tests/data/words.txt, the frequent ones first."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -120,7 +121,8 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    texts = [document.text for passage in read_passages() for document in passage.documents]
+    words = _WORDS.read_text(encoding="utf-8").split()
+    texts = (f" {word}" * (1 + 1000 // place) for place, word in enumerate(words, 1))
     backend.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,

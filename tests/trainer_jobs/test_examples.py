@@ -20,7 +20,7 @@ CATEGORIES = ["summarization", "closed_qa", "information_extraction", "open_qa"]
 
 
 def settings(**values: Any) -> JobSettings:
-    return JobSettings(out="unused", **values)
+    return JobSettings(**({"out": "unused", "dataset": "unused"} | values))
 
 
 def jsonl(folder: Path, *rows: object) -> str:
@@ -172,6 +172,42 @@ def test_messages_about_examples_name_their_rows(tmp_path: Path) -> None:
     assert found.with_place("example 0: too long") == "example 0 (line 2): too long"
     for message in ("example 1: no", "an example 0: no", "no responses yet"):
         assert found.with_place(message) == message
+
+
+def test_contexts_of_neighbours_are_joined(tmp_path: Path) -> None:
+    contexts = [f"Fact {i // 2}." for i in range(40)]  # two questions about each
+    rows = [{"context": text, "query": f"What {i}?"} for i, text in enumerate(contexts)]
+    path = jsonl(tmp_path, *rows)
+    found = load_examples(settings(dataset=path, join_contexts=3, shuffle_seed=1))
+    joined = "\n\n".join(dict.fromkeys(contexts))
+    counts = set()
+    for example in found.examples:
+        own = contexts[int(example["query"][5:-1])]
+        parts = example["context"].split("\n\n")
+        assert own in parts and example["context"] in joined
+        counts.add(len(parts))
+    assert counts == {1, 2, 3}
+    again = load_examples(settings(dataset=path, join_contexts=3, shuffle_seed=1))
+    assert again.examples == found.examples
+    fewer = load_examples(settings(dataset=path, join_contexts=3, shuffle_seed=1, limit=5))
+    assert fewer.examples == found.examples[:5]
+
+
+def test_some_examples_get_other_queries_and_levels(tmp_path: Path) -> None:
+    path = jsonl(tmp_path, *({"context": "A fact.", "query": f"What {i}?"} for i in range(200)))
+    found = load_examples(
+        settings(
+            dataset=path,
+            other_queries=("Summarize it.", "Shorten it."),
+            other_queries_share=0.25,
+            source_type="token,sentence",
+        )
+    )
+    queries = [example["query"] for example in found.examples]
+    others = [query for query in queries if not query.startswith("What")]
+    assert 30 <= len(others) <= 70 and set(others) == {"Summarize it.", "Shorten it."}
+    levels = [example["source_type"] for example in found.examples]
+    assert 70 <= levels.count("token") <= 130 and set(levels) == {"token", "sentence"}
 
 
 def test_tasks_are_the_librarys_own() -> None:

@@ -32,6 +32,7 @@ SMALL = {
     "evaluate_masks": 6,
     "evaluate_top_k": [1],
 }
+NEEDED = ("--out", "x", "--dataset", "d")
 PNG = b"\x89PNG\r\n\x1a\n"
 ONE_FACT = {
     "context": "Omar Whitfield lives in Lisbon.",
@@ -359,9 +360,9 @@ def test_a_summary_that_cannot_be_written_is_one_line(
     ("arguments", "message"),
     [
         (["fly"], "'fly' is not one of generate, compute, train, evaluate, run"),
-        (["run", "--out", "x", "--num-masks", "0"], "num_masks='0': Input should be greater"),
-        (["run", "--out", "x", "--num-jobs", "2", "--job-index", "0"], "num_jobs=2: a stage needs"),
-        (["train", "--out", "x", "--job-index", "0"], "job_index=0: num_jobs is not set"),
+        (["run", *NEEDED, "--num-masks", "0"], "num_masks='0': Input should be greater"),
+        (["run", *NEEDED, "--num-jobs", "2", "--job-index", "0"], "num_jobs=2: a stage needs"),
+        (["train", *NEEDED, "--job-index", "0"], "job_index=0: num_jobs is not set"),
     ],
 )
 def test_wrong_settings_are_one_line_and_status_2(

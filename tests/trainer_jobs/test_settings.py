@@ -8,6 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from at2.model import default
+from service.settings import Settings
 from trainer_jobs.configuration import (
     BadSettingsError,
     configurations,
@@ -16,6 +18,9 @@ from trainer_jobs.configuration import (
 )
 from trainer_jobs.settings import JobSettings
 from trainer_jobs.workers import Worker, worker_of
+
+NEEDED = ["--out", "x", "--dataset", "d"]
+"""Settings without a default."""
 
 
 def read(*flags: str) -> JobSettings:
@@ -31,7 +36,7 @@ def problem(*flags: str, **environment: str) -> str:
 @pytest.fixture()
 def file(tmp_path: Path) -> Path:
     path = tmp_path / "mine.toml"
-    path.write_text('out = "here"\nnum_masks = 3\nlimit = 7\nseed = 1\n')
+    path.write_text('out = "here"\ndataset = "d"\nnum_masks = 3\nlimit = 7\nseed = 1\n')
     return path
 
 
@@ -58,7 +63,7 @@ def test_tables_and_lists_are_written_alike_everywhere(
 ) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(
-        'out = "x"\nmethods = ["at2", "random"]\nevaluate_top_k = [1, 2]\n'
+        'out = "x"\ndataset = "d"\nmethods = ["at2", "random"]\nevaluate_top_k = [1, 2]\n'
         "columns = { query = 'q', context = 'c' }\nwhere = { a = ['b', 'c'], d = 'e' }\n"
         "shorter_than = { c = 9 }\nevaluate_ablations = ['remove']\nexponents = [1, 0.5]\n"
     )
@@ -73,10 +78,10 @@ def test_tables_and_lists_are_written_alike_everywhere(
     }
     from_file = read("--config", str(path)).model_dump(exclude={"config"})
     flags = [word for name, text in texts.items() for word in (f"--{name}", text)]
-    assert read("--out", "x", *flags).model_dump(exclude={"config"}) == from_file
+    assert read(*NEEDED, *flags).model_dump(exclude={"config"}) == from_file
     for name, text in texts.items():
         monkeypatch.setenv(f"AT2_JOBS_{name.replace('-', '_').upper()}", text)
-    assert read("--out", "x").model_dump(exclude={"config"}) == from_file
+    assert read(*NEEDED).model_dump(exclude={"config"}) == from_file
     assert from_file["where"] == {"a": ("b", "c"), "d": ("e",)}
 
 
@@ -106,7 +111,7 @@ def test_tables_and_lists_are_written_alike_everywhere(
     ],
 )
 def test_a_wrong_setting_is_one_line_with_value_and_limit(flags: list[str], message: str) -> None:
-    given = flags if not flags else ["--out", "x", *flags]
+    given = [*NEEDED, *flags] if flags else ["--dataset", "d"]
     found = problem(*given)
     assert found.startswith(message)
     assert "\n" not in found
@@ -116,6 +121,7 @@ def test_every_wrong_setting_has_its_line() -> None:
     found = problem("--num-masks", "0", "--limit", "0").splitlines()
     assert [line.partition("=")[0].partition(":")[0] for line in found] == [
         "out",
+        "dataset",
         "limit",
         "num_masks",
     ]
@@ -124,14 +130,17 @@ def test_every_wrong_setting_has_its_line() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('out = "x"\nnum_mask = 3\n', "num_mask=3: there is no such setting"),
+        ('out = "x"\ndataset = "d"\nnum_mask = 3\n', "num_mask=3: there is no such setting"),
         (
-            'out = "x"\nmax-new-tokens = 3\n',
+            'out = "x"\ndataset = "d"\nmax-new-tokens = 3\n',
             "max-new-tokens=3: there is no such setting; did you mean max_new_tokens?",
         ),
         ("out = x\n", ": Invalid value (at line 1, column 7)"),
-        ("out = 3\n", "out=3: Input is not a valid path"),
-        ('out = "x"\nlimit = "many"\n', "limit='many': Input should be a valid integer"),
+        ('out = 3\ndataset = "d"\n', "out=3: Input is not a valid path"),
+        (
+            'out = "x"\ndataset = "d"\nlimit = "many"\n',
+            "limit='many': Input should be a valid integer",
+        ),
     ],
 )
 def test_a_wrong_file_is_one_line(text: str, message: str, tmp_path: Path) -> None:
@@ -148,9 +157,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_variable_is_refused() -> None:
-    found = problem("--out", "x", AT2_JOBS_NUM_MASK="3")
+    found = problem(*NEEDED, AT2_JOBS_NUM_MASK="3")
     assert found == "AT2_JOBS_NUM_MASK: there is no such setting"
-    assert read_settings(["--out", "x"], {"AT2_NUM_MASK": "3"}).num_masks == 32
+    assert read_settings(NEEDED, {"AT2_NUM_MASK": "3"}).num_masks == 32
 
 
 def test_help_lists_every_setting_with_its_words(capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,7 +199,7 @@ def test_dolly_is_chosen_as_in_the_walk_through() -> None:
         "batch_size": 512,
         "max_grad_norm": 1.0,
         "generate_batch_size": 4,
-        "source_type": "token",
+        "source_type": ("token",),
         "split_target_by": "sentence",
         "save_name": "default",
         "split": "train",
@@ -208,6 +217,10 @@ def test_thoughts_are_chosen_as_in_the_published_scripts() -> None:
 def test_configurations_are_in_the_package() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
     assert project["tool"]["setuptools"]["package-data"]["trainer_jobs"] == ["configs/*.toml"]
+
+
+def test_the_default_model_is_the_librarys() -> None:
+    assert read(*NEEDED).model == Settings().model == default.NAME
 
 
 # -- workers ---------------------------------------------------------------------------------------
