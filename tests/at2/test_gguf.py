@@ -80,7 +80,7 @@ def test_tokenizer_template_and_ends_are_those_written(
 ) -> None:
     model, tokenizer = wide_pair
     loaded_model, loaded = get_model_and_tokenizer(str(file), device="cpu")
-    assert loaded.get_vocab() == tokenizer.get_vocab()
+    assert loaded.get_vocab().items() >= tokenizer.get_vocab().items()
     assert loaded.chat_template == tokenizer.chat_template
     for text in TEXTS:
         one, other = (

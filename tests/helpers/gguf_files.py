@@ -99,6 +99,8 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, end: str) -> None:
     writer.add_token_list(tokens)
     writer.add_token_types([_CONTROL if token in controls else _NORMAL for token in tokens])
     writer.add_token_merges([" ".join(merge) for merge in model["merges"]])
+    writer.add_bos_token_id(tokenizer.pad_token_id)
+    writer.add_unk_token_id(tokenizer.pad_token_id)
     writer.add_eos_token_id(tokenizer.convert_tokens_to_ids(end))
     writer.add_pad_token_id(tokenizer.pad_token_id)
     writer.add_chat_template(tokenizer.chat_template)
