@@ -69,7 +69,9 @@ CITATION_WORDS = _words("""
     rev lett phys chem soc acad sci natl am nat commun biol biochem physiol clin med surg
     psychol psychiatr neurol immunol pharmacol epidemiol genet microbiol math appl comput mech symp
     conf trans bull eur amer geophys astrophys astron opt mater env environ educ econ philos hist
-    ling q
+    ling engl q
+    ala ariz ark colo del ga ill ind kan mass md mich minn mo mont neb nev okla ore pa tex va vt wash
+    wis wyo
 """)
 """Written with a capital, these are parts of the names of courts, laws and journals (`Fed. R. Evid.
 403`, `Phys. Rev. Lett. 77`)."""

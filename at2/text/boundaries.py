@@ -13,7 +13,6 @@ right is bounded, so time is linear in the text. Knows no lines and no language.
 
 import re
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from typing import NamedTuple
 
 import regex
@@ -52,6 +51,8 @@ _STOP = rf"""
     | (?<=[\u0370-\u03ff\u1f00-\u1fff]);                  # a Greek question mark
     | (?<=[\u0900-\u0dff])[ ]?\|{{1,2}}+(?!\S)            # a bar typed for a danda
 """
+_SPACED_SET = frozenset(_SPACED)
+_ELLIPSIS_SET = frozenset(". \u00a0…")
 _PAIRED = "\"“‘„‚”«»‹›"
 _SCANNED = regex.compile(
     rf"(?P<skip>{CODE}|{ADDRESS})|(?P<tag>{BREAK_TAG})|(?P<quote>[{_PAIRED}])|(?P<stop>{_STOP})",
@@ -60,11 +61,14 @@ _SCANNED = regex.compile(
 
 # What follows a stop
 
-_QUOTES = "\"'”’“‘»«›‹」』"
-_REFERENCE = r"\[\^?(?:\w{1,3}|(?:note|ref|n)[ ]?\w{1,3})(?:[ ]?[,;–-][ ]?\w{1,3}){0,9}\]"
+_QUOTES = frozenset("\"'”’“‘»«›‹」』")
+_REFERENCE = r"\[(?:[^\[\].!?]|pp?\.[ ]){1,30}\]"
+_SUPERSCRIPT = "⁰¹²³⁴⁵⁶⁷⁸⁹"
+_INLINE_TAG = "</(?:a|b|i|u|s|q|em|strong|span|code|mark|small|su[bp]|font|cite|del|ins)>"
 _CLOSER = re.compile(
-    rf"[{_QUOTES}*_\)\]}}】》〉）］｝⁰¹²³⁴-⁹†‡]"
-    rf"|{_REFERENCE}"
+    rf"[{''.join(sorted(_QUOTES))}*_\)\]}}】》〉）］｝†‡]"
+    rf"|[{_SUPERSCRIPT}](?:[{_SUPERSCRIPT},–-]{{0,20}}[{_SUPERSCRIPT}])?"
+    rf"|{_REFERENCE}|{_INLINE_TAG}|<sup>{_REFERENCE}</sup>"
     r"|[ \u00a0\u202f]»(?=[\s.,;:!?]|\Z)"  # French puts a space before it
 )
 _EMOJI = "\U0001f000-\U0001faff\u2600-\u27bf\u2b50\u2b55\u200d\ufe0f\u20e3"
@@ -80,7 +84,7 @@ _SPEAKER = regex.compile(
 _TAKEN_UP = regex.compile(
     r"""と|って|など|なんて|[のはをがにもへ]                # Japanese particles that take it up
     | [^\s\p{P}]{0,8}(?:言っ|言い|答え|叫ん|叫び|尋ね|聞い|つぶや|ささや)
-    | (?:(?![没沒不])\p{Han}){0,6}?(?:(?<![听聽])[说說](?![明法服])|[问問](?![题題])|[喊嚷吼]|回答|[笑答叹嘆]道)
+    | (?:(?![没沒不])\p{Han}){0,6}?(?:(?<![听聽])[说說](?![明法服])|[问問](?![题題])|[喊嚷吼]|回答|[笑答叹嘆]道)(?!\w{0,3}[：:])
     | \s?+(?:\S{1,15}\s){0,2}(?:말했|말하|물었|외쳤|대답했|소리쳤)
     | \s?+(?:\S{1,15}\s){0,2}(?:कहा|पूछा|बोला|बोली|बोले|चिल्लाया|चिल्लाई)(?!\w)
     | \s?+(?:قال|قالت|سأل|سألت|أجاب|أجابت|صاح|صاحت|گفت|پرسید)(?!\w)
@@ -109,12 +113,13 @@ _AND = frozenset(("and", "or", "to", "und", "oder", "bis", "et", "ou", "y", "o")
 _FINAL_SYLLABLES = "다요죠까니네"
 """Korean sentences end in these."""
 _OPENERS = "\"'“”‘’«»„‚‹›([{¿¡*_–—/-"
-_INNER_OPENERS = '([{/-–—“„«"'
+_INNER_OPENER = re.compile(r'[(\[{/–—“„«"-]')
 _APOSTROPHE = re.compile("['’]")
 _ROMAN = re.compile(r"(?:X{0,3}(?:IX|IV|V?I{1,3}|V)|X{1,3}|XL|LX{0,3}|C)|(?:ix|iv|vi{0,3}|i{1,3}|xi{0,3})")
 _ITEM_LABEL = re.compile(r"\w{1,3}(?:\.\w{1,3}){1,4}")
 _VOWELLESS = regex.compile(r"(?!H+m)\p{Lu}[b-df-hj-np-tv-xzßç]{1,4}+")
 _COUNTED_BY_ORDINALS = MONTHS | ORDINAL_NOUNS
+_ASKING_FOR_WORDS = ("period", "glued")
 _TIMES = frozenset(("a.m", "p.m", "am", "pm"))
 _REACH = 40
 """Characters before a stop that are looked at; no abbreviation is longer."""
@@ -152,6 +157,11 @@ class Stop:
         closers: quotes, brackets and references that close after it.
         last: the position after these and after emoji, where the sentence ends if it ends here.
         end: of the passage.
+        kind: which rules are asked.
+        following: what comes after it.
+        tokens: the words that end at it; the last one without what opens before it.
+        word, before: the last of these and the one before.
+        keys: entries of the tables that the words may be, longest first: of `z. B.`, `z.b` and `b`.
     """
 
     def __init__(
@@ -164,75 +174,28 @@ class Stop:
         self.closers = text[at + len(run) : closed]
         self.last = last
         self.end = end
-
-    @property
-    def kind(self) -> str:
-        """Which rules are asked."""
-        if not self.text[self.last].isspace() and set(self.run) <= set(_SPACED):
-            return "glued"
-        if self.run == ".":
-            return "period"
-        if set(self.run) <= set(". \u00a0…"):
-            return "ellipsis"
-        return "mark" if set(self.run) <= set(_SPACED + ";") else "script"
+        self.kind = _kind_of(run, text[last])
+        self.following = _look_ahead(text, last, end)
+        self.tokens = _tokens_before(text, first, at) if self.kind in _ASKING_FOR_WORDS else [""]
+        self.word = self.tokens[-1]
+        self.before = self.tokens[-2] if len(self.tokens) > 1 else ""
+        self.keys = _keys(self.tokens)
 
     @property
     def quoted(self) -> bool:
         """Whether a quotation closes after it."""
-        return any(char in _QUOTES for char in self.closers)
+        return self.closers != "" and not _QUOTES.isdisjoint(self.closers)
 
     @property
     def leaves_open(self) -> bool:
         """Whether more of the sentence may follow even after a mark that needs no space."""
         return self.quoted or "…" in self.run
 
-    @cached_property
-    def following(self) -> _Following:
-        """What comes after it."""
-        match = _FOLLOWING.match(self.text, self.last, self.end)
-        if match is None:
-            return _Following("", "", False)
-        return _Following(match["lead"], match["word"] or "", match["dot"] is not None)
-
-    @cached_property
-    def tokens(self) -> list[str]:
-        """The words that end at it; the last one without what opens before it."""
-        tokens = self.text[max(self.first, self.at - _REACH) : self.at].split()
-        if not tokens:
-            return [""]
-        word = tokens[-1].lstrip(_OPENERS)
-        word = word[max(map(word.rfind, _INNER_OPENERS)) + 1 :]
-        tail = _APOSTROPHE.split(word)[-1]
-        if len(tail) > 1:  # l'avv. but not don't.
-            word = tail
-        return [*tokens[:-1], word]
-
-    @property
-    def word(self) -> str:
-        """The word that ends at it."""
-        return self.tokens[-1]
-
-    @property
-    def before(self) -> str:
-        """The word before that one."""
-        return self.tokens[-2] if len(self.tokens) > 1 else ""
-
-    @cached_property
-    def keys(self) -> list[str]:
-        """Entries of the tables that the words may be, longest first: of `z. B.`, `z.b` and `b`."""
-        keys = [self.word.lower()]
-        for token in reversed(self.tokens[-4:-1]):
-            token = token.lstrip(_OPENERS)
-            if not token.endswith(".") or len(token) > 5:
-                break
-            keys.append(token.lower() + keys[-1])
-        return keys[::-1]
-
     @property
     def known(self) -> bool:
         """Whether the word is an abbreviation of a table."""
         tables = (NEVER_FINAL, BEFORE_NUMBER, FINAL_BEFORE_CAPITAL, FINAL_BEFORE_STARTER)
-        return any(key in table for key in self.keys for table in tables) or self.cited
+        return self.cited or any(not table.isdisjoint(self.keys) for table in tables)
 
     @property
     def cited(self) -> bool:
@@ -243,6 +206,50 @@ class Stop:
     def is_first_word(self) -> bool:
         """Whether the sentence would be this word alone."""
         return self.first + len(self.word) >= self.at
+
+
+def _kind_of(run: str, follower: str) -> str:
+    only_spaced = _SPACED_SET.issuperset(run)
+    if only_spaced and not follower.isspace():
+        return "glued"
+    if run == ".":
+        return "period"
+    if _ELLIPSIS_SET.issuperset(run):
+        return "ellipsis"
+    return "mark" if only_spaced or run == ";" else "script"
+
+
+def _look_ahead(text: str, start: int, end: int) -> _Following:
+    match = _FOLLOWING.match(text, start, end)
+    if match is None:
+        return _Following("", "", False)
+    lead, word, dot = match.groups()
+    return _Following(lead, word or "", dot is not None)
+
+
+def _tokens_before(text: str, first: int, at: int) -> list[str]:
+    tokens = text[max(first, at - _REACH) : at].split()
+    if not tokens:
+        return [""]
+    word = tokens[-1]
+    if not word.isalnum():
+        word = word.lstrip(_OPENERS)
+        word = _INNER_OPENER.split(word)[-1]
+        tail = _APOSTROPHE.split(word)[-1]
+        if len(tail) > 1:  # l'avv. but not don't.
+            word = tail
+        tokens[-1] = word
+    return tokens
+
+
+def _keys(tokens: list[str]) -> list[str]:
+    keys = [tokens[-1].lower()]
+    for token in reversed(tokens[-4:-1]):
+        token = token.lstrip(_OPENERS)
+        if not token.endswith(".") or len(token) > 5:
+            break
+        keys.append(token.lower() + keys[-1])
+    return keys[::-1]
 
 
 # The rules
@@ -392,6 +399,15 @@ def _taken_up_after_a_period(stop: Stop) -> bool | None:
     return _taken_up_by_a_speaker(stop)
 
 
+@_rule("period", "⟦IV. Results⟧")
+def _number_of_a_heading(stop: Stop) -> bool | None:
+    """A Roman number, a letter or parted numbers with nothing before them."""
+    if not stop.is_first_word or stop.closers:
+        return None
+    label = _ROMAN.fullmatch(stop.word) or _ITEM_LABEL.fullmatch(stop.word)
+    return False if label or (len(stop.word) == 1 and stop.word.isalpha()) else None
+
+
 @_rule("period", "⟦i fell asleep.⟧ ⟦then i woke, approx. at noon.⟧")
 def _small_letter_after_it(stop: Stop) -> bool | None:
     """Careless typing puts small letters there. An unknown abbreviation looks the same, so the word
@@ -401,15 +417,6 @@ def _small_letter_after_it(stop: Stop) -> bool | None:
     if stop.closers or not stop.word.isalpha() or _is_lettered(stop.word) or stop.known:
         return False
     return len(stop.word) > 3 or stop.text[stop.first].islower()
-
-
-@_rule("period", "⟦IV. Results⟧")
-def _number_of_a_heading(stop: Stop) -> bool | None:
-    """A Roman number, a letter or parted numbers with nothing before them."""
-    if not stop.is_first_word or stop.closers:
-        return None
-    label = _ROMAN.fullmatch(stop.word) or _ITEM_LABEL.fullmatch(stop.word)
-    return False if label or (len(stop.word) == 1 and stop.word.isalpha()) else None
 
 
 @_rule("period", "⟦Figure 1. The whole model.⟧")
@@ -447,7 +454,7 @@ def _abbreviation_closes_a_bracket(stop: Stop) -> bool | None:
 
 @_rule("period", "⟦Dr. Smith waited 5 ms.⟧ ⟦The rest did not.⟧")
 def _title_or_connecting_word(stop: Stop) -> bool | None:
-    if not any(key in NEVER_FINAL for key in stop.keys):
+    if NEVER_FINAL.isdisjoint(stop.keys):
         return None
     unit = stop.word.islower() and _is_number(stop.before)  # 5 ms, 3 см
     return unit and stop.following.is_starter
@@ -462,14 +469,13 @@ def _citation(stop: Stop) -> bool | None:
     part = following.dotted and len(following.word) <= 8
     if following.is_digit or following.lead.startswith("§") or part or following.word.isupper():
         return False
-    return following.is_starter or not stop.before.endswith(".")
+    return False if stop.before.endswith(".") and not following.is_starter else None
 
 
 @_rule("period", "⟦Sie wohnt in der Hauptstr. 5 neben Nr. 7.⟧ ⟦Wt. 70 kg.⟧")
 def _abbreviation_before_a_number(stop: Stop) -> bool | None:
-    number = stop.following.is_digit or _is_roman(stop.following.word)
-    if any(key in BEFORE_NUMBER for key in stop.keys):
-        return not number
+    if not BEFORE_NUMBER.isdisjoint(stop.keys):
+        return not (stop.following.is_digit or _is_roman(stop.following.word))
     compound = stop.word.lower().endswith(COMPOUND_ENDINGS) and len(stop.word) > 4
     without_vowel = _VOWELLESS.fullmatch(stop.word) and not _is_number(stop.before)
     return False if (compound or without_vowel) and stop.following.is_digit else None
@@ -492,8 +498,7 @@ def _abbreviation_that_may_be_last(stop: Stop) -> bool | None:
 
 @_rule("period", "⟦Apple Inc. CEO Tim Cook left Apple Inc.⟧ ⟦He did.⟧")
 def _abbreviation_that_is_seldom_last(stop: Stop) -> bool | None:
-    known = any(key in FINAL_BEFORE_STARTER for key in stop.keys)
-    return stop.following.is_starter if known else None
+    return None if FINAL_BEFORE_STARTER.isdisjoint(stop.keys) else stop.following.is_starter
 
 
 @_rule("period", "⟦It comes in sizes S, M and L.⟧ ⟦Fits well.⟧")
