@@ -4,8 +4,9 @@ Levels are nested. A token goes to one document first, then to a paragraph in it
 of that paragraph, then to a word of that sentence. So a source's tokens are never outside the
 coarser source that holds it, and scores add up: a coarse source scores the sum of the finer ones in
 it and of the tokens between these. What stands between sentences (bullets, rules) is in words of
-its own, white space in none. Knows text and ranges only: nothing of models, chats or
-scores.
+its own, white space in none. At the finest level every token is a source, but for tokens that only
+together make a character, as the bytes of an emoji do: these are one. Knows text and ranges only:
+nothing of models, chats or scores.
 """
 
 from collections.abc import Sequence
@@ -131,11 +132,12 @@ def cut_documents(
         return [
             Piece(
                 piece.document,
-                *documents[piece.document].in_document(*remaining[token]),
-                (token, token + 1),
+                documents[piece.document].in_document(*remaining[first])[0],
+                documents[piece.document].in_document(*remaining[last - 1])[1],
+                (first, last),
             )
             for piece in pieces
-            for token in range(*piece.tokens)
+            for first, last in _whole_characters(remaining, piece.tokens)
         ]
     coarser = whole_documents
     for level in _LEVELS[1 : _LEVELS.index(check_source_type(source_type)) + 1]:
@@ -144,6 +146,17 @@ def cut_documents(
             pieces, remaining = _assign(whole, remaining, documents, finer)
         coarser = finer
     return pieces
+
+
+def _whole_characters(token_ranges: Sequence[CharRange], tokens: TokenRange) -> list[TokenRange]:
+    """The tokens one by one, but together those that only together make a character."""
+    parts: list[TokenRange] = []
+    for token in range(*tokens):
+        if parts and token_ranges[token][0] < token_ranges[token - 1][1]:
+            parts[-1] = (parts[-1][0], token + 1)
+        else:
+            parts.append((token, token + 1))
+    return parts
 
 
 def _assign(

@@ -1,5 +1,7 @@
 """What in a text is no prose: code, addresses, tags. Patterns for `regex`, in its verbose form."""
 
+import regex
+
 _SOLID = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ーｰ"
 """Scripts without spaces."""
 SOLID = _SOLID
@@ -23,6 +25,15 @@ _BLOCKS = (
 )
 _THOUGHTS = "think|thinking|thoughts?|reasoning|reflection|scratchpad|answer"
 BREAK_TAG = rf"""
-    (?i:</?(?:(?P<row>{_ROWS})|(?P<cell>td|th)|{_BLOCKS}|{_THOUGHTS})(?:\s[^<>]{{0,200}}+|/)?>)
+    (?i:</?(?:(?P<row>{_ROWS})|(?P<cell>td|th)|{_BLOCKS}|{_THOUGHTS})(?:\s[^<>]{{0,200}}+|/)?>
+    | (?:<\|/?|◁/?)(?:begin_of_|end_of_)?(?:{_THOUGHTS})(?:\|>|▷))
+    | \[/?THINK\]
 """
 """A tag at which a line ends: of HTML, or around the thoughts of a model."""
+
+_BREAK_TAG = regex.compile(BREAK_TAG, regex.VERBOSE)
+
+
+def without_break_tags(text: str) -> str:
+    """The text without the tags at which lines end."""
+    return _BREAK_TAG.sub("", text)
