@@ -69,7 +69,8 @@ CITATION_WORDS = _words("""
     rev lett phys chem soc acad sci natl am nat commun biol biochem physiol clin med surg
     psychol psychiatr neurol immunol pharmacol epidemiol genet microbiol math appl comput mech symp
     conf trans bull eur amer geophys astrophys astron opt mater env environ educ econ philos hist
-    ling engl q
+    ling engl q pub pat ann mod nutr const biophys oncol cardiol pediatr radiol pathol virol ecol
+    zool entomol sociol anthropol adv curr opin scand
     ala ariz ark colo del ga ill ind kan mass md mich minn mo mont neb nev okla ore pa tex va vt wash
     wis wyo
 """)
@@ -81,7 +82,7 @@ COUNTED = _words("""
 """)
 """With a capital and after a number, German measures of the noun that follows: `5 Mio. Euro`."""
 
-COMPOUND_ENDINGS = ("str", "nr")
+COMPOUND_ENDINGS = ("str", "nr", "pl")
 """German compounds that end so are shortened before a number: `Hauptstr. 5`, `Hausnr. 7`."""
 
 TIME_FOLLOWERS = _words("""

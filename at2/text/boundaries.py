@@ -12,7 +12,8 @@ right is bounded, so time is linear in the text. Knows no lines and no language.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import regex
@@ -68,7 +69,7 @@ _INLINE_TAG = "</(?:a|b|i|u|s|q|em|strong|span|code|mark|small|su[bp]|font|cite|
 _CLOSER = re.compile(
     rf"[{''.join(sorted(_QUOTES))}*_\)\]}}】》〉）］｝†‡]"
     rf"|[{_SUPERSCRIPT}](?:[{_SUPERSCRIPT},–-]{{0,20}}[{_SUPERSCRIPT}])?"
-    rf"|{_REFERENCE}|{_INLINE_TAG}|<sup>{_REFERENCE}</sup>"
+    rf"|{_REFERENCE}(?:[–,-](?=\[))?|{_INLINE_TAG}|<sup>{_REFERENCE}</sup>"
     r"|[ \u00a0\u202f]»(?=[\s.,;:!?]|\Z)"  # French puts a space before it
 )
 _EMOJI = "\U0001f000-\U0001faff\u2600-\u27bf\u2b50\u2b55\u200d\ufe0f\u20e3"
@@ -120,6 +121,7 @@ _ITEM_LABEL = re.compile(r"\w{1,3}(?:\.\w{1,3}){1,4}")
 _VOWELLESS = regex.compile(r"(?!H+m)\p{Lu}[b-df-hj-np-tv-xzßç]{1,4}+")
 _COUNTED_BY_ORDINALS = MONTHS | ORDINAL_NOUNS
 _ASKING_FOR_WORDS = ("period", "glued")
+_KINDS = ("glued", "script", "ellipsis", "mark", "period")
 _TIMES = frozenset(("a.m", "p.m", "am", "pm"))
 _REACH = 40
 """Characters before a stop that are looked at; no abbreviation is longer."""
@@ -138,8 +140,8 @@ class _Following(NamedTuple):
 
     @property
     def is_starter(self) -> bool:
-        initial = self.dotted and len(self.word) == 1
-        return not initial and self.word.lower().replace("’", "'") in SENTENCE_STARTERS
+        shortened = self.dotted and (len(self.word) == 1 or self.word.lower() in BEFORE_NUMBER)
+        return not shortened and self.word.lower().replace("’", "'") in SENTENCE_STARTERS
 
     @property
     def is_digit(self) -> bool:
@@ -267,14 +269,14 @@ class Rule(NamedTuple):
     decide: Callable[[Stop], bool | None]
 
 
-RULES: list[Rule] = []
+_rules: list[Rule] = []
 _Decide = Callable[[Stop], bool | None]
 
 
 def _rule(kind: str, example: str) -> Callable[[_Decide], _Decide]:
     def add(decide: _Decide) -> _Decide:
-        name = f"{kind}: {decide.__name__.strip('_').replace('_', ' ')}"
-        RULES.append(Rule(name, kind, example, decide))
+        name = decide.__name__.strip("_").replace("_", " ")
+        _rules.append(Rule(name, kind, example, decide))
         return decide
 
     return add
@@ -475,7 +477,9 @@ def _citation(stop: Stop) -> bool | None:
 @_rule("period", "⟦Sie wohnt in der Hauptstr. 5 neben Nr. 7.⟧ ⟦Wt. 70 kg.⟧")
 def _abbreviation_before_a_number(stop: Stop) -> bool | None:
     if not BEFORE_NUMBER.isdisjoint(stop.keys):
-        return not (stop.following.is_digit or _is_roman(stop.following.word))
+        roman = _ROMAN.fullmatch(stop.following.word) and stop.following.word.isupper()
+        pronoun = stop.following.word == "I" and stop.word.lower() == "no"
+        return not (stop.following.is_digit or (roman and not pronoun))
     compound = stop.word.lower().endswith(COMPOUND_ENDINGS) and len(stop.word) > 4
     without_vowel = _VOWELLESS.fullmatch(stop.word) and not _is_number(stop.before)
     return False if (compound or without_vowel) and stop.following.is_digit else None
@@ -521,9 +525,8 @@ def _initials(stop: Stop) -> bool | None:
     return stop.following.is_starter and not particle
 
 
-_RULES_OF = {
-    kind: tuple(rule for rule in RULES if rule.kind == kind) for kind in {r.kind for r in RULES}
-}
+RULES = tuple(_rules)
+"""All of them, in the order in which they are asked."""
 
 
 def _goes_on(stop: Stop) -> bool:
@@ -533,10 +536,6 @@ def _goes_on(stop: Stop) -> bool:
 
 def _is_number(word: str) -> bool:
     return word.replace(".", "").replace(",", "").isdigit()
-
-
-def _is_roman(word: str) -> bool:
-    return word != "I" and word.isupper() and _ROMAN.fullmatch(word) is not None
 
 
 def _is_lettered(word: str) -> bool:
@@ -593,7 +592,7 @@ class _Quotes:
 
 
 def sentences_of_passage(
-    text: str, start: int, end: int, deciding: Callable[[Stop], bool] | None = None
+    text: str, start: int, end: int, rules: tuple[Rule, ...] = RULES
 ) -> Iterator[tuple[int, int]]:
     """Pieces of `text[start:end]`, in order, cut after each stop that ends a sentence and at tags
     that break the line.
@@ -601,7 +600,7 @@ def sentences_of_passage(
     Markers of lists and headings before a piece are left out. Pieces may be empty, have white
     space at their ends, or hold no letter.
     """
-    ends = deciding or ends_sentence
+    rules_of = _by_kind(rules)
     quotes, in_cell = _Quotes(), False
     numbers: frozenset[int] | None = None
     first = _skip_markers(text, start, end)
@@ -617,7 +616,7 @@ def sentences_of_passage(
         elif kind == "stop" and at > first and not in_cell:  # else it is part of a marker or a row
             closed = quotes.closed(text, found.end(), end)
             last = _match_end(_TAIL, text, closed, end)
-            if last == end or ends(Stop(text, first, at, found.group(), closed, last, end)):
+            if last == end or _ends(Stop(text, first, at, found.group(), closed, last, end), rules_of):
                 yield first, last
                 if numbers is None:
                     numbers = _numbers_of_items(text, start, end)
@@ -625,9 +624,17 @@ def sentences_of_passage(
     yield first, end
 
 
-def ends_sentence(stop: Stop) -> bool:
+_RulesOf = Mapping[str, Sequence[Rule]]
+
+
+@cache
+def _by_kind(rules: tuple[Rule, ...]) -> _RulesOf:
+    return {kind: [rule for rule in rules if rule.kind == kind] for kind in _KINDS}
+
+
+def _ends(stop: Stop, rules_of: _RulesOf) -> bool:
     """Whether the sentence ends at a stop that is not the passage's last."""
-    for rule in _RULES_OF[stop.kind]:
+    for rule in rules_of[stop.kind]:
         decision = rule.decide(stop)
         if decision is not None:
             return decision
