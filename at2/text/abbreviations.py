@@ -30,7 +30,8 @@ NEVER_FINAL = _words("""
 
 BEFORE_NUMBER = _words("""
     no nos n° nr nrs fig figs sec secs ch chap vol vols art arts eq eqs pp par para tab app ex op
-    wt ht qty amt temp avg max dia diam wid alt lat ext rm cat mod ser reg pat const amend cl subd id
+    wt ht qty amt temp avg max dia diam wid alt lat ext rm cat mod ser reg pat const amend cl subd
+    id
     ed eds est pt ver ff lect prop thm lem cor ref refs
     jan feb mar apr jun jul aug sep sept oct nov dec okt dez mai
     abb bd kap abs ziff rn str
@@ -65,14 +66,15 @@ FINAL_BEFORE_STARTER = _words("""
 """Abbreviations that end the sentence only if a typical first word of one follows."""
 
 CITATION_WORDS = _words("""
-    fed evid civ crim am proc app supp cir ct cal stat cert jur juris rptr harv yale univ colum legis
+    fed evid civ crim am proc app supp cir ct cal stat cert jur juris rptr harv yale univ colum
+    legis
     rev lett phys chem soc acad sci natl am nat commun biol biochem physiol clin med surg
     psychol psychiatr neurol immunol pharmacol epidemiol genet microbiol math appl comput mech symp
     conf trans bull eur amer geophys astrophys astron opt mater env environ educ econ philos hist
     ling engl q pub pat ann mod nutr const biophys oncol cardiol pediatr radiol pathol virol ecol
     zool entomol sociol anthropol adv curr opin scand
-    ala ariz ark colo del ga ill ind kan mass md mich minn mo mont neb nev okla ore pa tex va vt wash
-    wis wyo
+    ala ariz ark colo del ga ill ind kan mass md mich minn mo mont neb nev okla ore pa tex va vt
+    wash wis wyo
 """)
 """Written with a capital, these are parts of the names of courts, laws and journals (`Fed. R. Evid.
 403`, `Phys. Rev. Lett. 77`)."""
@@ -170,7 +172,8 @@ TITLED_PARTS = _words("""
 SPEECH_VERBS = _words("""
     said says say cried cries asked asks answered answers replied replies exclaimed exclaims called
     calls shouted shouts yelled yells screamed screams shrieked howled roared bellowed barked
-    thundered boomed growled snarled hissed snapped spat whispered whispers murmured muttered mumbled
+    thundered boomed growled snarled hissed snapped spat whispered whispers murmured muttered
+    mumbled
     mouthed breathed sighed sighs groaned moaned whimpered whined sobbed wept gasped panted croaked
     laughed laughs giggled chuckled snickered grinned grins smiled smiles beamed smirked sneered
     scoffed snorted jeered teased joked quipped crowed cheered sang chanted purred cooed drawled

@@ -36,4 +36,5 @@ _BREAK_TAG = regex.compile(BREAK_TAG, regex.VERBOSE)
 
 def without_break_tags(text: str) -> str:
     """The text without the tags at which lines end."""
-    return _BREAK_TAG.sub("", text)
+    shown: str = _BREAK_TAG.sub("", text)
+    return shown

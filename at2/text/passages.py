@@ -71,7 +71,9 @@ _ONLY_NUMBER = re.compile(r"\(?\d{1,3}(?:\.\)|[.)])")
 _OPENING_TAG = regex.compile(BREAK_TAG, regex.VERBOSE)
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
 
-_RULE_OF_TABLE = re.compile(r"[ \t]*+\|?+(?:[ \t]*+:?+-{2,}+:?+[ \t]*+\|){1,}+(?:[ \t]*+:?-++:?)?[ \t]*+")
+_RULE_OF_TABLE = re.compile(
+    r"[ \t]*+\|?+(?:[ \t]*+:?+-{2,}+:?+[ \t]*+\|){1,}+(?:[ \t]*+:?+-++:?+)?+[ \t]*+"  # |---|:--:|
+)
 _BAR = re.compile("(?<![\u0900-\u0dff])(?<![\u0900-\u0dff] )[|]")  # a danda is no bar
 _SEPARATORS = (
     _BAR,
@@ -228,8 +230,10 @@ def _goes_on(line: _Line, following: _Line, full: bool, column: int, stopped_lat
         return False
     if last.endswith("."):  # Dr. | Smith, No. | 5
         title = last[:-1] in NEVER_FINAL and following.first_letter.isalpha()
-        return title or (last[:-1] in BEFORE_NUMBER and following.first_letter.isdigit()) or (
-            small and full and column >= _MIN_COLUMN
+        return (
+            title
+            or (last[:-1] in BEFORE_NUMBER and following.first_letter.isdigit())
+            or (small and full and column >= _MIN_COLUMN)
         )
     if last in CONNECTORS or (small and last[-1:] in ",-–—­"):
         return following.first_letter.isalnum()

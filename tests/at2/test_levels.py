@@ -43,6 +43,10 @@ AWKWARD = [
     "  ",
     "¡",
     "…",
+    "12\n",
+    "| 1 | 2 |\n",
+    "\n```\n",
+    "<br>",
 ]
 texts = st.lists(
     st.sampled_from([*AWKWARD, "The fox. ", "It was 42! ", "Ada wrote it", "你好。", "🦜", "é"])
@@ -191,6 +195,36 @@ def test_numbers_without_a_sentence_are_words_with_tokens() -> None:
     task = tasks_of("byte_level", ["--- 42\n\n1. 7"])["word"]
     assert task.sources == ["---", "42", "1", ".", "7"]
     assert all(first < last for first, last in task.source_token_ranges)
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "metaspace_first"])
+def test_tokens_that_together_make_a_character_are_one_source(kind: str) -> None:
+    tasks = tasks_of(kind, ["It is a 🦜 now.", "🦜"])
+    task = tasks["token"]
+    holding = [
+        (source, last - first)
+        for source, (first, last) in zip(task.sources, task.source_token_ranges, strict=True)
+        if "🦜" in source
+    ]
+    assert [source.strip() for source, _ in holding] == ["🦜", "🦜"]
+    assert all(count > 1 for _, count in holding)
+    assert all(
+        last - first == 1
+        for source, (first, last) in zip(task.sources, task.source_token_ranges, strict=True)
+        if "🦜" not in source
+    )
+    check_sums(tasks)
+
+
+@pytest.mark.parametrize(
+    "context", ["12\n13.5\n14", "265086", "a,b,c\n1,2,3\n4,5,6", "| 1 | 2 |\n|---|---|\n| 3 | 4 |"]
+)
+def test_figures_of_tables_and_lists_belong_to_sentences_that_add_up(context: str) -> None:
+    tasks = tasks_of("byte_level", [context])
+    figures = [char for char in context if char.isdigit()]
+    for level in ("paragraph", "sentence", "word"):
+        assert [c for source in tasks[level].sources for c in source if c.isdigit()] == figures
+    check_sums(tasks)
 
 
 def test_turns_of_a_chat_are_documents() -> None:

@@ -31,8 +31,8 @@ PIECES = st.sampled_from([
     "\r\n", "...", ". . .", "Dr.", "U.S.", "z. B.", "3. ", "[...]", "[1]", "e.g. ", "I", "a",
     "The ", "word", "don't", "n’t", "'", "été", "e\u0301", "\u0301", "子", "で", "ไทย", "한글",
     "مرحبا", "नमस्ते", "\u200d", "\ufe0f", "😀", "👩\u200d👩\u200d👧", "🇩🇪",
-    "http://a.b/c", "a@b.cd", "_", "ß", "`", "```", "\n```\n", "|", "|---|", "<br>", "<think>", "<td>",
-    "12.", "4)", "१२", "½", "2024", ",5", "noon?We", "“", "„", "said", "\n2. ", "the\nnew",
+    "http://a.b/c", "a@b.cd", "_", "ß", "`", "```", "\n```\n", "|", "|---|", "<br>", "<think>",
+    "<td>", "12.", "4)", "१२", "½", "2024", ",5", "noon?We", "“", "„", "said", "\n2. ", "the\nnew",
     "a long line of words that was wrapped at a column of characters\n",
 ])
 # fmt: on
@@ -112,11 +112,15 @@ def test_every_letter_and_figure_is_in_exactly_one_sentence(text: str) -> None:
 
     check_ranges(text, ranges)
     covered = {i for start, end in ranges for i in range(start, end)}
-    apart = {
-        i
-        for found in NO_SOURCE.finditer("\n".join(text.splitlines(keepends=False)))
-        for i in range(*found.span())
-    } if len("\n".join(text.splitlines())) == len(text) else set(range(len(text)))
+    apart = (
+        {
+            i
+            for found in NO_SOURCE.finditer("\n".join(text.splitlines(keepends=False)))
+            for i in range(*found.span())
+        }
+        if len("\n".join(text.splitlines())) == len(text)
+        else set(range(len(text)))
+    )
     assert all(i in covered or i in apart for i, char in enumerate(text) if char.isalnum())
     assert all(any(map(str.isalnum, part)) for part in texts_of(text, ranges))
 
@@ -236,8 +240,8 @@ def test_every_line_of_a_table_or_a_list_of_values_can_be_cited(text: str) -> No
 
 
 WRAPPED = (
-    "The committee met on Monday, 3 May 1987, and decided to close the old school in Oldham, because "
-    "the number of pupils had fallen for years. Dr. Smith and the parents of New Mills were not "
+    "The committee met on Monday, 3 May 1987, and decided to close the old school in Oldham, "
+    "because the number of pupils had fallen for years. Dr. Smith and the parents of New Mills were not "
     "asked. They protested in front of the town hall, but nobody came out to see them there."
 )
 
@@ -364,8 +368,9 @@ def test_unknown_unit_is_refused_by_name() -> None:
 @pytest.mark.parametrize(
     "unit",
     ["word ", ".", ". ", "! ", "a. ", "aa.", 'x."', "!😀", "1. ", "- ", "a@", "a-", "[1] ", "\n",
-     "http://", "e\u0301", "'", "。」", "`", "``", "`a ", "\n```\n", "|", "|-", "\n|", "[", ".[", ".[1]",
-     "(", "<", "<p ", "<br>", "<td>", "\t", "”.“", "a\n", "\n1. ", "\n- ", ".¹", ", ", "1,", "    a"],
+     "http://", "e\u0301", "'", "。」", "`", "``", "`a ", "\n```\n", "|", "|-", "\n|", "[", ".[",
+     ".[1]", "(", "<", "<p ", "<br>", "<td>", "\t", "”.“", "a\n", "\n1. ", "\n- ", ".¹", ", ", "1,",
+     "    a"],
 )  # fmt: skip
 def test_long_monotonous_texts_are_split_at_once(unit: str) -> None:
     """Nothing is timed: with a quadratic step this would take minutes."""
