@@ -1,13 +1,12 @@
 """How many hard cases of sentence splitting are right: ours beside sentencex and NLTK's Punkt.
 
-Run from the root of the repository: `python -m benchmarks.sentences`. Needs no network. sentencex is
-told the language of each case, and what it counts to a sentence but the tables do not (the space
-after it, the number of a list's item) is taken off before comparing. Punkt's trained English model
+Run from the root of the repository: `python -m benchmarks.sentences`. Needs no network. sentencex
+is told the language of each case, and what it counts to a sentence but the tables do not (the space
+after it, the number of a list's item) is taken off first. Punkt's trained English model
 is there where NLTK has its data (`python -m nltk.downloader punkt_tab`).
 """
 
 import re
-
 from collections.abc import Callable
 
 import sentencex
@@ -18,10 +17,9 @@ from at2.text import abbreviations as tables
 from at2.text.sentences import punkt_tab_splitter, split_sentences
 from tests.helpers.sentences import Case, read_cases
 
-
 Splitter = Callable[[Case], list[str]]
 
-_MARKER = re.compile(r"(?:[-*+•>]|#{1,6}|\(?\d{1,3}(?:\.\)|[.)]))\s+")
+_MARKER = re.compile(r"\A(?:[-*+•>]|#{1,6}|\(?\d{1,3}(?:\.\)|[.)]))(?:\s+|\Z)")
 
 
 def with_sentencex(case: Case) -> list[str]:

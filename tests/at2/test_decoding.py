@@ -79,7 +79,7 @@ def test_response_cut_off_inside_a_character_shows_nothing_of_it(kind, text):
         stream = TextStream(tokenizer, before)
         shown = "".join([stream.step(i) for i in ids[:cut]] + [stream.finish()])
         assert text.startswith(shown)
-        assert len(shown) >= len(text) - 1
+        assert cut < len(ids) or shown == text
         assert decode_with_offsets(tokenizer, ids[:cut], before).text == shown
         assert len(stream.ranges) == cut
         assert all(end <= len(shown) for _, end in stream.ranges)
