@@ -10,7 +10,7 @@ nothing of models, chats or scores.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from at2.errors import InputError
 from at2.text.alignment import CharRange, TokenRange, assign_tokens
@@ -123,6 +123,39 @@ def cut_documents(
     Raises:
         InputError: given ranges overlap, are empty or outside their document.
     """
+    characters = _whole_characters(token_ranges)
+    ranges = [(token_ranges[first][0], token_ranges[last - 1][1]) for first, last in characters]
+    pieces = _cut(whole, ranges, documents, source_type, given)
+    starts = [*(first for first, _ in characters), len(token_ranges)]
+    ends = [0, *(last for _, last in characters)]
+    return [
+        replace(piece, tokens=(starts[first], ends[last] if first < last else starts[first]))
+        for piece in pieces
+        for first, last in [piece.tokens]
+    ]
+
+
+def _whole_characters(token_ranges: Sequence[CharRange]) -> list[TokenRange]:
+    """The tokens one by one, but together those that only together make a character."""
+    parts: list[TokenRange] = []
+    covered = 0
+    for token, (start, end) in enumerate(token_ranges):
+        if parts and start < covered:
+            parts[-1] = (parts[-1][0], token + 1)
+        else:
+            parts.append((token, token + 1))
+        covered = max(covered, end)
+    return parts
+
+
+def _cut(
+    whole: str,
+    token_ranges: Sequence[CharRange],
+    documents: Sequence[PlacedText],
+    source_type: str,
+    given: Sequence[Sequence[CharRange]] | None,
+) -> list[Piece]:
+    """`cut_documents` for tokens of which none shares a character with another."""
     whole_documents = [split_ranges(document.text, "document") for document in documents]
     pieces, remaining = _assign(whole, token_ranges, documents, whole_documents)
     if given is not None:
@@ -132,12 +165,11 @@ def cut_documents(
         return [
             Piece(
                 piece.document,
-                documents[piece.document].in_document(*remaining[first])[0],
-                documents[piece.document].in_document(*remaining[last - 1])[1],
-                (first, last),
+                *documents[piece.document].in_document(*remaining[token]),
+                (token, token + 1),
             )
             for piece in pieces
-            for first, last in _whole_characters(remaining, piece.tokens)
+            for token in range(*piece.tokens)
         ]
     coarser = whole_documents
     for level in _LEVELS[1 : _LEVELS.index(check_source_type(source_type)) + 1]:
@@ -146,17 +178,6 @@ def cut_documents(
             pieces, remaining = _assign(whole, remaining, documents, finer)
         coarser = finer
     return pieces
-
-
-def _whole_characters(token_ranges: Sequence[CharRange], tokens: TokenRange) -> list[TokenRange]:
-    """The tokens one by one, but together those that only together make a character."""
-    parts: list[TokenRange] = []
-    for token in range(*tokens):
-        if parts and token_ranges[token][0] < token_ranges[token - 1][1]:
-            parts[-1] = (parts[-1][0], token + 1)
-        else:
-            parts.append((token, token + 1))
-    return parts
 
 
 def _assign(

@@ -237,8 +237,8 @@ def test_every_line_of_a_table_or_a_list_of_values_can_be_cited(text: str) -> No
 
 WRAPPED = (
     "The committee met on Monday, 3 May 1987, and decided to close the old school in Oldham, "
-    "because the number of pupils had fallen for years. Dr. Smith and the parents of New Mills were not "
-    "asked. They protested in front of the town hall, but nobody came out to see them there."
+    "because the number of pupils had fallen for years. Dr. Smith and the parents of New Mills "
+    "were not asked. They protested in front of the town hall, but nobody came out to see them."
 )
 
 
