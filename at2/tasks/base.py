@@ -153,7 +153,7 @@ class AttributionTask(Exchange):
 
     @property
     def statements(self) -> list[CharRange]:
-        """The sentences of the target, in its characters; one for all of a target such as `42`."""
+        """The sentences of the target, in its characters; one for all of a target such as `👍`."""
         return self._target.statements
 
     def target_span(self, start: int | None = None, end: int | None = None) -> TargetSpan:
