@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from at2.errors import ModelError
 from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import LinearScoreEstimator
+from at2.model.twin import same_weights
 from at2.tasks import DocumentsContextAttributionTask
 from at2.text.chat_template import context_length
 from service.engine.admission import Admission
@@ -24,7 +25,7 @@ from service.engine.attributing import Attributing
 from service.engine.batching import Batcher
 from service.engine.generating import Generating
 from service.engine.limits import Limits
-from service.engine.loading import load, same_weights
+from service.engine.loading import load
 from service.engine.requests import Answer, EngineLoad, Findings, Question
 from service.engine.sampling import Sampling
 from service.engine.scores import ScoreCache

@@ -1,11 +1,5 @@
-"""What an engine serves: a model, the same weights in a second module, and estimators that fit.
+"""What an engine serves: a model with its tokenizer, and estimators that fit."""
 
-The second module is for generation: continuous batching and the capture of attention each choose
-the attention of the modules they run, and would get in each other's way.
-"""
-
-import copy
-import itertools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -143,12 +137,6 @@ def load(settings: Settings) -> Loaded:
     identity = ModelIdentity.of(model, tokenizer)
     fingerprint = f"{identity.config}-{identity.tokenizer}-{weights_fingerprint(model)}"
     return Loaded(model, tokenizer, identity, fingerprint, _load_estimators(settings, identity))
-
-
-def same_weights(model: Any) -> Any:
-    """A second module with its own configuration that shares every parameter and buffer."""
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
 
 
 def _load_estimators(

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
+from at2.model.twin import same_weights
 from at2.tasks import SimpleContextAttributionTask
 from at2.utils import get_model_and_tokenizer
 from service.engine.batching import Batcher, TokenStream
-from service.engine.loading import same_weights
 from service.engine.sampling import Sampling
 from service.failures import EngineDownError, NoMemoryError
 

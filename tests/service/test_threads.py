@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from at2.model.twin import same_weights
 from at2.tasks import Document
 from at2.utils import get_model_and_tokenizer
 from service.engine import Engine, Question, Sampling
-from service.engine.loading import same_weights
 from service.engine.threads import adapt_threads
 from service.records import Prompt
 from service.settings import Settings
