@@ -17,9 +17,9 @@ from typing import Any, Literal, TypeVar
 from at2.errors import ModelError
 from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import LinearScoreEstimator
+from at2.model.positions import context_length
 from at2.model.twin import same_weights
 from at2.tasks import DocumentsContextAttributionTask
-from at2.text.chat_template import context_length
 from service.engine.admission import Admission
 from service.engine.attributing import Attributing
 from service.engine.batching import Batcher
