@@ -11,9 +11,10 @@ and calls it with the query and key after normalisation and rotary embedding; th
 mask with the mask function registered under the same name.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from at2.model.local_masks import LocalMask
 from at2.model.twin import twin_for_pass
@@ -328,6 +330,7 @@ def capture_pass(
     on_layer: Callable[[int, AttentionCall], None],
     *,
     stop_after: int | None = None,
+    layer_inputs: Sequence[Tensor] | None = None,
 ) -> CaptureReport:
     """One forward pass over one sequence, calling `on_layer` for each attention layer in turn.
 
@@ -337,9 +340,10 @@ def capture_pass(
         on_layer: receives the number of the layer among those seen and the call, batch of 1.
         stop_after: end the pass inside this many-th layer: its output and whatever comes after,
             the language-model head included, are never computed.
+        layer_inputs: hidden states [1, tokens, width] that the layers read in place of their own.
     """
     local_from = 1 if _leave_masks_alone.get(model) else None
-    return _pass(model, input_ids, _Capture(on_layer, stop_after, local_from))
+    return _pass(model, input_ids, _Capture(on_layer, stop_after, local_from), layer_inputs)
 
 
 _leave_masks_alone: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
@@ -362,15 +366,37 @@ def learn_local_masks(model: Any) -> bool:
     return alone
 
 
-def _pass(model: Any, input_ids: Tensor, capture: _Capture) -> CaptureReport:
+def _pass(
+    model: Any,
+    input_ids: Tensor,
+    capture: _Capture,
+    layer_inputs: Sequence[Tensor] | None = None,
+) -> CaptureReport:
     """A forward pass under a capture."""
     token = _active.set(capture)
     try:
         # Not inference mode: what a model caches on the way must stay usable for gradients.
         with twin_for_pass(model, NAME) as twin, torch.no_grad():
+            if layer_inputs is not None:
+                _feed(twin, layer_inputs)
             twin(input_ids=input_ids[None].to(input_device(model)), use_cache=False)
     except _Enough:
         pass
     finally:
         _active.reset(token)
     return CaptureReport(capture.num_layers, min(capture.windows, default=None))
+
+
+def _feed(model: Any, layer_inputs: Sequence[Tensor]) -> None:
+    """Let each layer of a twin read hidden states that are given."""
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+
+    def replace(
+        hidden: Tensor, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (hidden.to(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": hidden.to(kwargs["hidden_states"])}
+
+    for layer, hidden in zip(layers, layer_inputs, strict=False):
+        layer.register_forward_pre_hook(partial(replace, hidden), with_kwargs=True)
