@@ -14,6 +14,7 @@ from at2.methods import METHODS, Attributor
 from at2.model import default
 from at2.model.attention import check_capture
 from at2.model.loading import get_model_and_tokenizer
+from at2.model.positions import context_length, set_context_length
 from at2.tasks import DocumentsContextAttributionTask
 from at2.tasks.generation import end_ids
 from at2.training.settings import weights_fingerprint
@@ -133,10 +134,28 @@ def load(settings: Settings) -> Loaded:
     model, tokenizer = get_model_and_tokenizer(
         settings.model, dtype=dtype, device=settings.device, revision=settings.revision
     )
+    if settings.max_context_tokens is not None:
+        _set_context(model, settings.max_context_tokens)
     check_capture(model)
     identity = ModelIdentity.of(model, tokenizer)
     fingerprint = f"{identity.config}-{identity.tokenizer}-{weights_fingerprint(model)}"
     return Loaded(model, tokenizer, identity, fingerprint, _load_estimators(settings, identity))
+
+
+def _set_context(model: Any, tokens: int) -> None:
+    """Let the model take so many tokens, unless it has no positions for them."""
+    named = context_length(model)
+    try:
+        set_context_length(model, tokens)
+    except InputError as error:
+        logger.warning("%s", error)
+        return
+    if named is not None and tokens > named:
+        logger.warning(
+            "%d tokens are allowed, more than the %d that the model's configuration names",
+            tokens,
+            named,
+        )
 
 
 def _load_estimators(

@@ -27,8 +27,7 @@ def of_changing_frequencies(kind: str, **settings: Any) -> Any:
     rope: dict[str, Any] = {"rope_type": kind, "rope_theta": 10000.0, "factor": 8.0}
     if kind == "longrope":
         rope |= {"short_factor": [1.0] * 4, "long_factor": [9.0, 7.0, 5.0, 3.0]}
-        rope["original_max_position_embeddings"] = ORIGINAL
-        settings["max_position_embeddings"] = 256
+        settings |= {"max_position_embeddings": 256, "original_max_position_embeddings": ORIGINAL}
         return tiny_model("phi3", rope_parameters=rope, **settings)
     settings["max_position_embeddings"] = ORIGINAL
     return tiny_model("llama", rope_parameters=rope, **settings)

@@ -89,11 +89,11 @@ def test_a_check_of_the_capture_disturbs_nobody_either() -> None:
 @pytest.mark.parametrize("kind", ["longrope", "dynamic"])
 def test_positions_of_a_short_sequence_stay_exact_while_a_long_one_is_captured(kind: str) -> None:
     rope: dict[str, Any] = {"rope_type": kind, "rope_theta": 10000.0, "factor": 4.0}
+    family, settings = "llama", {"max_position_embeddings": 32}
     if kind == "longrope":
         rope |= {"short_factor": [1.0] * 4, "long_factor": [9.0] * 4}
-        rope["original_max_position_embeddings"] = 32
-    family = "phi3" if kind == "longrope" else "llama"
-    model = eager(family, rope_parameters=rope, max_position_embeddings=32)
+        family, settings = "phi3", {"original_max_position_embeddings": 32}
+    model = eager(family, rope_parameters=rope, **settings)
     short, long = random_ids(TOKENS), random_ids(2 * 32)
     expected = logits(model, short)
 

@@ -204,6 +204,7 @@ def test_info_names_model_estimator_limits_and_methods(client: httpx.Client) -> 
     assert estimator["name"] == "bundled"
     assert estimator["metadata"]["identity"]["model"] == "bundled"
     assert info["max_context_tokens"] == 2048
+    assert info["generation"] == {"batched": True, "reason": None}
     assert client.get("/health").json() == client.get("/ready").json() == {"status": "ok"}
 
 
