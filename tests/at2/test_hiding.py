@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -208,3 +209,23 @@ def test_generation_hides_as_ablation_does(family: str) -> None:
         found = ablated_logit_probs_of_many(model, rivals, token_budget=8192)
         chosen = int(np.argmax([values[0, 0] for values in found])) + 3
         assert chosen == response[number] or response[number] < 3
+
+
+@pytest.mark.parametrize("whole_layers", [False, True])
+def test_offloaded_models_generate_and_hide(whole_layers: bool) -> None:
+    plain, model = tiny_model("llama"), tiny_model("llama")
+    classes = ["LlamaDecoderLayer"] if whole_layers else None
+    cpu_offload(model, torch.device("cpu"), preload_module_classes=classes)
+    assert model.get_input_embeddings().weight.is_meta
+    ids, kwargs = random_ids(30).tolist(), {"max_new_tokens": 6, "do_sample": False}
+    for visible in ([1] * 30, [1] * 4 + [0] * 8 + [1] * 18):
+        assert generate_responses(model, [ids], [visible], kwargs) == generate_responses(
+            plain, [ids], [visible], kwargs
+        )
+    np.testing.assert_allclose(
+        ablated_logit_probs(model, ids, SOURCES, (24, 30), MASKS),
+        ablated_logit_probs(plain, ids, SOURCES, (24, 30), MASKS),
+        rtol=0,
+        atol=1e-6,
+    )
+    assert all(parameter.is_meta for parameter in model.parameters())
