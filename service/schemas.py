@@ -332,6 +332,13 @@ class StoreInfo(BaseModel):
     seconds: int = Field(description="For how long, at the most.")
 
 
+class GenerationInfo(BaseModel):
+    """How responses are generated."""
+
+    batched: bool = Field(description="Many at a time, or one after the other.")
+    reason: str | None = Field(description="Why one after the other; null if many at a time.")
+
+
 class InfoReply(BaseModel):
     """What serves here, and within which limits."""
 
@@ -344,6 +351,7 @@ class InfoReply(BaseModel):
     max_context_tokens: int
     max_new_tokens: int
     limits: Limits
+    generation: GenerationInfo
     store: StoreInfo
     methods: list[str]
     default_method: str

@@ -63,7 +63,8 @@ class Settings(BaseSettings):
     max_context_tokens: int | None = Field(
         default=None,
         ge=1,
-        description="The most tokens of prompt and response; by default what the model takes.",
+        description="The most tokens of prompt and response, whatever the model's configuration "
+        "says; by default what that names.",
     )
     max_documents: int = Field(default=1000, ge=1, description="The most documents in one request.")
     max_spans: int = Field(

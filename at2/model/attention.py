@@ -26,11 +26,11 @@ from at2.errors import CaptureMismatchError, InputError, UnsupportedModelError
 from at2.model.capture import (
     DEFAULT_ROW_BYTES,
     AttentionCall,
-    attention_implementation,
     capture_pass,
     input_device,
     learn_local_masks,
 )
+from at2.model.twin import twin_for_pass
 
 TokenRange = tuple[int, int]
 
@@ -387,7 +387,7 @@ def check_capture(model: Any, *, tolerance: float | None = None) -> float:
     longer than the model's attention window where that is at most about a hundred tokens.
 
     Args:
-        model: a transformers decoder that nothing else uses meanwhile.
+        model: a transformers decoder.
         tolerance: allowed error; by default one that fits dtype and depth. In float32 and float64
             the error is the largest difference of two attention weights. In half precision it is
             the larger of two shares: a layer's mean total variation distance between rows, and
@@ -417,8 +417,8 @@ def check_capture(model: Any, *, tolerance: float | None = None) -> float:
 
     _capture_all(model, shape, ids, on_layer)
     name = type(model).__name__
-    with attention_implementation(model, "eager"), torch.no_grad():
-        output = model(
+    with twin_for_pass(model, "eager") as twin, torch.no_grad():
+        output = twin(
             input_ids=ids[None].to(input_device(model)), use_cache=False, output_attentions=True
         )
     # Hybrids report nothing, or something that is no attention, for their other layers.

@@ -1,4 +1,5 @@
-"""Progress of a long stage: a bar at a terminal or in a notebook, plain lines in a log."""
+"""Progress of a long stage: a bar at a terminal or in a notebook, plain lines in a log, printed
+where there is no log."""
 
 import logging
 import sys
@@ -91,7 +92,10 @@ class Progress:
         if done and elapsed > 0:
             rate = done / elapsed
             line += f", {rate:.3g}/s, {_duration((self._total - self._count) / rate)} left"
-        logger.info("%s", line)
+        if logger.hasHandlers():
+            logger.info("%s", line)
+        else:
+            self.print(line)
 
 
 def _duration(seconds: float) -> str:

@@ -14,10 +14,10 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -67,6 +67,14 @@ class BatcherLoad:
     capacity: int
 
 
+class _Writer(Protocol):
+    """What writes responses: the batcher or what stands in for it."""
+
+    def release(self, stream: "TokenStream") -> bool: ...
+    def forgive(self) -> None: ...
+    def cancel(self, request_id: str) -> None: ...
+
+
 class TokenStream:
     """The ids of one response, as they are made. Iterate over it once, on the event loop.
 
@@ -74,7 +82,7 @@ class TokenStream:
     finished. `close` ends it early and frees its place in the batch.
     """
 
-    def __init__(self, batcher: "Batcher", request_id: str, tokens: int) -> None:
+    def __init__(self, batcher: _Writer, request_id: str, tokens: int) -> None:
         self._batcher = batcher
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[list[int] | ServerFailure | None] = asyncio.Queue()
@@ -93,6 +101,10 @@ class TokenStream:
             self._events.put_nowait(list(new))
         if output.is_finished():
             self._end(None)
+
+    def hand_over(self, output: Any) -> None:
+        """`receive`; safe to call from any thread."""
+        self._loop.call_soon_threadsafe(self.receive, output)
 
     def fail(self, failure: ServerFailure) -> None:
         """End the iteration with a failure; safe to call from any thread."""
@@ -146,6 +158,7 @@ class Batcher:
         self._supervisor: threading.Thread | None = None
         self._restarts = 0
         self._dead = False
+        self._sampler = _Sampler()
         self._manager = self._new_manager()
 
     def _new_manager(self) -> Any:
@@ -173,8 +186,24 @@ class Batcher:
             ),
             continuous_batching_config=config,
         )
-        manager.logit_processor = _sampler_list()
+        manager.logit_processor = _sampler_list(self._sampler)
         return manager
+
+    # -- to be tested --------------------------------------------------------------------------
+
+    @property
+    def attention(self) -> str:
+        """The attention implementation that continuous batching has chosen."""
+        return str(self._model.config._attn_implementation)
+
+    @contextmanager
+    def watched(self, on_logits: Callable[[Tensor], None]) -> Iterator[None]:
+        """Meanwhile, hand over the logits [vocabulary] of each new token of a single request."""
+        self._sampler.watch = lambda scores: on_logits(scores[..., -1, :].flatten().float().cpu())
+        try:
+            yield
+        finally:
+            self._sampler.watch = None
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -342,6 +371,7 @@ class _Sampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]  # it h
 
     def __init__(self) -> None:
         self._draws: list[Draw] = []
+        self.watch: Callable[[Tensor], None] | None = None
 
     def fill_defaults(self, int32_tensor: Tensor) -> None:
         """Nothing travels in the tensor: batches are prepared and run in turn, by one thread."""
@@ -366,6 +396,8 @@ class _Sampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]  # it h
     def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
         """Scores [rows, vocabulary] with minus infinity for all but the token, where drawn."""
         draws = self._draws
+        if self.watch is not None:
+            self.watch(scores)
         if not draws:
             return scores
         rows = torch.tensor([draw.row for draw in draws], device=scores.device)
@@ -376,7 +408,7 @@ class _Sampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]  # it h
         return scores
 
 
-def _sampler_list() -> ContinuousBatchingLogitsProcessorList:
-    processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([_Sampler()]))
+def _sampler_list(sampler: _Sampler) -> ContinuousBatchingLogitsProcessorList:
+    processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([sampler]))
     processors.tensors_required = 1
     return processors

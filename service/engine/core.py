@@ -17,14 +17,17 @@ from typing import Any, Literal, TypeVar
 from at2.errors import ModelError
 from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import LinearScoreEstimator
+from at2.model.positions import context_length
+from at2.model.twin import same_weights
 from at2.tasks import DocumentsContextAttributionTask
-from at2.text.chat_template import context_length
 from service.engine.admission import Admission
 from service.engine.attributing import Attributing
+from service.engine.batch_check import GenerationWay, choose_way
 from service.engine.batching import Batcher
 from service.engine.generating import Generating
 from service.engine.limits import Limits
-from service.engine.loading import load, same_weights
+from service.engine.loading import load
+from service.engine.one_by_one import OneByOne
 from service.engine.requests import Answer, EngineLoad, Findings, Question
 from service.engine.sampling import Sampling
 from service.engine.scores import ScoreCache
@@ -65,20 +68,21 @@ class Engine:
         device = loaded.model.device.type
         cache_tokens = settings.cache_tokens or CACHE_TOKENS.get(device, CACHE_TOKENS["cuda"])
         try:
-            self._batcher = Batcher(
+            self._batcher: Batcher | OneByOne = Batcher(
                 same_weights(loaded.model), sorted(loaded.end_ids), cache_tokens
             )
         except (ValueError, AttributeError, NotImplementedError) as error:
             raise ModelError(f"{settings.model} cannot generate in batches: {error}") from error
-        lengths = (context_length(loaded.model), settings.max_context_tokens)
+        lengths = (self._batcher.capacity, context_length(loaded.model))
         self.limits = Limits(
-            context_tokens=min([self._batcher.capacity, *filter(None, lengths)]),
+            context_tokens=min(filter(None, lengths)),
             new_tokens=settings.max_new_tokens,
             documents=settings.max_documents,
             spans=settings.max_spans,
             passes=settings.max_passes,
             seconds=settings.request_seconds,
         )
+        self.generation_way = GenerationWay(batched=True)
         self._scores = ScoreCache(settings.score_cache_mb * _MB)
         self._attributing = Attributing(loaded, self.limits, self._scores)
         self._text = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="text")
@@ -89,12 +93,18 @@ class Engine:
 
     async def start(self) -> None:
         """Start the threads and generate a few tokens, so that the first request finds all warm.
+        Where batches do not give what the model gives, responses are generated one at a time.
 
         Raises:
             ServerFailure: nothing can be generated.
         """
         self._attributing.start()
         self._batcher.start()
+        if isinstance(self._batcher, Batcher):
+            model, longest = self._loaded.model, self.limits.context_tokens
+            self._batcher, self.generation_way = await choose_way(
+                model, self._batcher, sorted(self._loaded.end_ids), longest
+            )
         prompt = [0] * _WARM_UP_TOKENS
         stream = self._batcher.submit(prompt, _WARM_UP_TOKENS, Sampling(), 0, streaming=False)
         async for _ in stream:

@@ -1,11 +1,5 @@
-"""What an engine serves: a model, the same weights in a second module, and estimators that fit.
+"""What an engine serves: a model with its tokenizer, and estimators that fit."""
 
-The second module is for generation: continuous batching and the capture of attention each choose
-the attention of the modules they run, and would get in each other's way.
-"""
-
-import copy
-import itertools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,6 +14,7 @@ from at2.methods import METHODS, Attributor
 from at2.model import default
 from at2.model.attention import check_capture
 from at2.model.loading import get_model_and_tokenizer
+from at2.model.positions import context_length, set_context_length
 from at2.tasks import DocumentsContextAttributionTask
 from at2.tasks.generation import end_ids
 from at2.training.settings import weights_fingerprint
@@ -139,16 +134,28 @@ def load(settings: Settings) -> Loaded:
     model, tokenizer = get_model_and_tokenizer(
         settings.model, dtype=dtype, device=settings.device, revision=settings.revision
     )
+    if settings.max_context_tokens is not None:
+        _set_context(model, settings.max_context_tokens)
     check_capture(model)
     identity = ModelIdentity.of(model, tokenizer)
     fingerprint = f"{identity.config}-{identity.tokenizer}-{weights_fingerprint(model)}"
     return Loaded(model, tokenizer, identity, fingerprint, _load_estimators(settings, identity))
 
 
-def same_weights(model: Any) -> Any:
-    """A second module with its own configuration that shares every parameter and buffer."""
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+def _set_context(model: Any, tokens: int) -> None:
+    """Let the model take so many tokens, unless it has no positions for them."""
+    named = context_length(model)
+    try:
+        set_context_length(model, tokens)
+    except InputError as error:
+        logger.warning("%s", error)
+        return
+    if named is not None and tokens > named:
+        logger.warning(
+            "%d tokens are allowed, more than the %d that the model's configuration names",
+            tokens,
+            named,
+        )
 
 
 def _load_estimators(

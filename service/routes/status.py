@@ -12,6 +12,7 @@ from service.errors import DOCUMENTED
 from service.failures import EngineDownError
 from service.schemas import (
     EstimatorInfo,
+    GenerationInfo,
     InfoReply,
     Limits,
     SourceType,
@@ -54,6 +55,9 @@ async def info(engine: EngineDep) -> InfoReply:
         max_context_tokens=engine.limits.context_tokens,
         max_new_tokens=settings.max_new_tokens,
         limits=_limits(engine),
+        generation=GenerationInfo(
+            batched=engine.generation_way.batched, reason=engine.generation_way.reason
+        ),
         store=_store(engine),
         methods=engine.methods,
         default_method=engine.default_method,

@@ -27,8 +27,9 @@ from at2.methods import (
     context_cite_method,
     method_named,
 )
-from at2.model.ablation import Method, can_drop
+from at2.model.ablation import Method
 from at2.model.attention import attention_shape
+from at2.model.hiding import can_drop
 from at2.seeds import EVALUATION_SEEDS, FITTING_SEEDS, TRAINING_SEEDS
 from at2.tasks import SimpleContextAttributionTask, SimpleThoughtAttributionTask
 from tests.helpers.attribution import (

@@ -319,6 +319,22 @@ def test_a_log_gets_rare_lines_with_rate_and_time_left(caplog: pytest.LogCapture
     ]
 
 
+def test_lines_are_printed_where_nobody_logs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    clock = Clock()
+    with Progress(20, "Computing", bar=False, clock=clock) as progress:
+        for _ in range(2):
+            clock.now += SECONDS_BETWEEN_LINES
+            progress.update(5)
+    assert capsys.readouterr().out.splitlines() == [
+        "Computing: 5/20, 0.167/s, 1:30 left",
+        "Computing: 10/20, 0.167/s, 1:00 left",
+        "Computing: 10/20, 0.167/s, 1:00 left",
+    ]
+
+
 def test_a_bar_is_drawn_where_somebody_watches(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(10, "Computing", bar=True) as progress:
         progress.update(10)

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
+from at2.model.twin import same_weights
 from at2.tasks import SimpleContextAttributionTask
 from service.engine.batching import Batcher, TokenStream
-from service.engine.loading import same_weights
 from service.engine.sampling import Sampling
 from service.failures import EngineDownError, NoMemoryError
 from tests.helpers.tiny import tiny_pair
