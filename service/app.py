@@ -69,6 +69,7 @@ def create_app(engine: Engine) -> FastAPI:
         running=lambda: engine.load.generating,
         waiting=lambda: engine.load.attributions_waiting,
         cache_usage=lambda: engine.load.cache_used,
+        scoring_passes=lambda: engine.load.scoring_passes,
     )
     return app
 

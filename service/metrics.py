@@ -3,7 +3,7 @@
 Each application has its own registry, so that several can live in one process.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from prometheus_client import (
     CollectorRegistry,
@@ -13,7 +13,9 @@ from prometheus_client import (
     Info,
     ProcessCollector,
 )
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 _DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 """Seconds: from a cached attribution (milliseconds) to a long answer on a CPU (minutes)."""
@@ -28,6 +30,19 @@ _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"
 
 UNMATCHED = "other"
 """Label of what has no route, so that callers cannot make new time series."""
+
+
+class _Counted(Collector):
+    """A counter that its owner keeps, read whenever somebody asks for the metrics."""
+
+    def __init__(self, name: str, description: str) -> None:
+        self._name = name
+        self._description = description
+        self.read: Callable[[], float] = lambda: 0.0
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The counter as it stands."""
+        yield CounterMetricFamily(self._name, self._description, value=self.read())
 
 
 class Metrics:
@@ -102,6 +117,10 @@ class Metrics:
         self._cache_usage = Gauge(
             "at2_cache_usage", "Share of the key-value cache in use, 0 to 1.", registry=registry
         )
+        self._scoring_passes = _Counted(
+            "at2_scoring_passes", "Passes over the model that attribution took."
+        )
+        registry.register(self._scoring_passes)
 
     def observe_request(
         self, *, method: str, route: str | None, status: int, seconds: float
@@ -139,11 +158,13 @@ class Metrics:
         running: Callable[[], float],
         waiting: Callable[[], float],
         cache_usage: Callable[[], float],
+        scoring_passes: Callable[[], float],
     ) -> None:
-        """Read these gauges from their owner whenever somebody asks for the metrics."""
+        """Read these from their owner whenever somebody asks for the metrics."""
         self._running.set_function(running)
         self._waiting.set_function(waiting)
         self._cache_usage.set_function(cache_usage)
+        self._scoring_passes.read = scoring_passes
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics as text, and its content type.

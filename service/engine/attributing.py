@@ -57,8 +57,8 @@ class Attributing:
         self._scores = scores
         self._worker = Worker("attribution", claim_threads())
         self._preparing: dict[str, threading.Event] = {}
-        # Long methods take many passes: each begins by asking whether anybody still waits.
-        loaded.model.register_forward_pre_hook(lambda *_: self._worker.checkpoint())
+        self.passes = 0  # over the model, so far
+        loaded.model.register_forward_pre_hook(lambda *_: self._begin_pass())
 
     def start(self) -> None:
         """Begin."""
@@ -154,6 +154,11 @@ class Attributing:
         self._scores.forget(generation_id)
 
     # -- on the worker's thread ----------------------------------------------------------------
+
+    def _begin_pass(self) -> None:
+        """Count a pass, unless nobody waits for it any more."""
+        self._worker.checkpoint()
+        self.passes += 1
 
     def _ready(self, generation: Generation, key: ScoreKey, question: Question) -> Attributor:
         """The attributor of a generation with what all spans share, kept under its key.

@@ -126,6 +126,7 @@ class Engine:
             cache_used=min(batch.tokens / batch.capacity, 1.0),
             attributions_waiting=self._attributing.waiting,
             score_bytes=self._scores.size,
+            scoring_passes=self._attributing.passes,
         )
 
     # -- what it serves ------------------------------------------------------------------------

@@ -83,6 +83,7 @@ class EngineLoad:
         cache_used: share of the key-value cache that these may take at most.
         attributions_waiting: attributions that have not begun.
         score_bytes: memory of kept scores.
+        scoring_passes: passes over the model that attributions have taken so far.
     """
 
     in_progress: int
@@ -90,3 +91,4 @@ class EngineLoad:
     cache_used: float
     attributions_waiting: int
     score_bytes: int
+    scoring_passes: int

@@ -212,7 +212,12 @@ def test_what_the_engine_does_is_told_under_the_usual_names() -> None:
         )
     metrics.observe_attribution(method="at2", seconds=0.001)
     waiting = [3.0]
-    metrics.watch(running=lambda: 2.0, waiting=lambda: waiting[0], cache_usage=lambda: 0.25)
+    metrics.watch(
+        running=lambda: 2.0,
+        waiting=lambda: waiting[0],
+        cache_usage=lambda: 0.25,
+        scoring_passes=lambda: 7,
+    )
     waiting[0] = 5.0
     text, _ = metrics.exposition()
     found = samples(text.decode())
@@ -228,6 +233,7 @@ def test_what_the_engine_does_is_told_under_the_usual_names() -> None:
     assert found["at2_requests_running", ()] == 2
     assert found["at2_requests_waiting", ()] == 5
     assert found["at2_cache_usage", ()] == 0.25
+    assert found["at2_scoring_passes_total", ()] == 7
 
 
 def test_two_applications_count_for_themselves() -> None:
