@@ -21,6 +21,7 @@ from torch import Tensor
 from at2.errors import InputError, ModelError, UnsupportedModelError
 from at2.model.attention import attention_shape, probe_ids
 from at2.model.capture import input_device
+from at2.model.passes import before_pass
 
 TokenRange = tuple[int, int]
 Method = Literal["mask", "remove"]
@@ -160,6 +161,7 @@ def ablated_logit_probs_of_many(
             if len(case.labels)
         ]
         for batch in _batches(rows, token_budget):
+            before_pass(len(batch) * batch[0].length)
             inputs, picks = _inputs(cases, batch, dropping, keep_positions=method == "mask")
             labels = torch.cat([cases[row.case].labels for row in batch])
             found = _target_logit_probs(model, inputs, picks, labels, most_targets)

@@ -9,9 +9,9 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, TypeVar
 
 from at2.errors import ModelError
@@ -19,6 +19,8 @@ from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import LinearScoreEstimator
 from at2.tasks import DocumentsContextAttributionTask
 from at2.text.chat_template import context_length
+from service.caller import Caller
+from service.engine.accounts import Account, Accounts
 from service.engine.admission import Admission
 from service.engine.attributing import Attributing
 from service.engine.batching import Batcher
@@ -26,9 +28,11 @@ from service.engine.generating import Generating
 from service.engine.limits import Limits
 from service.engine.loading import load, same_weights
 from service.engine.requests import Answer, EngineLoad, Findings, Question
+from service.engine.room import Room
 from service.engine.sampling import Sampling
 from service.engine.scores import ScoreCache
-from service.failures import DeadlineError, EngineDownError
+from service.engine.speed import Speed
+from service.failures import EngineDownError
 from service.records import Generation, Prompt
 from service.settings import Settings
 
@@ -43,6 +47,8 @@ CACHE_TOKENS = {"cpu": 8192, "cuda": 65_536}
 
 _TEXT_THREADS = 2
 _WARM_UP_TOKENS = 4
+_MEASURED_PROMPT = 64
+_MEASURED_TOKENS = 8
 _SEED_BITS = 63
 _MB = 2**20
 
@@ -80,9 +86,27 @@ class Engine:
             seconds=settings.request_seconds,
         )
         self._scores = ScoreCache(settings.score_cache_mb * _MB)
-        self._attributing = Attributing(loaded, self.limits, self._scores)
+        self._generations = 0
         self._text = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="text")
-        self._admission = Admission(settings.max_requests)
+        self.accounts = Accounts()
+        limit = settings.max_requests
+        self._admission = Admission(
+            limit,
+            of_one_caller=settings.max_requests_per_key or -(-3 * limit // 4),
+            of_many_passes=settings.max_long_attributions or -(-limit // 4),
+            accounts=self.accounts,
+        )
+        self._room = Room(self._batcher.capacity)
+        self._speed = Speed()
+        self._attributing = Attributing(
+            loaded,
+            self.limits,
+            self._scores,
+            self._admission,
+            encode=self._encode,
+            busy=lambda: self._generations > 0,
+            accounts=self.accounts,
+        )
         logger.info("model %s loaded in %.1f s", settings.model, time.monotonic() - started)
 
     # -- life ----------------------------------------------------------------------------------
@@ -95,10 +119,17 @@ class Engine:
         """
         self._attributing.start()
         self._batcher.start()
-        prompt = [0] * _WARM_UP_TOKENS
-        stream = self._batcher.submit(prompt, _WARM_UP_TOKENS, Sampling(), 0, streaming=False)
-        async for _ in stream:
-            pass
+        await self._write(_WARM_UP_TOKENS, _WARM_UP_TOKENS)
+        self._speed.measure(*await self._write(_MEASURED_PROMPT, _MEASURED_TOKENS))
+
+    async def _write(self, prompt_tokens: int, new_tokens: int) -> tuple[int, float, int, float]:
+        """Write so many tokens, and how long it took; see `Speed.measure`."""
+        moments = [time.perf_counter()]
+        prompt = [0] * prompt_tokens
+        async for ids in self._batcher.submit(prompt, new_tokens, Sampling(), 0, streaming=True):
+            moments += [time.perf_counter()] * len(ids)
+        began, first, last = moments[0], moments[1], moments[-1]
+        return prompt_tokens, first - began, len(moments) - 1, last - first
 
     def close(self) -> None:
         """Stop everything; what still runs fails. Safe to call more than once."""
@@ -123,6 +154,7 @@ class Engine:
         return EngineLoad(
             in_progress=self._admission.in_progress,
             generating=batch.running,
+            generations_waiting=self._room.waiting,
             cache_used=min(batch.tokens / batch.capacity, 1.0),
             attributions_waiting=self._attributing.waiting,
             score_bytes=self._scores.size,
@@ -159,43 +191,79 @@ class Engine:
     # -- generation ----------------------------------------------------------------------------
 
     async def generate(
-        self, prompt: Prompt, source_type: str, sampling: Sampling, *, streaming: bool = False
+        self,
+        prompt: Prompt,
+        source_type: str,
+        sampling: Sampling,
+        caller: Caller | None = None,
+        on_tokens: Callable[[int], None] = lambda _: None,
     ) -> Generating:
         """Begin to write a response; iterate over it for its text, and close it.
+
+        Args:
+            prompt: what to answer.
+            source_type: what the context is cut into.
+            sampling: how to choose tokens.
+            caller: who waits for it.
+            on_tokens: called with the number of new tokens whenever some have come.
 
         Raises:
             PromptTooLongError: prompt and new tokens do not fit.
             InputError: the request exceeds a limit of the server.
             ServerFailure: see `service.failures`; iterating raises these as well.
         """
+        caller = caller or Caller()
         limits, wanted = self.limits, sampling.max_new_tokens
         limits.check_new_tokens(wanted)
         limits.check_documents(prompt)
-        deadline = asyncio.get_running_loop().time() + limits.seconds
-        place = ExitStack()
-        place.enter_context(self._admission.request())
-        try:
+        with ExitStack() as place:
+            place.enter_context(self._admission.request(caller.name))
             if not self._batcher.alive:
                 raise EngineDownError
             task = self._loaded.task(prompt, source_type)
-            async with self._until(deadline):
-                ids = await self._encode(lambda: self._ids(task, prompt, wanted or 1))
-            room = min(DEFAULT_MAX_NEW_TOKENS, limits.new_tokens, limits.context_tokens - len(ids))
+            place.enter_context(caller.within(limits.generation_seconds(0.0)))
+            ids = await caller.stay(self._encode(lambda: self._ids(task, prompt, wanted or 1)))
+            most = min(DEFAULT_MAX_NEW_TOKENS, limits.new_tokens, limits.context_tokens - len(ids))
+            count = wanted or most
+            caller.allow(limits.generation_seconds(self._speed.seconds(len(ids), count)))
+            await self._wait_for_room(place, caller, len(ids), count)
+            place.enter_context(self._generation())
             seed = secrets.randbits(_SEED_BITS) if sampling.seed is None else sampling.seed
-            tokens = self._batcher.submit(ids, wanted or room, sampling, seed, streaming=streaming)
-        except BaseException:
-            place.close()
-            raise
-        return Generating(
-            task,
-            prompt,
-            tokens,
-            model=self._loaded.fingerprint,
-            end_ids=self._loaded.end_ids,
-            deadline=deadline,
-            late=DeadlineError(limits.seconds),
-            place=place,
-        )
+            # Every id as it is made: the first one is timed, and at a deadline all so far are kept.
+            tokens = self._batcher.submit(ids, count, sampling, seed, streaming=True)
+            timed = _Timed(on_tokens, self._speed, self.accounts.of(caller.name), len(ids))
+            place.callback(timed.done)
+            return Generating(
+                task,
+                prompt,
+                tokens,
+                model=self._loaded.fingerprint,
+                end_ids=self._loaded.end_ids,
+                caller=caller,
+                place=place.pop_all(),
+                on_tokens=timed,
+            )
+
+    async def _wait_for_room(
+        self, place: ExitStack, caller: Caller, prompt_tokens: int, new_tokens: int
+    ) -> None:
+        started = time.perf_counter()
+        try:
+            room = self._room.asked(caller.name, prompt_tokens, new_tokens)
+            await caller.stay(place.enter_context(room))
+        finally:
+            self.accounts.of(caller.name).waited += time.perf_counter() - started
+
+    @contextmanager
+    def _generation(self) -> Iterator[None]:
+        """Count a generation; nothing is prepared meanwhile, or it would be slower."""
+        self._generations += 1
+        try:
+            yield
+        finally:
+            self._generations -= 1
+            if not self._generations:
+                self._attributing.nudge()
 
     def _ids(
         self, task: DocumentsContextAttributionTask, prompt: Prompt, new_tokens: int
@@ -204,14 +272,6 @@ class Engine:
         self.limits.check_texts(self._loaded.tokenizer, prompt.texts)
         self.limits.check_length(len(task.input_ids), new_tokens)
         return task.input_ids
-
-    @asynccontextmanager
-    async def _until(self, deadline: float) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout_at(deadline):
-                yield
-        except TimeoutError:
-            raise DeadlineError(self.limits.seconds) from None
 
     async def answer(self, generation: Generation) -> Answer:
         """The answer of a recorded generation, as it was given at first.
@@ -236,7 +296,9 @@ class Engine:
 
     # -- attribution ---------------------------------------------------------------------------
 
-    async def attribute_generation(self, generation: Generation, question: Question) -> Findings:
+    async def attribute_generation(
+        self, generation: Generation, question: Question, caller: Caller | None = None
+    ) -> Findings:
         """Ranked sources of spans of a recorded response; scores are kept for later spans.
 
         Raises:
@@ -244,11 +306,11 @@ class Engine:
             InputError: the method or estimator is not available here, or a limit is exceeded.
             ServerFailure: see `service.failures`.
         """
-        with self._admission.request():
-            return await self._attributing.of_generation(generation, question)
+        with self._attribution(caller) as caller:
+            return await caller.stay(self._attributing.of_generation(generation, question, caller))
 
     async def attribute_response(
-        self, prompt: Prompt, response: str, question: Question
+        self, prompt: Prompt, response: str, question: Question, caller: Caller | None = None
     ) -> Findings:
         """Ranked sources of spans of a response written elsewhere; nothing is kept.
 
@@ -258,19 +320,62 @@ class Engine:
             InputError: the method or estimator is not available here, or a limit is exceeded.
             ServerFailure: see `service.failures`.
         """
-        with self._admission.request():
-            return await self._attributing.of_response(prompt, response, question)
+        with self._attribution(caller) as caller:
+            work = self._attributing.of_response(prompt, response, question, caller)
+            return await caller.stay(work)
 
-    async def page_of_generation(self, generation: Generation, question: Question) -> str:
+    async def page_of_generation(
+        self, generation: Generation, question: Question, caller: Caller | None = None
+    ) -> str:
         """The attribution of every statement of a recorded response as a page that stands alone.
 
         Raises:
             InputError: the method or estimator is not available here, or a limit is exceeded.
             ServerFailure: see `service.failures`.
         """
-        with self._admission.request():
-            return await self._attributing.page_of(generation, question)
+        with self._attribution(caller) as caller:
+            return await caller.stay(self._attributing.page_of(generation, question, caller))
+
+    @contextmanager
+    def _attribution(self, caller: Caller | None) -> Iterator[Caller]:
+        """A place for an attribution, and the time it may take."""
+        caller = caller or Caller()
+        with (
+            self._admission.request(caller.name),
+            caller.within(self.limits.attribution_seconds),
+        ):
+            yield caller
 
     def forget(self, generation_id: str) -> None:
         """Drop what is kept or prepared of a generation."""
         self._attributing.forget(generation_id)
+
+
+class _Timed:
+    """Passes on how many tokens have come, writes them down, and in the end tells how fast."""
+
+    def __init__(
+        self,
+        on_tokens: Callable[[int], None],
+        speed: Speed,
+        account: Account,
+        prompt_tokens: int,
+    ) -> None:
+        self._on_tokens = on_tokens
+        self._speed = speed
+        self._account = account
+        self._prompt_tokens = prompt_tokens
+        self._count = 0
+        self._first = self._last = 0.0
+
+    def __call__(self, new: int) -> None:
+        self._last = time.perf_counter()
+        if not self._count:
+            self._first = self._last
+            self._account.prompt_tokens += self._prompt_tokens
+        self._count += new
+        self._account.new_tokens += new
+        self._on_tokens(new)
+
+    def done(self) -> None:
+        self._speed.observe(self._count, self._last - self._first)

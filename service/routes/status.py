@@ -80,7 +80,7 @@ def _limits(engine: Engine) -> Limits:
         max_spans=settings.max_spans,
         max_passes=settings.max_passes,
         max_requests=settings.max_requests,
-        request_seconds=settings.request_seconds,
+        request_seconds=engine.limits.attribution_seconds,
     )
 
 

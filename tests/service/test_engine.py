@@ -80,7 +80,7 @@ async def _settled(engine: Engine) -> None:
 )
 def test_the_pieces_joined_are_the_response(engine: Engine, run: Any, sampling: Sampling) -> None:
     async def main() -> None:
-        generating = await engine.generate(PROMPT, "sentence", sampling, streaming=True)
+        generating = await engine.generate(PROMPT, "sentence", sampling)
         pieces = [piece async for piece in generating]
         generating.close()
         generation = generating.answer.generation
@@ -96,7 +96,7 @@ def test_the_pieces_joined_are_the_response(engine: Engine, run: Any, sampling: 
 
 def test_a_closed_generation_frees_its_place(engine: Engine, run: Any) -> None:
     async def main() -> None:
-        generating = await engine.generate(PROMPT, "sentence", ENDLESS, streaming=True)
+        generating = await engine.generate(PROMPT, "sentence", ENDLESS)
         async for _ in generating:
             break
         assert engine.load.in_progress == engine.load.generating == 1
@@ -111,7 +111,7 @@ def test_a_closed_generation_frees_its_place(engine: Engine, run: Any) -> None:
 def test_beyond_the_most_requests_comes_busy_with_a_time(engine: Engine, run: Any) -> None:
     async def main() -> None:
         running = [
-            await engine.generate(PROMPT, "sentence", ENDLESS, streaming=True)
+            await engine.generate(PROMPT, "sentence", ENDLESS)
             for _ in range(MAX_REQUESTS)
         ]
         with pytest.raises(BusyError, match=str(MAX_REQUESTS)) as caught:
@@ -153,7 +153,7 @@ def test_what_takes_too_long_is_given_up(run: Any, engine: Engine) -> None:
 
     async def main() -> None:
         object.__setattr__(limits, "seconds", 0.3)
-        generating = await engine.generate(PROMPT, "sentence", ENDLESS, streaming=True)
+        generating = await engine.generate(PROMPT, "sentence", ENDLESS)
         with pytest.raises(DeadlineError, match=r"0\.3"):
             await generating.finished()
         generating.close()
