@@ -110,10 +110,7 @@ def test_a_closed_generation_frees_its_place(engine: Engine, run: Any) -> None:
 
 def test_beyond_the_most_requests_comes_busy_with_a_time(engine: Engine, run: Any) -> None:
     async def main() -> None:
-        running = [
-            await engine.generate(PROMPT, "sentence", ENDLESS)
-            for _ in range(MAX_REQUESTS)
-        ]
+        running = [await engine.generate(PROMPT, "sentence", ENDLESS) for _ in range(MAX_REQUESTS)]
         with pytest.raises(BusyError, match=str(MAX_REQUESTS)) as caught:
             await engine.generate(PROMPT, "sentence", Sampling())
         assert 1 <= caught.value.retry_after <= 60
