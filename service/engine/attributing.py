@@ -203,7 +203,8 @@ class Attributing:
             finally:
                 self._preparing.pop(generation.id, None)
 
-        self._preparing[generation.id] = self._worker.spare(self._listened(work))
+        job = self._preparing[generation.id] = Job(self._listened(work))
+        self._worker.spare(job)
 
     def forget(self, generation_id: str) -> None:
         """Drop what is kept or prepared of a generation."""

@@ -120,7 +120,8 @@ class Engine:
         self._attributing.start()
         self._batcher.start()
         await self._write(_WARM_UP_TOKENS, _WARM_UP_TOKENS)
-        self._speed.measure(*await self._write(_MEASURED_PROMPT, _MEASURED_TOKENS))
+        prompt_tokens = min(_MEASURED_PROMPT, self._batcher.capacity - _MEASURED_TOKENS)
+        self._speed.measure(*await self._write(prompt_tokens, _MEASURED_TOKENS))
 
     async def _write(self, prompt_tokens: int, new_tokens: int) -> tuple[int, float, int, float]:
         """Write so many tokens, and how long it took; see `Speed.measure`."""

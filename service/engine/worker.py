@@ -35,7 +35,7 @@ class Job:
     """A work that was handed in. Its turn is None if nobody waits for it yet."""
 
     work: Callable[[], Any]
-    turn: Turn | None
+    turn: Turn | None = None
     handed_in: float = field(default_factory=time.perf_counter)
     future: "Future[Any]" = field(default_factory=Future)
     abandoned: bool = False
@@ -142,13 +142,11 @@ class Worker:
             self._accounts.of(caller).waited += job.waited
         return done
 
-    def spare(self, work: Callable[[], object]) -> Job:
+    def spare(self, job: Job) -> None:
         """Hand in a work for later, whose result and errors are nobody's."""
-        job = Job(work, None)
         with self._changed:
             self._spare.append(job)
             self._changed.notify_all()
-        return job
 
     def abandon(self, job: Job) -> None:
         """Nobody wants a work any more: it does not begin, or ends before its next pass."""

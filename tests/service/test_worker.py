@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from service.engine.worker import AbandonedError, Worker
+from service.engine.worker import AbandonedError, Job, Worker
 
 TOKENS = 10  # of a pass
 
@@ -191,13 +191,13 @@ def test_works_nobody_waits_for_yet_come_last(worker: Worker, passes: Passes) ->
         first = passes.ask("first", 1)
         go_on = await _held(events)
         for name in ("spare 1", "spare 2"):
-            worker.spare(passes.work(name, 3))
+            worker.spare(Job(passes.work(name, 3)))
         asked = [passes.ask(name, 1) for name in ("asked 1", "asked 2")]
         await _soon()
         go_on.set()
         await asyncio.gather(first, *asked)
         held = passes.hold("last", 0)
-        worker.spare(passes.work("last", 1))
+        worker.spare(Job(passes.work("last", 1)))
         (await _held(held)).set()
 
     asyncio.run(main())
@@ -214,7 +214,7 @@ def test_works_nobody_waits_for_yet_wait_while_the_machine_is_busy() -> None:
         # Before it begins, and between two of its passes.
         events, last = passes.hold("spare", 1), passes.hold("spare", 2)
         busy.set()
-        worker.spare(passes.work("spare", 3))
+        worker.spare(Job(passes.work("spare", 3)))
         await passes.ask("asked 1", 1)
         assert passes.noted == ["asked 1"]
         busy.clear()
@@ -270,7 +270,9 @@ def test_cancelled_works_that_have_not_begun_never_begin(worker: Worker, passes:
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cancelled
-        worker.abandon(worker.spare(passes.work("abandoned", 1)))
+        job = Job(passes.work("abandoned", 1))
+        worker.spare(job)
+        worker.abandon(job)
         go_on.set()
         await first
         await passes.ask("wanted", 1)
@@ -294,7 +296,7 @@ def test_who_waits_counts_and_what_nobody_waits_for_is_let_go(
         first = passes.ask("first", 1)
         go_on = await _held(events)
         try:
-            worker.spare(lambda: None)
+            worker.spare(Job(lambda: None))
             assert worker.waiting == 0
             staying = asyncio.ensure_future(worker.run(lambda: None))
             held = Held()
@@ -356,7 +358,7 @@ def test_closing_tells_all_who_wait(worker: Worker, passes: Passes) -> None:
         running = passes.ask("running", 3)
         go_on = await _held(events)
         waiting = passes.ask("waiting", 5)
-        worker.spare(passes.work("spare", 1))
+        worker.spare(Job(passes.work("spare", 1)))
         await _soon()
         closing = asyncio.ensure_future(asyncio.to_thread(worker.close))
         while not worker._closed:
