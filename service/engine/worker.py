@@ -153,7 +153,8 @@ class Worker:
         with self._changed:
             job.abandoned = True
             job.future.cancel()
-            if job.turn is not None and self._waiting.pop(job.turn, None):
+            if job.turn is not None and job.turn in self._waiting:
+                del self._waiting[job.turn]
                 self._turns.leave(job.turn)
             if job in self._spare:
                 self._spare.remove(job)
