@@ -23,7 +23,7 @@ from service.caller import Caller
 from service.engine.accounts import Account, Accounts
 from service.engine.admission import Admission
 from service.engine.attributing import Attributing
-from service.engine.batching import Batcher
+from service.engine.batching import Batcher, TokenStream
 from service.engine.generating import Generating
 from service.engine.limits import Limits
 from service.engine.loading import load, same_weights
@@ -96,7 +96,7 @@ class Engine:
             of_many_passes=settings.max_long_attributions or -(-limit // 4),
             accounts=self.accounts,
         )
-        self._room = Room(self._batcher.capacity)
+        self._room = Room(self._batcher.capacity, self.accounts)
         self._speed = Speed()
         self._attributing = Attributing(
             loaded,
@@ -227,33 +227,30 @@ class Engine:
             most = min(DEFAULT_MAX_NEW_TOKENS, limits.new_tokens, limits.context_tokens - len(ids))
             count = wanted or most
             caller.allow(limits.generation_seconds(self._speed.seconds(len(ids), count)))
-            await self._wait_for_room(place, caller, len(ids), count)
-            place.enter_context(self._generation())
+            room = place.enter_context(self._room.asked(caller.name, len(ids), count))
             seed = secrets.randbits(_SEED_BITS) if sampling.seed is None else sampling.seed
-            # Every id as it is made: the first one is timed, and at a deadline all so far are kept.
-            tokens = self._batcher.submit(ids, count, sampling, seed, streaming=True)
             timed = _Timed(on_tokens, self._speed, self.accounts.of(caller.name), len(ids))
             place.callback(timed.done)
-            return Generating(
-                task,
-                prompt,
-                tokens,
-                model=self._loaded.fingerprint,
-                end_ids=self._loaded.end_ids,
-                caller=caller,
-                place=place.pop_all(),
-                on_tokens=timed,
-            )
+            kept = place.pop_all()
 
-    async def _wait_for_room(
-        self, place: ExitStack, caller: Caller, prompt_tokens: int, new_tokens: int
-    ) -> None:
-        started = time.perf_counter()
-        try:
-            room = self._room.asked(caller.name, prompt_tokens, new_tokens)
-            await caller.stay(place.enter_context(room))
-        finally:
-            self.accounts.of(caller.name).waited += time.perf_counter() - started
+        def begin() -> TokenStream:
+            kept.enter_context(self._generation())
+            # Every id as it is made: the first one is timed, and at a deadline all so far are kept.
+            tokens = self._batcher.submit(ids, count, sampling, seed, streaming=True)
+            kept.callback(tokens.close)
+            return tokens
+
+        return Generating(
+            task,
+            prompt,
+            room,
+            begin,
+            model=self._loaded.fingerprint,
+            end_ids=self._loaded.end_ids,
+            caller=caller,
+            place=kept,
+            on_tokens=timed,
+        )
 
     @contextmanager
     def _generation(self) -> Iterator[None]:

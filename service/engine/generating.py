@@ -24,7 +24,8 @@ class Generating:
     Args:
         task: the task whose prompt is answered, and which gets the response.
         prompt: the same as the caller gave it.
-        tokens: ids as they come.
+        room: done when there is room for it in the batch.
+        begin: puts it there; ids come from what it returns.
         model: fingerprint of the model.
         end_ids: ids that end a response and are not shown.
         caller: who waits for it.
@@ -36,7 +37,8 @@ class Generating:
         self,
         task: DocumentsContextAttributionTask,
         prompt: Prompt,
-        tokens: TokenStream,
+        room: "asyncio.Future[None]",
+        begin: Callable[[], TokenStream],
         *,
         model: str,
         end_ids: frozenset[int],
@@ -46,7 +48,9 @@ class Generating:
     ) -> None:
         self._task = task
         self._prompt = prompt
-        self._tokens = tokens
+        self._room = room
+        self._begin = begin
+        self._tokens: TokenStream | None = None
         self._model = model
         self._end_ids = end_ids
         self._caller = caller
@@ -54,20 +58,26 @@ class Generating:
         self._on_tokens = on_tokens
         self._answer: Answer | None = None
         self.prompt_tokens = len(task.input_ids)
-        place.callback(tokens.close)
         place.enter_context(caller.listening(self._when_left))
 
     def _when_left(self, why: Departure) -> None:
         """End what is made for a caller who is late. One who is gone closes this."""
-        if why is Departure.LATE:
+        if why is not Departure.LATE:
+            return
+        late = DeadlineError(self._caller.seconds)
+        if self._tokens is not None:
             self._tokens.close()
-            self._tokens.fail(DeadlineError(self._caller.seconds))
+            self._tokens.fail(late)
+        elif not self._room.done():
+            self._room.set_exception(late)
 
     async def __aiter__(self) -> AsyncIterator[str]:
         ids: list[int] = []
         text = TextStream(self._task.tokenizer, self._task.input_ids)
         late = False
         try:
+            await self._room
+            self._tokens = self._begin()
             async for new in self._tokens:
                 ids += new
                 self._on_tokens(len(new))

@@ -5,9 +5,11 @@ fit yet waits here instead, where whose turn it is depends on what each caller h
 """
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from service.engine.accounts import Accounts
 from service.engine.turns import Turn, Turns
 
 _SHARE_WRITTEN = 0.5
@@ -20,9 +22,11 @@ class Room:
 
     Args:
         tokens: that the cache holds.
+        accounts: where it is written down how long each caller waited.
     """
 
-    def __init__(self, tokens: int) -> None:
+    def __init__(self, tokens: int, accounts: Accounts) -> None:
+        self._accounts = accounts
         self._free = float(tokens)
         self._turns = Turns()
         self._waiting: dict[Turn, asyncio.Future[None]] = {}
@@ -37,14 +41,23 @@ class Room:
         self, caller: str, prompt_tokens: int, new_tokens: int
     ) -> "Iterator[asyncio.Future[None]]":
         """Ask for room for a generation that fits the cache: wait for the future, and leave the
-        block when the room is no longer needed, or no longer wanted."""
+        block when the room is no longer needed, or no longer wanted. Who gives up waiting may set
+        an exception on it."""
         size = prompt_tokens + new_tokens * _SHARE_WRITTEN
         turn = self._turns.join(caller, size)
         given = self._waiting[turn] = asyncio.get_running_loop().create_future()
+        asked = time.perf_counter()
+
+        def count(_: object) -> None:
+            self._accounts.of(caller).waited += time.perf_counter() - asked
+
+        given.add_done_callback(count)
         self._give()
         try:
             yield given
         finally:
+            if not given.cancel() and not given.cancelled():
+                given.exception()  # whoever set it was told; now nobody else asks
             if self._waiting.pop(turn, None) is None:
                 self._free += size
             self._turns.leave(turn)

@@ -24,8 +24,8 @@ WORDS = 150
 CONTEXT = Prompt((Document(" ".join(["fox", "dog", "and"] * (WORDS // 3))),), "who?", ())
 SHORT = Prompt((Document("The quick brown fox. The lazy dog."),), "who?", ())
 RESPONSE = "the dog"
-LONG = Question(method="leave_one_out", source_type="word")
-QUICK = Question(method="average_attention")
+LONG = Question(None, "leave_one_out", source_type="word")
+QUICK = Question(None, "average_attention")
 NEW_TOKENS = 300
 ENDLESS = Sampling(max_new_tokens=NEW_TOKENS)
 CACHE_TOKENS = 512
@@ -154,7 +154,7 @@ def test_a_short_attribution_of_another_key_finishes_before_a_long_one_that_has_
 def test_methods_with_gradients_run_between_the_passes_of_others(
     engine: Engine, run: Run, held: Held
 ) -> None:
-    gradients = Question(method="gradient_norm")
+    gradients = Question(None, "gradient_norm")
 
     async def main() -> None:
         order: list[str] = []
@@ -171,7 +171,7 @@ def test_methods_with_gradients_run_between_the_passes_of_others(
 
 
 def test_a_verification_makes_way_too(engine: Engine, run: Run, held: Held) -> None:
-    verify = Question(method="position", source_type="word", top_k=60, verify=True)
+    verify = Question(None, "position", source_type="word", top_k=60, verify=True)
 
     async def main() -> None:
         order: list[str] = []
@@ -269,20 +269,24 @@ def test_each_keys_tokens_and_waits_are_written_down(engine: Engine, run: Run, h
 # -- generation ------------------------------------------------------------------------------------
 
 
-async def _begin(engine: Engine, caller: Caller) -> Generating:
-    return await engine.generate(SHORT, "sentence", ENDLESS, caller)
+async def _generate(engine: Engine, key: str = "") -> Generating:
+    return await engine.generate(SHORT, "sentence", ENDLESS, Caller(key))
+
+
+async def _first_piece(generating: Generating) -> None:
+    async for _ in generating:
+        return
 
 
 def test_one_key_cannot_hold_all_places(engine: Engine, run: Run) -> None:
     async def main() -> None:
-        asked = [asyncio.ensure_future(_begin(engine, Caller("greedy"))) for _ in range(5)]
-        await _until(lambda: engine.load.in_progress == 5)
+        running = [await _generate(engine, "greedy") for _ in range(5)]
         with pytest.raises(BusyError, match="5 of your requests") as caught:
-            await _begin(engine, Caller("greedy"))
+            await _generate(engine, "greedy")
         assert caught.value.retry_after >= 1
-        (await engine.attribute_response(SHORT, RESPONSE, QUICK, Caller("modest")))
-        for each in asked:
-            (await each).close()
+        await engine.attribute_response(SHORT, RESPONSE, QUICK, Caller("modest"))
+        for generating in running:
+            generating.close()
         assert engine.load.in_progress == 0
         assert engine.accounts.of("greedy").refused == 1
 
@@ -291,53 +295,46 @@ def test_one_key_cannot_hold_all_places(engine: Engine, run: Run) -> None:
 
 def test_generations_that_wait_are_counted_and_get_room_by_key(engine: Engine, run: Run) -> None:
     async def main() -> None:
-        begun: list[str] = []
-        running: list[Generating] = []
-
-        async def begin(key: str) -> None:
-            running.append(await _begin(engine, Caller(key)))
-            begun.append(key)
-
-        asked = [asyncio.ensure_future(begin("much")) for _ in range(5)]
-        await _until(lambda: engine.load.in_progress == 5 and len(begun) > 0)
-        await _until(lambda: len(begun) + engine.load.generations_waiting == 5)
-        at_once = len(begun)
-        assert 0 < at_once < 5  # the cache is full
-        asked.append(asyncio.ensure_future(begin("little")))
-        await _until(lambda: engine.load.generations_waiting == 6 - at_once)
-        running[0].close()
-        await _until(lambda: len(begun) > at_once)
-        assert begun[at_once] == "little"
+        running = [await _generate(engine, "much") for _ in range(5)]
+        begun = 5 - engine.load.generations_waiting
+        assert 0 < begun < 5  # the cache is full
+        little = await _generate(engine, "little")
+        assert engine.load.generations_waiting == 6 - begun
+        for generating in running[:begun]:
+            generating.close()
+            if engine.load.generations_waiting == 5 - begun:
+                break
+        await _first_piece(little)  # though others have waited longer
+        little.close()
         for generating in running:
             generating.close()
-        while not all(each.done() for each in asked):
-            await asyncio.sleep(0.002)
-            for generating in running:
-                generating.close()
         assert engine.load.generations_waiting == engine.load.in_progress == 0
+        await asyncio.sleep(0)
         assert engine.accounts.of("little").waited > 0
+        assert engine.accounts.of("little").new_tokens >= 1
 
     run(main())
 
 
 def test_who_leaves_while_waiting_for_room_gives_up_the_place(engine: Engine, run: Run) -> None:
     async def main() -> None:
-        asked = [asyncio.ensure_future(_begin(engine, Caller("stays"))) for _ in range(4)]
-        await _until(lambda: engine.load.generations_waiting > 0)
-        caller = Caller("leaves")
-        leaving = asyncio.ensure_future(_begin(engine, caller))
+        running = [await _generate(engine, "stays") for _ in range(4)]
         waiting = engine.load.generations_waiting
-        await _until(lambda: engine.load.generations_waiting == waiting + 1)
+        assert waiting > 0
+        caller = Caller("leaves")
+        leaving = await engine.generate(SHORT, "sentence", ENDLESS, caller)
+        finished = asyncio.ensure_future(leaving.finished())
+        await asyncio.sleep(0)
         caller.leave(Departure.LATE)
         with pytest.raises(DeadlineError):
-            await leaving
+            await finished
+        leaving.close()
         assert engine.load.generations_waiting == waiting
-        for each in asked:
-            (await each).close()
-        assert engine.load.in_progress == 0
-        generating = await _begin(engine, Caller())  # all the room is there again
-        assert engine.load.generations_waiting == 0
-        generating.close()
+        for generating in running:
+            generating.close()
+        assert engine.load.in_progress == engine.load.generations_waiting == 0
+        await _first_piece(again := await _generate(engine))  # all the room is there again
+        again.close()
 
     run(main())
 
@@ -345,7 +342,7 @@ def test_who_leaves_while_waiting_for_room_gives_up_the_place(engine: Engine, ru
 def test_a_deadline_keeps_what_there_is(engine: Engine, run: Run) -> None:
     async def main() -> None:
         caller = Caller()
-        generating = await _begin(engine, caller)
+        generating = await engine.generate(SHORT, "sentence", ENDLESS, caller)
         pieces = []
         async for piece in generating:
             pieces.append(piece)
@@ -357,7 +354,7 @@ def test_a_deadline_keeps_what_there_is(engine: Engine, run: Run) -> None:
         assert 3 <= len(answer.generation.response_ids) < NEW_TOKENS
         assert engine.load.in_progress == engine.load.generating == 0
         # what there is begins what there would have been
-        whole = await (await _begin(engine, Caller())).finished()
+        whole = await (await _generate(engine)).finished()
         count = len(answer.generation.response_ids)
         assert whole.generation.finish_reason == "length"
         assert whole.generation.response_ids[:count] == answer.generation.response_ids
@@ -371,7 +368,7 @@ def test_a_deadline_keeps_what_there_is(engine: Engine, run: Run) -> None:
 def test_a_deadline_before_the_first_token_is_an_error(engine: Engine, run: Run) -> None:
     async def main() -> None:
         caller = Caller()
-        generating = await _begin(engine, caller)
+        generating = await engine.generate(SHORT, "sentence", ENDLESS, caller)
         caller.leave(Departure.LATE)
         with pytest.raises(DeadlineError):
             await generating.finished()
