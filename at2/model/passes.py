@@ -12,8 +12,7 @@ from contextvars import ContextVar
 _listener: ContextVar[Callable[[int], None] | None] = ContextVar("at2_passes", default=None)
 
 BACKWARD_COST = 2
-"""A pass back costs as much as so many forward ones: gradients of outputs and of weights' inputs,
-the recomputed activations included."""
+"""A pass back, with the activations that it computes again, costs as so many forward ones."""
 
 
 @contextmanager

@@ -6,7 +6,6 @@ What has to happen at a certain moment happens in a hook of the model, before on
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +16,7 @@ from service.engine import Engine, Generating, Question, Sampling
 from service.failures import BusyError, DeadlineError, EngineDownError
 from service.records import Prompt
 from service.settings import Settings
-from tests.helpers.models import tiny_model
-from tests.helpers.tokenizers import tiny_tokenizer
+from tests.helpers.engines import save_endless_model
 
 WORDS = 150
 CONTEXT = Prompt((Document(" ".join(["fox", "dog", "and"] * (WORDS // 3))),), "who?", ())
@@ -41,7 +39,7 @@ def runner() -> Iterator[asyncio.Runner]:
 @pytest.fixture(scope="module")
 def engine(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     folder = tmp_path_factory.mktemp("model")
-    _save(folder)
+    save_endless_model(folder, CACHE_TOKENS)
     engine = Engine(
         Settings(
             model=str(folder),
@@ -55,19 +53,6 @@ def engine(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> 
     runner.run(engine.start())
     yield engine
     engine.close()
-
-
-def _save(folder: Path) -> None:
-    tokenizer = tiny_tokenizer("byte_level")
-    model = tiny_model(
-        "llama",
-        vocab_size=len(tokenizer),
-        eos_token_id=None,
-        max_position_embeddings=CACHE_TOKENS,
-    )
-    model.generation_config.eos_token_id = None
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 @pytest.fixture()
