@@ -56,6 +56,7 @@ class Generating:
         self._caller = caller
         self._place = place
         self._on_tokens = on_tokens
+        self._late: DeadlineError | None = None
         self._answer: Answer | None = None
         self.prompt_tokens = len(task.input_ids)
         place.enter_context(caller.listening(self._when_left))
@@ -64,19 +65,20 @@ class Generating:
         """End what is made for a caller who is late. One who is gone closes this."""
         if why is not Departure.LATE:
             return
-        late = DeadlineError(self._caller.seconds)
+        self._late = DeadlineError(self._caller.seconds)
         if self._tokens is not None:
             self._tokens.close()
-            self._tokens.fail(late)
+            self._tokens.fail(self._late)
         elif not self._room.done():
-            self._room.set_exception(late)
+            self._room.set_exception(self._late)
 
     async def __aiter__(self) -> AsyncIterator[str]:
         ids: list[int] = []
         text = TextStream(self._task.tokenizer, self._task.input_ids)
-        late = False
         try:
             await self._room
+            if self._late is not None:
+                raise self._late
             self._tokens = self._begin()
             async for new in self._tokens:
                 ids += new
@@ -89,17 +91,18 @@ class Generating:
         except DeadlineError:
             if not ids:
                 raise
-            late = True
+        else:
+            self._late = None  # all of it was there
         self.close()  # whoever is next need not wait for what follows
         delta = text.finish()
         if delta:
             yield delta
-        self._answer = await asyncio.to_thread(self._finish, ids, late)
+        self._answer = await asyncio.to_thread(self._finish, ids)
 
-    def _finish(self, ids: list[int], late: bool) -> Answer:
+    def _finish(self, ids: list[int]) -> Answer:
         task = self._task
         task.set_generation_ids(ids)
-        reason: FinishReason = "deadline" if late else "length"
+        reason: FinishReason = "length" if self._late is None else "deadline"
         generation = Generation(
             id=f"gen-{uuid.uuid4().hex}",
             model=self._model,

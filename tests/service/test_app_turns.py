@@ -15,7 +15,7 @@ from service.engine import Engine
 from tests.helpers.engines import save_endless_model
 from tests.helpers.servers import samples, serving, settings
 
-KEY = "a key of a test, long"
+KEY = "key-of-a-test-that-is-long"
 CONTEXT_TOKENS = 512
 BODY = {"context": "The quick brown fox. The lazy dog.", "query": "who?"}
 ENDLESS = BODY | {"max_new_tokens": 300}
