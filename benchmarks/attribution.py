@@ -1,4 +1,4 @@
-"""What attribution costs on the bundled model: the methods, and the published package.
+"""What attribution costs on the default model: the methods, and the published package.
 
 `python -m benchmarks.attribution`: spans of a finished generation beside a bare prefill of the same
 ids; every method beside it, too; then generation and attribution end to end, ours and the published
@@ -22,9 +22,9 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from at2 import AT2Attributor, LinearScoreEstimator
-from at2.bundled import ESTIMATOR_PATH
 from at2.estimator.linear import load_estimator
 from at2.methods import AttributionMethod, method_named
+from at2.model.default import ESTIMATOR_PATH
 from at2.tasks import SimpleContextAttributionTask
 from at2.utils import get_model_and_tokenizer
 from benchmarks.quality import flashtrace_method
@@ -134,7 +134,7 @@ def measure(folder: Path) -> dict[str, float]:
     """Our generation and attribution in this process."""
     disable_progress_bar()
     job = json.loads((folder / "job.json").read_text())
-    model, tokenizer = get_model_and_tokenizer("bundled", device="cpu")
+    model, tokenizer = get_model_and_tokenizer(device="cpu")
     estimator = load_estimator(ESTIMATOR_PATH)
 
     def attribute() -> None:
@@ -150,7 +150,7 @@ def measure(folder: Path) -> dict[str, float]:
 
 def end_to_end() -> None:
     """Text to scores, with and without generation, ours and the published package's."""
-    model, tokenizer = get_model_and_tokenizer("bundled", device="cpu")
+    model, tokenizer = get_model_and_tokenizer(device="cpu")
     print("\nText to scores beside the published package, one process each:\n")
     print("| sentences | response | published | ours | **ratio** |\n|---:|---|---:|---:|---:|")
     for sentences in (10, 40):
@@ -187,7 +187,7 @@ def end_to_end() -> None:
 def main(flashtrace: Path | None = None) -> None:
     """Measure and print."""
     disable_progress_bar()
-    model, tokenizer = get_model_and_tokenizer("bundled", device="cpu")
+    model, tokenizer = get_model_and_tokenizer(device="cpu")
     estimator = load_estimator(ESTIMATOR_PATH)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads\n")
     spans(model, tokenizer, estimator)

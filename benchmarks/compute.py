@@ -196,11 +196,11 @@ def shared_by(folder: Path, workers: int, threads: int) -> tuple[float, dict[str
 
 
 def job_shared_by(workers: int, threads: int) -> tuple[float, dict[str, bytes]]:
-    """One job of the bundled model, made anew; see `shared_by`."""
-    bundled, tokenizer = get_model_and_tokenizer("bundled", device="cpu")
+    """One job of the default model, made anew; see `shared_by`."""
+    default, tokenizer = get_model_and_tokenizer(device="cpu")
     with tempfile.TemporaryDirectory() as folder:
         # two shards for each of two workers
-        write_job(Path(folder), bundled, tokenizer, examples(4 * SHARD_SIZE, 12))
+        write_job(Path(folder), default, tokenizer, examples(4 * SHARD_SIZE, 12))
         return shared_by(Path(folder), workers, threads)
 
 
@@ -217,9 +217,9 @@ def main() -> None:
         "features apart | outputs apart |"
     )
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
-    bundled, tokenizer = get_model_and_tokenizer("bundled", device="cpu")
+    default, tokenizer = get_model_and_tokenizer(device="cpu")
     for name, model, cases in (
-        ("bundled", bundled, examples(8, 12)),
+        ("default", default, examples(2, 12)),
         ("12 layers × 512, vocabulary 32k", random_llama(_DEEP), examples(3, 40)),
         ("4 layers × 256, vocabulary 32k", random_llama(_FLAT), examples(2, 85)),
         (
@@ -239,7 +239,7 @@ def compare_workers() -> None:
     """The same job by one worker and by two."""
     cores = len(os.sched_getaffinity(0))
     print(
-        f"\nThe same job by one worker and by two, {cores} cores, bundled model, "
+        f"\nThe same job by one worker and by two, {cores} cores, default model, "
         f"{ROUNDS} rounds by turns:\n"
     )
     half = max(1, cores // 2)

@@ -18,11 +18,10 @@ from transformers.utils import logging
 from at2.tasks.generation import end_ids, generate_responses
 from at2.utils import get_model_and_tokenizer
 from benchmarks.compute import random_llama
+from benchmarks.questions import from_passages
 from service.engine.batching import Batcher
 from service.engine.loading import same_weights
 from service.engine.sampling import Sampling
-from trainer_jobs.bundled.names import NameSource
-from trainer_jobs.bundled.questions import ask, task_of
 
 ROUNDS = 3
 _BATCH_SIZES = (4, 16)
@@ -96,13 +95,12 @@ def compare(name: str, model: Any, prompts: Responses) -> None:
 def main() -> None:
     """Measure and print."""
     logging.disable_progress_bar()
-    bundled, tokenizer = get_model_and_tokenizer("bundled", device="cpu")
-    questions = ask(64, seed=123_456, sentences=(4, 16), names=NameSource())
-    prompts = [task_of(asked, bundled, tokenizer).input_ids for asked in questions]
+    default, tokenizer = get_model_and_tokenizer(device="cpu")
+    prompts = [asked.task(default, tokenizer).input_ids for asked in from_passages()[::8]]
     print(f"Up to {_MAX_NEW_TOKENS} new tokens, medians of {ROUNDS} rounds by turns\n")
     print("| model | | time | beside the first | the same responses |")
     print("|---|---|---:|---:|---:|")
-    compare("bundled, 64 prompts", bundled, prompts)
+    compare(f"default, {len(prompts)} prompts", default, prompts)
     compare("12 layers × 512, 24 prompts", random_llama(_LARGER), prompts[:24])
 
 

@@ -1,9 +1,10 @@
-"""How good the methods are, on questions that the bundled model was never trained on.
+"""How good the methods are on questions that no estimator was trained on.
 
-`python -m benchmarks.quality --out docs/quality`: precision and recall of the known supporting
-sentences, LDS, top-k drops, and the passes that each method takes; then LDS by the length of the
-context and for words and tokens. FlashTrace is compared where `--flashtrace FOLDER` names a folder
-with the package, installed by `pip install --no-deps --target FOLDER flashtrace`.
+`python -m benchmarks.quality --squad FILE --out docs/quality`: LDS, top-k drops, precision and
+recall of the sentence that holds the answer, and the passes that each method takes, on questions
+about the passages of the tests and about articles of XQuAD from the 33rd on; then LDS by the length
+of the context and for words and tokens. FlashTrace is compared where `--flashtrace FOLDER` names a
+folder with the package, installed by `pip install --no-deps --target FOLDER flashtrace`.
 """
 
 import argparse
@@ -19,19 +20,20 @@ import torch
 import transformers
 from numpy.typing import NDArray
 
-from at2 import LinearScoreEstimator, bundled
-from at2.estimator.linear import load_estimator
+from at2.estimator.linear import LinearScoreEstimator, load_estimator
 from at2.evaluation import EvaluationExample, EvaluationSettings, evaluate, markdown, save
 from at2.methods import AttributionMethod, Attributor, method_named
 from at2.methods.registry import Passes
+from at2.model import default
 from at2.model.capture import attention_implementation
 from at2.utils import get_model_and_tokenizer
-from trainer_jobs.bundled.names import NameSource
-from trainer_jobs.bundled.questions import Asked, ask, task_of
+from benchmarks.first_source import HELD_OUT_ARTICLES
+from benchmarks.questions import Asked, from_passages, from_squad
 
 METHODS = (
     "at2",
     "average_attention",
+    "contrastive_attention",
     "leave_one_out",
     "context_cite_16",
     "context_cite_32",
@@ -44,32 +46,24 @@ METHODS = (
     "random",
 )
 CASES = (
-    ("sentence", (4, 4)),
-    ("sentence", (8, 8)),
-    ("sentence", (16, 16)),
-    ("sentence", (24, 24)),
-    ("word", (8, 16)),
-    ("token", (8, 16)),
+    ("sentence", (1,)),
+    ("sentence", (3,)),
+    ("sentence", (5,)),
+    ("word", (1,)),
+    ("token", (1,)),
 )
-_KINDS = frozenset({"single", "about"})
-# apart from the seeds of training, of the bundled model's report, and of `benchmarks.estimators`,
-# whose questions helped to choose how the bundled estimator is trained
-_SEED = 5_000_011
-
-
-def questions(count: int, sentences: tuple[int, int], seed: int = _SEED) -> list[Asked]:
-    """Questions with an answer in the text, about names that training never saw."""
-    names = NameSource(held_out=True)
-    return list(ask(count, seed=seed, sentences=sentences, names=names, kinds=_KINDS))
+"""What the sources are, and how many paragraphs the contexts have."""
 
 
 def examples(model: Any, tokenizer: Any, asked: Iterable[Asked]) -> Iterator[EvaluationExample]:
-    """Their tasks, and which sources support each statement of an answer that is right."""
+    """Their tasks, and which sources support the statement that holds the answer."""
     for one in asked:
-        task = task_of(one, model, tokenizer)
-        starts = [source.start for source in task.source_spans]
-        right = task.generation == one.question.answer
-        support = [{starts.index(start)} for start in one.support] if right else None
+        task = one.task(model, tokenizer)
+        span = one.answer_range(task.target)
+        support = None
+        if span is not None:
+            holds = one.supporting(task)
+            support = [holds if s <= span[0] < e else None for s, e in task.statements]
         yield EvaluationExample(task, support)
 
 
@@ -124,18 +118,25 @@ def flashtrace_method(folder: Path) -> AttributionMethod:
     )
 
 
-def lds_table(model: Any, tokenizer: Any, estimator: LinearScoreEstimator, count: int) -> list[str]:
+def lds_table(
+    model: Any,
+    tokenizer: Any,
+    estimator: LinearScoreEstimator,
+    squad: Path,
+    count: int,
+    num_masks: int,
+) -> list[str]:
     """LDS of some methods by the length of the context and by what the sources are."""
-    methods = ("at2", "average_attention", "context_cite_16", "context_cite_64")
+    methods = ("at2", "average_attention", "context_cite_32")
     lines = [
-        "| sources | sentences in the context | " + " | ".join(methods) + " |",
+        "| sources | paragraphs | " + " | ".join(methods) + " |",
         "|---" * (len(methods) + 2) + "|",
     ]
-    settings = EvaluationSettings(num_masks=64, top_k=(1,), ablations=("mask",))
-    for source_type, sentences in CASES:
-        asked = questions(count, sentences, _SEED + sentences[0])
+    settings = EvaluationSettings(num_masks=num_masks, top_k=(1,), ablations=("mask",))
+    for source_type, paragraphs in CASES:
+        asked = from_squad(squad, HELD_OUT_ARTICLES, paragraphs, count, seed=1)
         found = evaluate(
-            (EvaluationExample(task_of(one, model, tokenizer, source_type)) for one in asked),
+            (EvaluationExample(one.task(model, tokenizer, source_type)) for one in asked),
             methods,
             estimator=estimator,
             settings=settings,
@@ -143,10 +144,11 @@ def lds_table(model: Any, tokenizer: Any, estimator: LinearScoreEstimator, count
         )
         cells = [found.values[name]["lds/mask"] for name in methods]
         lines.append(
-            f"| {source_type}s | {'–'.join(map(str, dict.fromkeys(sentences)))} | "
+            f"| {source_type}s | {paragraphs[0]} | "
             + " | ".join(f"{cell.mean:.3f} [{cell.low:.3f}, {cell.high:.3f}]" for cell in cells)
             + " |"
         )
+        print(lines[-1], flush=True)
     return lines
 
 
@@ -154,30 +156,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("outputs/quality"))
-    parser.add_argument("--count", type=int, default=60, help="responses in the main table")
+    parser.add_argument("--estimator", default=str(default.ESTIMATOR_PATH))
+    parser.add_argument("--squad", type=Path, help="a file in the layout of SQuAD")
+    parser.add_argument("--passages", type=int, default=24, help="questions about passages")
+    parser.add_argument("--articles", type=int, default=24, help="questions about articles")
+    parser.add_argument("--lengths", type=int, default=12, help="responses a row of table 2")
+    parser.add_argument("--masks", type=int, default=128, help="ablations per response")
+    parser.add_argument("--dtype", default="float32", help="of the weights")
+    parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--flashtrace", type=Path, help="folder with the package")
     given = parser.parse_args(arguments)
-    model, tokenizer = get_model_and_tokenizer("bundled", device="cpu")
-    estimator = load_estimator(bundled.ESTIMATOR_PATH)
-    methods = [method_named(name) for name in METHODS]
+    model, tokenizer = get_model_and_tokenizer(default.NAME, device="cpu", dtype=given.dtype)
+    estimator = load_estimator(given.estimator)
+    methods = [method_named(name) for name in given.methods.split(",")]
     if given.flashtrace is not None:
         methods.insert(2, flashtrace_method(given.flashtrace))
+    passages = from_passages()
+    asked = passages[:: max(1, len(passages) // max(1, given.passages))][: given.passages]
+    if given.squad is not None:
+        asked += from_squad(given.squad, HELD_OUT_ARTICLES, (1, 1, 2), given.articles)
     found = evaluate(
-        examples(model, tokenizer, questions(given.count, (8, 16))),
+        examples(model, tokenizer, asked),
         methods,
         estimator=estimator,
-        settings=EvaluationSettings(),
-        total=given.count,
+        settings=EvaluationSettings(num_masks=given.masks),
+        total=len(asked),
     )
     save(found, given.out)
-    print(markdown(found))
-    rows = lds_table(model, tokenizer, estimator, max(2, given.count // 2))
-    print(*rows, sep="\n")
-    (given.out / "sources.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    print(markdown(found), flush=True)
+    if given.squad is not None and given.lengths:
+        rows = lds_table(model, tokenizer, estimator, given.squad, given.lengths, given.masks)
+        (given.out / "sources.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
     versions = {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "threads": torch.get_num_threads(),
+        "dtype": given.dtype,
     }
     (given.out / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
 

@@ -73,7 +73,7 @@ def write_job(folder: Path, case: Case) -> None:
     """What both packages read."""
     disable_progress_bar()
     torch.manual_seed(0)
-    _, tokenizer = get_model_and_tokenizer("bundled", device="cpu")
+    _, tokenizer = get_model_and_tokenizer(device="cpu")
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),

@@ -45,7 +45,7 @@ def main() -> None:
     """Measure and print."""
     logging.disable_progress_bar()
     threads = torch.get_num_threads()
-    models = {"bundled": get_model_and_tokenizer("bundled", device="cpu")[0]}
+    models = {"default": get_model_and_tokenizer(device="cpu")[0]}
     models |= {name: random_llama(_COMMON | sizes) for name, sizes in _SIZES.items()}
     print(f"One thread's time over that of {threads}, by tokens in the pass\n")
     print("| model | parameters | " + " | ".join(map(str, _TOKENS)) + " |")

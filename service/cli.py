@@ -1,4 +1,4 @@
-"""`at2`: serve a model, ask it from files, and see which sentences an answer rests on.
+"""`at2`: serve a model, ask it from files, see which sentences an answer rests on, and calibrate.
 
 `ask` and `attribute` talk to a server and load no model library.
 """
@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from rich.console import Console
 
+from service import calibrate
 from service.citations import print_answer, print_attributions
 from service.client import AuthenticationError, Client, ClientError, ConnectionFailedError
 from service.client.wire import DEFAULT_URL
@@ -124,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         "--verify", action="store_true", help="really hide the sources, and show what that does"
     )
     _add_common(attribute, most=_MOST_SOURCES, what="sources of a span")
+    calibrate.add_command(commands)
     return parser
 
 
