@@ -3,15 +3,19 @@
 The one owner of all three, so that routes translate and nothing else. Knows nothing of HTTP.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 
 from at2.errors import InputError
-from service.caller import Caller, Departure
+from service.caller import Caller, ClientGoneError, Departure
 from service.engine import Answer, Engine, Generating, Sampling
-from service.failures import BusyError, ServerFailure
+from service.failures import BusyError
 from service.metrics import Aborted, Metrics
 from service.records import Prompt, RecordStore
+
+_LEFT = (ClientGoneError, asyncio.CancelledError, GeneratorExit)
+"""How a generation ends whose caller has left."""
 
 
 class Generations:
@@ -145,4 +149,4 @@ class _Clock:
     def _reason(self, error: BaseException | None) -> Aborted:
         if Departure.STOPPING in self._caller.departures:
             return "stopping"
-        return "failed" if isinstance(error, ServerFailure) else "gone"
+        return "gone" if error is None or isinstance(error, _LEFT) else "failed"

@@ -324,6 +324,10 @@ class Limits(BaseModel):
     max_spans: int
     max_passes: int = Field(description="Passes over the model for one attribution.")
     max_requests: int = Field(description="Requests in progress at once.")
+    max_requests_per_key: int
+    max_long_attributions: int = Field(
+        description="Attributions of 16 passes or more in progress at once; half as many of a key."
+    )
     request_seconds: float = Field(
         description="For an attribution. A generation may take longer where its tokens do, unless "
         "the server sets a limit."

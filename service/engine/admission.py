@@ -35,6 +35,9 @@ class Admission:
         self, limit: int, of_one_caller: int, of_many_passes: int, accounts: Accounts
     ) -> None:
         self._accounts = accounts
+        self.limit = limit
+        self.of_one_caller = min(of_one_caller, limit)
+        self.of_many_passes = min(of_many_passes, limit)
         self._places = _Places("requests are in progress", limit, of_one_caller)
         self._many = _Places(
             "attributions of many passes are in progress", of_many_passes, -(-of_many_passes // 2)

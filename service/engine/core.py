@@ -90,7 +90,7 @@ class Engine:
         self._text = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="text")
         self.accounts = Accounts()
         limit = settings.max_requests
-        self._admission = Admission(
+        self.admission = Admission(
             limit,
             of_one_caller=settings.max_requests_per_key or -(-3 * limit // 4),
             of_many_passes=settings.max_long_attributions or -(-limit // 4),
@@ -102,7 +102,7 @@ class Engine:
             loaded,
             self.limits,
             self._scores,
-            self._admission,
+            self.admission,
             encode=self._encode,
             busy=lambda: self._generations > 0,
             accounts=self.accounts,
@@ -153,7 +153,7 @@ class Engine:
         """What it is doing now."""
         batch = self._batcher.load
         return EngineLoad(
-            in_progress=self._admission.in_progress,
+            in_progress=self.admission.in_progress,
             generating=batch.running,
             generations_waiting=self._room.waiting,
             cache_used=min(batch.tokens / batch.capacity, 1.0),
@@ -218,7 +218,7 @@ class Engine:
         limits.check_new_tokens(wanted)
         limits.check_documents(prompt)
         with ExitStack() as place:
-            place.enter_context(self._admission.request(caller.name))
+            place.enter_context(self.admission.request(caller.name))
             if not self._batcher.alive:
                 raise EngineDownError
             task = self._loaded.task(prompt, source_type)
@@ -339,7 +339,7 @@ class Engine:
         """A place for an attribution, and the time it may take."""
         caller = caller or Caller()
         with (
-            self._admission.request(caller.name),
+            self.admission.request(caller.name),
             caller.within(self.limits.attribution_seconds),
         ):
             yield caller

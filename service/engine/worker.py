@@ -13,7 +13,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -104,7 +105,8 @@ class Worker:
         if self._thread.ident:
             self._thread.join()
         for job in [*self._waiting.values(), *self._spare]:
-            job.future.set_exception(AbandonedError())
+            with suppress(InvalidStateError):  # cancelled just now
+                job.future.set_exception(AbandonedError())
             self.abandon(job)
 
     @property
