@@ -251,6 +251,23 @@ def test_each_keys_tokens_and_waits_are_written_down(engine: Engine, run: Run, h
     run(main())
 
 
+def test_nothing_is_prepared_while_a_response_is_written(engine: Engine, run: Run) -> None:
+    async def main() -> None:
+        written = await (await _generate(engine)).finished()
+        answer = await engine.answer(written.generation)  # as it is read from a record
+        other = await _generate(engine)
+        await _first_piece(other)
+        passes, kept = engine.load.scoring_passes, engine.load.score_bytes
+        engine.prepare(answer)
+        await engine.attribute_response(SHORT, RESPONSE, QUICK)  # what is asked for is done
+        assert engine.load.scoring_passes == passes + 1
+        other.close()
+        await _until(lambda: engine.load.score_bytes > kept)
+        assert engine.load.scoring_passes == passes + 2
+
+    run(main())
+
+
 # -- generation ------------------------------------------------------------------------------------
 
 
