@@ -23,7 +23,7 @@ RUN torch="$(grep '^torch==' constraints.txt)" \
         cuda) pip install -c constraints.txt "$torch" ;; \
         *) echo "VARIANT=$VARIANT: not one of cpu, cuda" >&2; exit 1 ;; \
     esac
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY at2 at2
 COPY service service
 COPY trainer_jobs trainer_jobs

@@ -4,9 +4,14 @@ GGUF is llama.cpp's format, which Ollama uses as well: quantised weights, config
 and chat template in one file. transformers reads it and dequantises the weights.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import gguf
 
 from at2.errors import ModelError
 
@@ -63,6 +68,24 @@ def _checked(path: Path) -> GgufFile:
     if magic != _MAGIC:
         raise ModelError(f"cannot read {path}: it is no GGUF file (it begins with {magic!r})")
     return GgufFile(str(path.parent), path.name)
+
+
+@contextmanager
+def parsed_once() -> Iterator[None]:
+    """Let transformers parse a GGUF file once for configuration, tokenizer and weights together.
+
+    By itself it parses the file for each, and builds the table of the tensors' names anew for every
+    module: on the default model's 98,000 strings and 272 tensors that is most of the loading time.
+    """
+    names = ("GGUFReader", "get_tensor_name_map")
+    originals = {name: getattr(gguf, name) for name in names}
+    for name, original in originals.items():
+        setattr(gguf, name, cache(original))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(gguf, name, original)
 
 
 def finish_loading(model: Any, tokenizer: Any) -> None:

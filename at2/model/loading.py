@@ -1,5 +1,6 @@
 """Loading a model with its tokenizer, ready for attribution."""
 
+from contextlib import nullcontext
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from transformers import (
 
 from at2.errors import InputError, ModelError, UnsupportedModelError
 from at2.model import default
-from at2.model.gguf import find_gguf, finish_loading
+from at2.model.gguf import find_gguf, finish_loading, parsed_once
 
 Quantization = Literal["4bit", "8bit"]
 """Weights in four bits (NF4) or eight, by bitsandbytes."""
@@ -101,12 +102,13 @@ def get_model_and_tokenizer(
             )
         place, common["gguf_file"] = gguf.place, gguf.file
     try:
-        config = AutoConfig.from_pretrained(place, **common)
-        tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", **common)
-        if is_multimodal is None:
-            is_multimodal = _is_multimodal(config)
-        auto = AutoModelForImageTextToText if is_multimodal else AutoModelForCausalLM
-        model = auto.from_pretrained(place, config=config, **common, **kwargs)
+        with parsed_once() if gguf is not None else nullcontext():
+            config = AutoConfig.from_pretrained(place, **common)
+            tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", **common)
+            if is_multimodal is None:
+                is_multimodal = _is_multimodal(config)
+            auto = AutoModelForImageTextToText if is_multimodal else AutoModelForCausalLM
+            model = auto.from_pretrained(place, config=config, **common, **kwargs)
     except Exception as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ModelError(f"cannot load model {model_name!r}: {reason}") from error
