@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from at2.errors import At2Error, InputError, PromptTooLongError, SpanError
-from service.disconnect import ClientGoneError
+from service.caller import ClientGoneError
 from service.failures import (
     BusyError,
     DamagedRecordError,

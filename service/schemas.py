@@ -147,7 +147,9 @@ class GenerateReply(BaseModel):
         description="When the server forgets it, at the latest; null if it keeps nothing."
     )
     response: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "deadline"] = Field(
+        description="The response ended, or was cut off at its limit of tokens or of time."
+    )
     usage: Usage
     sources: list[Source]
     statements: list[Statement]
@@ -322,7 +324,14 @@ class Limits(BaseModel):
     max_spans: int
     max_passes: int = Field(description="Passes over the model for one attribution.")
     max_requests: int = Field(description="Requests in progress at once.")
-    request_seconds: float
+    max_requests_per_key: int
+    max_long_attributions: int = Field(
+        description="Attributions of 16 passes or more in progress at once; half as many of a key."
+    )
+    request_seconds: float = Field(
+        description="For an attribution. A generation may take longer where its tokens do, unless "
+        "the server sets a limit."
+    )
 
 
 class StoreInfo(BaseModel):

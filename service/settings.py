@@ -13,6 +13,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 """`at2.model.default.NAME`, which a test compares with it."""
 
+USUAL_SECONDS = 120.0
+"""What a request may take where `request_seconds` does not say."""
+
 _DAY = 86_400
 _CENTURY = 100 * 365 * _DAY
 """Seconds; what is longer is no limit, and too long for the clocks of some libraries."""
@@ -80,12 +83,24 @@ class Settings(BaseSettings):
         ge=1,
         description="Generations and attributions running or waiting; further ones get 429.",
     )
-    request_seconds: float = Field(
-        default=120.0,
+    max_requests_per_key: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many of them one key may have; by default three quarters.",
+    )
+    max_long_attributions: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many of them may be attributions of 16 passes or more (leave-one-out, "
+        "ContextCite, `verify`), half of them of one key; by default a quarter.",
+    )
+    request_seconds: float | None = Field(
+        default=None,
         gt=0,
         le=_DAY,
         allow_inf_nan=False,
-        description="A generation or attribution that takes longer gets 504.",
+        description="A generation that takes longer ends there, an attribution gets 504; by "
+        "default 120, or for a generation four times what its tokens take here, if that is more.",
     )
     cache_tokens: int | None = Field(
         default=None,

@@ -19,6 +19,7 @@ from torch import Tensor
 from at2.errors import InputError
 from at2.model.capture import input_device
 from at2.model.hiding import attention_for_hiding, can_drop, check_hides, dropped, masked
+from at2.model.passes import before_pass
 from at2.model.positions import frequencies
 from at2.model.twin import twin_for_pass
 
@@ -154,6 +155,7 @@ def ablated_logit_probs_of_many(
             if len(case.labels)
         ]
         for batch in _batches(rows, token_budget):
+            before_pass(len(batch) * batch[0].length)
             inputs, picks = _inputs(cases, batch, dropping, keep_positions=method == "mask")
             labels = torch.cat([cases[row.case].labels for row in batch])
             found = _target_logit_probs(model, inputs, picks, labels, most_targets)

@@ -30,6 +30,7 @@ from at2.model.capture import (
     input_device,
     learn_local_masks,
 )
+from at2.model.passes import before_pass
 from at2.model.twin import twin_for_pass
 
 TokenRange = tuple[int, int]
@@ -372,6 +373,7 @@ def _rows_of(target_range: TokenRange, num_tokens: int) -> TokenRange:
 
 def _capture_all(model: Any, shape: AttentionShape, ids: Tensor, on_layer: Any) -> None:
     """A capture pass that ends with the last layer, and must get that far."""
+    before_pass(len(ids))
     report = capture_pass(model, ids, on_layer, stop_after=shape.num_layers)
     if report.num_layers != shape.num_layers:
         raise UnsupportedModelError(

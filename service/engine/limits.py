@@ -11,6 +11,10 @@ from at2.errors import InputError, PromptTooLongError
 from at2.methods import METHODS
 from service.engine.requests import Question
 from service.records import Prompt
+from service.settings import USUAL_SECONDS
+
+_COMPANY = 4.0
+"""How many times longer than alone a generation may take, among others."""
 
 _PIECE = 65_536
 """Characters that are encoded at once to see whether a text is far too long."""
@@ -29,7 +33,8 @@ class Limits:
         documents: documents of a prompt.
         spans: spans that one request gives.
         passes: passes over the model for one attribution.
-        seconds: what a request may take.
+        seconds: what a request may take; None for what is usual, or for a generation what its
+            tokens take at the speed of the machine, if that is more.
     """
 
     context_tokens: int
@@ -37,7 +42,22 @@ class Limits:
     documents: int
     spans: int
     passes: int
-    seconds: float
+    seconds: float | None
+
+    @property
+    def attribution_seconds(self) -> float:
+        """What an attribution may take."""
+        return USUAL_SECONDS if self.seconds is None else self.seconds
+
+    def generation_seconds(self, alone: float) -> float:
+        """What a generation may take.
+
+        Args:
+            alone: what it takes with the machine to itself, about.
+        """
+        if self.seconds is not None:
+            return self.seconds
+        return max(USUAL_SECONDS, _COMPANY * alone)
 
     def check_new_tokens(self, count: int | None) -> None:
         """Raises: InputError: more new tokens are asked for than there may be."""
@@ -94,8 +114,12 @@ class Limits:
                 f"there are {count} spans, the limit here is {self.spans}", param="spans"
             )
 
-    def check_cost(self, question: Question, num_sources: int, num_spans: int) -> None:
-        """Raises: InputError: the question takes too many passes over the model."""
+    def check_cost(self, question: Question, num_sources: int, num_spans: int) -> int:
+        """How many passes over the model a question takes at the most.
+
+        Raises:
+            InputError: there may not be so many.
+        """
         passes = METHODS[question.method].passes(num_sources)
         count = passes.forward + num_spans * (passes.forward_per_span + passes.backward_per_span)
         what, param = question.method, "method"
@@ -110,3 +134,4 @@ class Limits:
                 f"and {num_spans} spans, the limit here is {self.passes}",
                 param=param,
             )
+        return count

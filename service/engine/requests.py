@@ -79,14 +79,18 @@ class EngineLoad:
 
     Attributes:
         in_progress: requests let in and not finished.
-        generating: sequences in the batch or waiting for it.
+        generating: generations that are being written.
+        generations_waiting: generations that wait for room in the cache.
         cache_used: share of the key-value cache that these may take at most.
         attributions_waiting: attributions that have not begun.
         score_bytes: memory of kept scores.
+        scoring_passes: passes over the model that attributions have taken so far.
     """
 
     in_progress: int
     generating: int
+    generations_waiting: int
     cache_used: float
     attributions_waiting: int
     score_bytes: int
+    scoring_passes: int

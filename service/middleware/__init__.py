@@ -15,7 +15,7 @@ from service.middleware.headers import SecurityHeaders
 from service.middleware.key import RequireKey
 from service.middleware.observe import REQUEST_ID_HEADER, Observe
 from service.security import ApiKeys, origins
-from service.settings import Settings
+from service.settings import USUAL_SECONDS, Settings
 
 __all__ = ["install"]
 
@@ -31,7 +31,9 @@ def install(
     Raises:
         ValueError: `cors_origins` names something that is no origin.
     """
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.request_seconds)
+    app.add_middleware(
+        BodyLimit, limit=settings.max_body_bytes, seconds=settings.request_seconds or USUAL_SECONDS
+    )
     app.add_middleware(Drain, lifecycle=lifecycle)
     if keys:
         app.add_middleware(RequireKey, keys=keys, open_metrics=settings.open_metrics)

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 
 from at2.tasks.spans import Document
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "deadline"]
 
 
 @dataclass(frozen=True)

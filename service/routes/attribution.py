@@ -7,12 +7,11 @@ from fastapi import APIRouter, Request
 from at2.evaluation import verify
 from at2.methods import Attribution
 from at2.tasks import Document
-from service.dependencies import EngineDep, MetricsDep, StoreDep, known
-from service.disconnect import unless_gone
-from service.engine import Question, Quote, Spans
+from service.dependencies import CallerDep, EngineDep, MetricsDep, StoreDep, known
+from service.disconnect import connected
+from service.engine import Question
 from service.errors import DOCUMENTED
 from service.logs import note
-from service.routes.generations import prompt_of
 from service.schemas import (
     AttributeReply,
     AttributeRequest,
@@ -21,6 +20,7 @@ from service.schemas import (
     Verification,
     VerifiedSource,
 )
+from service.translation import prompt_of, spans_of
 
 router = APIRouter(tags=["attribution"], responses=DOCUMENTED)
 
@@ -77,16 +77,6 @@ def _verification(found: verify.Verification) -> Verification:
     )
 
 
-def _spans(body: AttributeRequest) -> Spans:
-    if body.spans is not None:
-        return [(span.start, span.end) for span in body.spans]
-    if body.quote is not None:
-        return Quote(body.quote, body.occurrence)
-    if body.start is not None and body.end is not None:
-        return [(body.start, body.end)]
-    return body.split_by
-
-
 @router.post("/attribute", response_model_exclude_unset=True)
 async def attribute(
     body: AttributeRequest,
@@ -94,6 +84,7 @@ async def attribute(
     engine: EngineDep,
     store: StoreDep,
     metrics: MetricsDep,
+    caller: CallerDep,
 ) -> AttributeReply:
     """Rank the sources that the model used for spans of a response.
 
@@ -101,16 +92,17 @@ async def attribute(
     """
     method = body.method or engine.default_method
     question = Question(
-        _spans(body), method, body.estimator, body.source_type, body.top_k, body.verify
+        spans_of(body), method, body.estimator, body.source_type, body.top_k, body.verify
     )
     if body.id is not None:
         kept = await known(store, body.id)
         prompt = kept.generation.prompt
-        work = engine.attribute_generation(kept.generation, question)
+        work = engine.attribute_generation(kept.generation, question, caller)
     else:
         prompt = prompt_of(body)
-        work = engine.attribute_response(prompt, body.response or "", question)
-    findings = await unless_gone(request, work)
+        work = engine.attribute_response(prompt, body.response or "", question, caller)
+    async with connected(request.receive, caller):
+        findings = await work
     metrics.observe_attribution(method=method, seconds=findings.seconds)
     note(attribution_method=method, spans=len(findings.attributions))
     verifications: Sequence[verify.Verification | None] = findings.verifications or [None] * len(

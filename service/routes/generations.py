@@ -1,21 +1,18 @@
 """POST /generate, GET and DELETE /generations/{id}."""
 
-import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from at2.tasks import Document
-from service.dependencies import EngineDep, MetricsDep, StoreDep, known
-from service.disconnect import unless_gone
-from service.engine import Answer, Engine, Generating, Sampling
+from service.dependencies import CallerDep, EngineDep, GenerationsDep, StoreDep, known
+from service.disconnect import connected
+from service.engine import Answer, Sampling
 from service.errors import DOCUMENTED, UnknownGenerationError, event
+from service.generations import Writing
 from service.logs import note, note_text
-from service.metrics import Metrics
-from service.records import Prompt, RecordStore
 from service.schemas import (
-    AttributeRequest,
     Delta,
     Done,
     GenerateReply,
@@ -25,6 +22,7 @@ from service.schemas import (
     Usage,
 )
 from service.stream import EventStream
+from service.translation import prompt_of
 
 router = APIRouter(tags=["generation"], responses=DOCUMENTED)
 
@@ -43,17 +41,6 @@ _STREAM_DOCUMENTED: dict[int | str, dict[str, Any]] = {
         "content": {"text/event-stream": {"schema": _EVENT_SCHEMA}},
     }
 }
-
-
-def prompt_of(request: GenerateRequest | AttributeRequest) -> Prompt:
-    """The prompt of a request; a single context is one document without a title."""
-    documents = (
-        (Document(text=request.context),)
-        if request.context is not None
-        else tuple(Document(d.text, d.id, d.title) for d in request.documents or ())
-    )
-    messages = tuple((m.role, m.content) for m in request.messages)
-    return Prompt(documents, request.query or "", messages)
 
 
 def _reply(model: str, answer: Answer, expires: int | None) -> GenerateReply:
@@ -86,53 +73,19 @@ def _reply(model: str, answer: Answer, expires: int | None) -> GenerateReply:
     )
 
 
-class _Clock:
-    """Times one generation and tells the metrics."""
-
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._started = time.perf_counter()
-        self._first = True
-
-    def token(self) -> None:
-        """A piece of the response is there."""
-        if self._first:
-            self._first = False
-            self._metrics.observe_first_token(time.perf_counter() - self._started)
-
-    def done(self, reply: GenerateReply) -> None:
-        """The response is finished."""
-        usage = reply.usage.model_dump()
-        self._metrics.observe_generation(
-            seconds=time.perf_counter() - self._started,
-            finish_reason=reply.finish_reason,
-            **usage,
-        )
-        note(generation=reply.id, finish_reason=reply.finish_reason, **usage)
-        note_text(response=reply.response)
-
-
-async def _finish(
-    generating: Generating, engine: Engine, store: RecordStore, clock: _Clock
-) -> GenerateReply:
-    """Keep a finished generation and make the reply; its place is given up before it is sent."""
-    generating.close()
-    expires = await store.put(generating.answer.generation)
-    if expires is not None:  # nobody can ask about what is not kept
-        engine.prepare(generating.answer)
-    reply = _reply(engine.settings.model, generating.answer, expires)
-    clock.done(reply)
+def _finished(model: str, answer: Answer, expires: int | None) -> GenerateReply:
+    """The reply of a generation that has just been written."""
+    reply = _reply(model, answer, expires)
+    note(generation=reply.id, finish_reason=reply.finish_reason, **reply.usage.model_dump())
+    note_text(response=reply.response)
     return reply
 
 
-async def _events(
-    generating: Generating, engine: Engine, store: RecordStore, clock: _Clock
-) -> AsyncIterator[dict[str, Any]]:
+async def _events(writing: Writing, model: str) -> AsyncIterator[dict[str, Any]]:
     try:
-        async for text in generating:
-            clock.token()
+        async for text in writing:
             yield Delta(type="delta", text=text).model_dump()
-        generation = await _finish(generating, engine, store, clock)
+        generation = _finished(model, writing.answer, writing.expires)
         yield Done(type="done", generation=generation).model_dump()
     except Exception as error:  # the status is sent: it can only be told in the stream
         yield event(error)
@@ -140,7 +93,11 @@ async def _events(
 
 @router.post("/generate", responses=_STREAM_DOCUMENTED, response_model=GenerateReply)
 async def generate(
-    body: GenerateRequest, request: Request, engine: EngineDep, store: StoreDep, metrics: MetricsDep
+    body: GenerateRequest,
+    request: Request,
+    engine: EngineDep,
+    generations: GenerationsDep,
+    caller: CallerDep,
 ) -> GenerateReply | EventStream:
     """Answer a query from a context, and keep the answer for POST /attribute.
 
@@ -148,24 +105,16 @@ async def generate(
     texts joined are the response, then `{"type": "done", "generation": …}` with what the reply is
     without `stream`, then `[DONE]`.
     """
-    clock = _Clock(metrics)
     note_text(query=body.query or "")
     sampling = Sampling(body.max_new_tokens, body.temperature, body.top_p, body.seed)
-    generating = await unless_gone(
-        request,
-        engine.generate(prompt_of(body), body.source_type, sampling, streaming=body.stream),
-    )
-    if body.stream:
-
-        async def close() -> None:
-            generating.close()
-
-        return EventStream(_events(generating, engine, store, clock), close)
-    try:
-        await unless_gone(request, generating.finished())
-        return await _finish(generating, engine, store, clock)
-    finally:
-        generating.close()
+    model = engine.settings.model
+    async with connected(request.receive, caller):
+        writing = await generations.begin(prompt_of(body), body.source_type, sampling, caller)
+        if not body.stream:
+            with closing(writing):
+                answer = await caller.stay(writing.finished(), though_late=True)
+                return _finished(model, answer, writing.expires)
+    return EventStream(_events(writing, model), caller, writing.close)
 
 
 @router.get("/generations/{generation_id}")
@@ -177,8 +126,7 @@ async def get_generation(generation_id: str, engine: EngineDep, store: StoreDep)
 
 
 @router.delete("/generations/{generation_id}", status_code=204, response_class=Response)
-async def delete_generation(generation_id: str, engine: EngineDep, store: StoreDep) -> None:
+async def delete_generation(generation_id: str, generations: GenerationsDep) -> None:
     """Forget a generation and its scores."""
-    engine.forget(generation_id)
-    if not await store.delete(generation_id):
+    if not await generations.forget(generation_id):
         raise UnknownGenerationError(generation_id)

@@ -9,8 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from service.dependencies import EngineDep, StoreDep, known
-from service.disconnect import unless_gone
+from service.dependencies import CallerDep, EngineDep, StoreDep, known
+from service.disconnect import connected
 from service.engine import Question
 from service.errors import DOCUMENTED
 from service.page import INDEX, Asset, assets
@@ -80,6 +80,7 @@ async def export(
     request: Request,
     engine: EngineDep,
     store: StoreDep,
+    caller: CallerDep,
     source_type: SourceType | None = None,
     method: Method | None = None,
     estimator: str | None = None,
@@ -88,7 +89,8 @@ async def export(
     """The attribution of every statement as one HTML file that stands alone."""
     generation = (await known(store, generation_id)).generation
     question = Question("sentence", method or engine.default_method, estimator, source_type, top_k)
-    content = await unless_gone(request, engine.page_of_generation(generation, question))
+    async with connected(request.receive, caller):
+        content = await engine.page_of_generation(generation, question, caller)
     return HTMLResponse(
         content,
         headers={

@@ -83,8 +83,10 @@ def _limits(engine: Engine) -> Limits:
         max_documents=settings.max_documents,
         max_spans=settings.max_spans,
         max_passes=settings.max_passes,
-        max_requests=settings.max_requests,
-        request_seconds=settings.request_seconds,
+        max_requests=engine.admission.limit,
+        max_requests_per_key=engine.admission.of_one_caller,
+        max_long_attributions=engine.admission.of_many_passes,
+        request_seconds=engine.limits.attribution_seconds,
     )
 
 
