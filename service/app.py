@@ -64,7 +64,7 @@ def create_app(engine: Engine) -> FastAPI:
     errors.install(app)
     for module in (generations, attribution, status, page):
         app.include_router(module.router)
-    operation.equip(app, settings)
+    operation.equip(app, settings, lambda: engine.load.in_progress)
     app.state.metrics.watch(
         running=lambda: engine.load.generating,
         waiting=lambda: engine.load.attributions_waiting,
@@ -79,6 +79,7 @@ async def _sweep(engine: Engine, store: RecordStore) -> None:
         try:
             for generation_id in await store.sweep():
                 engine.forget(generation_id)
+                await asyncio.sleep(0)  # there may be many
         except StoreError as error:
             logger.error("expired generations stay: %s", error)
         await asyncio.sleep(_SWEEP_SECONDS)

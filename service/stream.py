@@ -25,7 +25,9 @@ _DONE = b"data: [DONE]\n\n"
 
 
 def event(value: Any) -> bytes:
-    """A JSON value as an event."""
+    """A JSON value as an event; bytes are JSON already."""
+    if isinstance(value, bytes):
+        return b"data: " + value + b"\n\n"
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return f"data: {text}\n\n".encode()
 
@@ -35,7 +37,8 @@ class EventStream(Response):
     soon as the client has gone away.
 
     Args:
-        events: JSON values. It answers for its own errors: one that gets here cuts the connection.
+        events: JSON values, or bytes that are JSON. It answers for its own errors: one that gets
+            here cuts the connection.
         close: called once, whatever happened.
     """
 

@@ -181,11 +181,15 @@ class Attributing:
     ) -> Findings:
         top_k = question.top_k
         spans = self._spans(attributor.task, question)
-        attributions = [attributor.attribute(start, end, top_k) for start, end in spans]
+        different = list(dict.fromkeys(spans))  # equal ones are answered once
+        places = [different.index(span) for span in spans]
+        attributions = [attributor.attribute(start, end, top_k) for start, end in different]
         verifications: Sequence[Verification] = ()
         if question.verify and spans and attributor.task.num_sources:
-            verifications = verify_spans(attributor, spans, top_k=top_k)
+            verifications = verify_spans(attributor, different, top_k=top_k)
+            verifications = [verifications[place] for place in places]
         seconds = time.perf_counter() - started
+        attributions = [attributions[place] for place in places]
         return Findings(attributions, verifications, estimator, seconds)
 
     def _spans(self, task: AttributionTask, question: Question) -> list[CharRange]:
@@ -202,7 +206,8 @@ class Attributing:
             found = list(spans)
         for start, end in found:
             task.target_span(start, end)
-        self._limits.check_cost(question, task.num_sources, len(found))
+        self._limits.check_reply(question, task, found)
+        self._limits.check_cost(question, task.num_sources, len(set(found)))
         return found
 
     async def _pass(self, work: Callable[[], T]) -> T:

@@ -1,13 +1,16 @@
 """POST /generate, GET and DELETE /generations/{id}."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 
 from at2.tasks import Document
-from service.dependencies import EngineDep, MetricsDep, StoreDep, known
+from service.body import JsonRoute
+from service.dependencies import EngineDep, MetricsDep, OwnerDep, StoreDep, known
 from service.disconnect import unless_gone
 from service.engine import Answer, Engine, Generating, Sampling
 from service.errors import DOCUMENTED, UnknownGenerationError, event
@@ -16,8 +19,8 @@ from service.metrics import Metrics
 from service.records import Prompt, RecordStore
 from service.schemas import (
     AttributeRequest,
+    DeletionReply,
     Delta,
-    Done,
     GenerateReply,
     GenerateRequest,
     Source,
@@ -26,7 +29,7 @@ from service.schemas import (
 )
 from service.stream import EventStream
 
-router = APIRouter(tags=["generation"], responses=DOCUMENTED)
+router = APIRouter(tags=["generation"], responses=DOCUMENTED, route_class=JsonRoute)
 
 _EVENT_SCHEMA = {  # of one event: before OpenAPI 3.2 there is no way to say so
     "type": "object",
@@ -86,6 +89,16 @@ def _reply(model: str, answer: Answer, expires: int | None) -> GenerateReply:
     )
 
 
+async def _encoded(model: str, answer: Answer, expires: int | None) -> tuple[GenerateReply, bytes]:
+    """A reply, and the same as JSON; made in another thread, as it may have megabytes."""
+
+    def work() -> tuple[GenerateReply, bytes]:
+        reply = _reply(model, answer, expires)
+        return reply, reply.model_dump_json().encode()
+
+    return await asyncio.to_thread(work)
+
+
 class _Clock:
     """Times one generation and tells the metrics."""
 
@@ -113,35 +126,40 @@ class _Clock:
 
 
 async def _finish(
-    generating: Generating, engine: Engine, store: RecordStore, clock: _Clock
-) -> GenerateReply:
+    generating: Generating, engine: Engine, store: RecordStore, owner: str, clock: _Clock
+) -> bytes:
     """Keep a finished generation and make the reply; its place is given up before it is sent."""
     generating.close()
-    expires = await store.put(generating.answer.generation)
+    expires = await store.put(generating.answer.generation, owner)
     if expires is not None:  # nobody can ask about what is not kept
         engine.prepare(generating.answer)
-    reply = _reply(engine.settings.model, generating.answer, expires)
+    reply, content = await _encoded(engine.settings.model, generating.answer, expires)
     clock.done(reply)
-    return reply
+    return content
 
 
 async def _events(
-    generating: Generating, engine: Engine, store: RecordStore, clock: _Clock
-) -> AsyncIterator[dict[str, Any]]:
+    generating: Generating, engine: Engine, store: RecordStore, owner: str, clock: _Clock
+) -> AsyncIterator[dict[str, Any] | bytes]:
     try:
         async for text in generating:
             clock.token()
             yield Delta(type="delta", text=text).model_dump()
-        generation = await _finish(generating, engine, store, clock)
-        yield Done(type="done", generation=generation).model_dump()
+        generation = await _finish(generating, engine, store, owner, clock)
+        yield b'{"type":"done","generation":' + generation + b"}"  # see `Done`
     except Exception as error:  # the status is sent: it can only be told in the stream
         yield event(error)
 
 
 @router.post("/generate", responses=_STREAM_DOCUMENTED, response_model=GenerateReply)
 async def generate(
-    body: GenerateRequest, request: Request, engine: EngineDep, store: StoreDep, metrics: MetricsDep
-) -> GenerateReply | EventStream:
+    body: GenerateRequest,
+    request: Request,
+    engine: EngineDep,
+    store: StoreDep,
+    metrics: MetricsDep,
+    owner: OwnerDep,
+) -> Response:
     """Answer a query from a context, and keep the answer for POST /attribute.
 
     With `stream`, the reply is `text/event-stream`: events `{"type": "delta", "text": …}`, whose
@@ -160,25 +178,48 @@ async def generate(
         async def close() -> None:
             generating.close()
 
-        return EventStream(_events(generating, engine, store, clock), close)
+        return EventStream(_events(generating, engine, store, owner, clock), close)
     try:
         await unless_gone(request, generating.finished())
-        return await _finish(generating, engine, store, clock)
+        content = await _finish(generating, engine, store, owner, clock)
+        return Response(content, media_type="application/json")
     finally:
         generating.close()
 
 
-@router.get("/generations/{generation_id}")
-async def get_generation(generation_id: str, engine: EngineDep, store: StoreDep) -> GenerateReply:
+@router.get("/generations/{generation_id}", response_model=GenerateReply)
+async def get_generation(
+    generation_id: str, engine: EngineDep, store: StoreDep, owner: OwnerDep
+) -> Response:
     """The reply of an earlier POST /generate."""
-    kept = await known(store, generation_id)
+    kept = await known(store, generation_id, owner)
     answer = await engine.answer(kept.generation)
-    return _reply(engine.settings.model, answer, kept.expires)
+    _, content = await _encoded(engine.settings.model, answer, kept.expires)
+    return Response(content, media_type="application/json")
 
 
-@router.delete("/generations/{generation_id}", status_code=204, response_class=Response)
-async def delete_generation(generation_id: str, engine: EngineDep, store: StoreDep) -> None:
+_DELETED_DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    202: {
+        "model": DeletionReply,
+        "description": "It is forgotten, but its text is still in the store's file, which another "
+        "process reads: it goes as soon as that has ended.",
+    }
+}
+
+
+@router.delete(
+    "/generations/{generation_id}",
+    status_code=204,
+    response_class=Response,
+    responses=_DELETED_DOCUMENTED,
+)
+async def delete_generation(
+    generation_id: str, engine: EngineDep, store: StoreDep, owner: OwnerDep
+) -> Response:
     """Forget a generation and its scores."""
-    engine.forget(generation_id)
-    if not await store.delete(generation_id):
+    if not await store.delete(generation_id, owner):
         raise UnknownGenerationError(generation_id)
+    engine.forget(generation_id)
+    if store.erased:
+        return Response(status_code=204)
+    return JSONResponse(DeletionReply(id=generation_id, erased=False).model_dump(), 202)
