@@ -51,17 +51,20 @@ class Generations:
             clock.aborted(error)
             raise
         clock.prompt_tokens = generating.prompt_tokens
-        return Writing(generating, self._engine, self._store, clock)
+        return Writing(generating, self._engine, self._store, clock, caller.name)
 
-    async def forget(self, generation_id: str) -> bool:
-        """Forget a generation and its scores; whether there was one."""
+    async def forget(self, generation_id: str, owner: str) -> bool:
+        """Forget a generation of an owner and its scores; whether there was one."""
+        if not await self._store.delete(generation_id, owner):
+            return False
         self._engine.forget(generation_id)
-        return await self._store.delete(generation_id)
+        return True
 
     async def sweep(self) -> None:
         """Forget what has expired, from the store and from memory."""
         for generation_id in await self._store.sweep():
             self._engine.forget(generation_id)
+            await asyncio.sleep(0)  # there may be many
 
 
 class Writing:
@@ -72,15 +75,22 @@ class Writing:
         engine: prepares its scores.
         store: keeps it.
         clock: times it.
+        owner: whose record it will be.
     """
 
     def __init__(
-        self, generating: Generating, engine: Engine, store: RecordStore, clock: "_Clock"
+        self,
+        generating: Generating,
+        engine: Engine,
+        store: RecordStore,
+        clock: "_Clock",
+        owner: str,
     ) -> None:
         self._generating = generating
         self._engine = engine
         self._store = store
         self._clock = clock
+        self._owner = owner
         self.expires: int | None = None
 
     async def __aiter__(self) -> AsyncIterator[str]:
@@ -90,7 +100,7 @@ class Writing:
             self._generating.close()
             answer = self._generating.answer
             self._clock.done(answer.generation.finish_reason)
-            self.expires = await self._store.put(answer.generation)
+            self.expires = await self._store.put(answer.generation, self._owner)
         except BaseException as error:
             self._clock.aborted(error)
             raise

@@ -1,6 +1,6 @@
 """What goes over the wire. Characters are Unicode code points; ranges are half-open."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -30,6 +30,9 @@ DEFAULT_TOP_K = 8
 MAX_DOCUMENT_ID = 256
 """Characters: every source of a document repeats its id."""
 
+MAX_ITEMS = 10_000
+"""Of any list in a request; what a server's settings allow is less."""
+
 
 def _encodable(value: str) -> str:
     try:
@@ -50,9 +53,15 @@ _DocumentId = Annotated[
     str, StringConstraints(max_length=MAX_DOCUMENT_ID), AfterValidator(_encodable)
 ]
 
+T = TypeVar("T")
+
+_List = Annotated[list[T], Field(max_length=MAX_ITEMS, fail_fast=True)]
+"""One that is read no further than to the first item that is wrong."""
+
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # strict: true, "1" and 1.0 are no integers
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Document(_Request):
@@ -74,11 +83,11 @@ class Message(_Request):
 
 class _Prompt(_Request):
     context: _NonBlank | None = Field(default=None, description="The context, if it is one text.")
-    documents: list[Document] | None = Field(
+    documents: _List[Document] | None = Field(
         None, min_length=1, description="The context, if it is several texts."
     )
     query: _NonBlank | None = None
-    messages: list[Message] = Field(default=[], description="Earlier turns, oldest first.")
+    messages: _List[Message] = Field(default=[], description="Earlier turns, oldest first.")
 
     def _check_context(self) -> None:
         if (self.context is None) == (self.documents is None):
@@ -144,7 +153,8 @@ class GenerateReply(BaseModel):
     model: str
     created: int = Field(description="Seconds since 1970.")
     expires: int | None = Field(
-        description="When the server forgets it, at the latest; null if it keeps nothing."
+        description="When the server forgets it, at the latest; null if it is not kept, "
+        "because nothing is or because it could not be written."
     )
     response: str
     finish_reason: Literal["stop", "length", "deadline"] = Field(
@@ -153,6 +163,13 @@ class GenerateReply(BaseModel):
     usage: Usage
     sources: list[Source]
     statements: list[Statement]
+
+
+class DeletionReply(BaseModel):
+    """A generation that is forgotten before its text is gone from the disk."""
+
+    id: str
+    erased: Literal[False] = Field(description="Whether its text is gone from the disk.")
 
 
 class PromptReply(BaseModel):
@@ -194,7 +211,7 @@ class AttributeRequest(_Prompt):
     )
     start: int | None = Field(default=None, ge=0, description="Start of one span of the response.")
     end: int | None = Field(default=None, ge=1, description="End of one span of the response.")
-    spans: list[Span] | None = Field(
+    spans: _List[Span] | None = Field(
         default=None, min_length=1, description="Several spans; see /info for how many."
     )
     quote: _NonEmpty | None = Field(

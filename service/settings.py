@@ -69,9 +69,14 @@ class Settings(BaseSettings):
         description="The most tokens of prompt and response, whatever the model's configuration "
         "says; by default what that names.",
     )
-    max_documents: int = Field(default=1000, ge=1, description="The most documents in one request.")
+    max_documents: int = Field(
+        default=1000, ge=1, le=10_000, description="The most documents in one request."
+    )
     max_spans: int = Field(
-        default=256, ge=1, description="The most spans that one request may have attributed."
+        default=256,
+        ge=1,
+        le=10_000,
+        description="The most spans that one request may have attributed.",
     )
     max_passes: int = Field(
         default=1024,
@@ -142,18 +147,47 @@ class Settings(BaseSettings):
         "machine can read them.",
     )
     api_keys_file: Path | None = Field(
-        default=None, description="File of such keys, one a line; lines from `#` on are comments."
+        default=None,
+        description="File of such keys, one a line; lines from `#` on are comments. It is read "
+        "again when it changes.",
     )
     allow_no_key: bool = Field(
         default=False,
         description="Listen on other addresses than this machine's own although no key is set.",
+    )
+    trusted_hosts: str | None = Field(
+        default=None,
+        description="Names by which the server is called beside its own addresses, separated by "
+        "commas; `*.example.org` and `*` are taken. With keys, any name is, unless this is set.",
     )
     cors_origins: str | None = Field(
         default=None,
         description="Origins whose pages may call from a browser, separated by commas, or `*`.",
     )
     max_body_bytes: int = Field(
-        default=16_777_216, ge=1024, description="The largest request body; a larger one gets 413."
+        default=4_194_304, ge=1024, description="The largest request body; a larger one gets 413."
+    )
+    max_connections: int = Field(
+        default=1024,
+        ge=1,
+        le=65_536,
+        description="Connections at once; beyond, and beyond half of the files that the process "
+        "may open, those that have sent no whole request are closed.",
+    )
+    header_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=_DAY,
+        allow_inf_nan=False,
+        description="How long a client may take to send a request's headers, or stand still in "
+        "the middle of its body.",
+    )
+    write_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        le=_DAY,
+        allow_inf_nan=False,
+        description="A client that has read less than a kilobyte a second for so long is cut off.",
     )
     shutdown_seconds: float = Field(
         default=30.0,

@@ -26,7 +26,9 @@ _DONE = b"data: [DONE]\n\n"
 
 
 def event(value: Any) -> bytes:
-    """A JSON value as an event."""
+    """A JSON value as an event; bytes are JSON already."""
+    if isinstance(value, bytes):
+        return b"data: " + value + b"\n\n"
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return f"data: {text}\n\n".encode()
 
@@ -36,7 +38,8 @@ class EventStream(Response):
     soon as the client has gone away.
 
     Args:
-        events: JSON values. It answers for its own errors: one that gets here cuts the connection.
+        events: JSON values, or bytes that are JSON. It answers for its own errors: one that gets
+            here cuts the connection.
         caller: who waits for them.
         close: called once, whatever happened.
     """

@@ -252,7 +252,8 @@ class Attributing:
             found = list(spans)
         for start, end in found:
             task.target_span(start, end)
-        return found, self._limits.check_cost(question, task.num_sources, len(found))
+        self._limits.check_reply(question, task, found)
+        return found, self._limits.check_cost(question, task.num_sources, len(set(found)))
 
     # -- on the worker's thread ----------------------------------------------------------------
 
@@ -269,11 +270,14 @@ class Attributing:
         self, plan: _Plan, attributor: Attributor, question: Question, key: ScoreKey
     ) -> Findings:
         started = time.perf_counter()
-        top_k, spans = question.top_k, plan.spans
-        attributions = [attributor.attribute(start, end, top_k) for start, end in spans]
+        top_k, different = question.top_k, list(dict.fromkeys(plan.spans))
+        places = {span: place for place, span in enumerate(different)}  # equal ones answered once
+        attributions = [attributor.attribute(start, end, top_k) for start, end in different]
         verifications: Sequence[Verification] = ()
-        if question.verify and spans and attributor.task.num_sources:
-            verifications = verify_spans(attributor, spans, top_k=top_k)
+        if question.verify and different and attributor.task.num_sources:
+            verifications = verify_spans(attributor, different, top_k=top_k)
+            verifications = [verifications[places[span]] for span in plan.spans]
+        attributions = [attributions[places[span]] for span in plan.spans]
         seconds = time.perf_counter() - started
         return Findings(attributions, verifications, key.estimator or None, seconds)
 

@@ -29,6 +29,7 @@ from service.engine.batching import Batcher, TokenStream
 from service.engine.generating import Generating
 from service.engine.limits import Limits
 from service.engine.loading import load
+from service.engine.memory import check_cache
 from service.engine.one_by_one import OneByOne
 from service.engine.requests import Answer, EngineLoad, Findings, Question
 from service.engine.room import Room
@@ -73,6 +74,7 @@ class Engine:
         self._loaded = loaded = load(settings)
         device = loaded.model.device.type
         cache_tokens = settings.cache_tokens or CACHE_TOKENS.get(device, CACHE_TOKENS["cuda"])
+        check_cache(loaded.model, cache_tokens)
         try:
             self._batcher: Batcher | OneByOne = Batcher(
                 same_weights(loaded.model), sorted(loaded.end_ids), cache_tokens

@@ -3,12 +3,15 @@
 Every message names what was asked and the limit. Knows requests and counts; nothing of models.
 """
 
-from collections.abc import Iterable
+import heapq
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from at2.errors import InputError, PromptTooLongError
 from at2.methods import METHODS
+from at2.tasks import AttributionTask
+from at2.text.alignment import CharRange
 from service.engine.requests import Question
 from service.records import Prompt
 from service.settings import USUAL_SECONDS
@@ -21,6 +24,12 @@ _PIECE = 65_536
 
 _CUT_TOKENS = 64
 """How many tokens more a text may have for being cut in two: those around the cut."""
+
+MOST_RANKED = 20_000
+"""Sources in one reply, counted once for each span: a few megabytes."""
+
+MOST_CHARACTERS = 8_000_000
+"""Characters of spans and sources in one reply; each span repeats its own."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,30 @@ class Limits:
         if count > self.spans:
             raise InputError(
                 f"there are {count} spans, the limit here is {self.spans}", param="spans"
+            )
+
+    def check_reply(
+        self, question: Question, task: AttributionTask, spans: Sequence[CharRange]
+    ) -> None:
+        """Raises: InputError: the reply would have too many sources, or too much of their text."""
+        sources = min(question.top_k, task.num_sources)
+        if len(spans) * sources > MOST_RANKED:
+            raise InputError(
+                f"{len(spans)} spans with {sources} sources each are {len(spans) * sources}, "
+                f"the limit here is {MOST_RANKED} in one reply: ask for fewer spans, or a smaller "
+                "top_k",
+                param="top_k",
+            )
+        longest = heapq.nlargest(
+            sources, (source.end - source.start for source in task.source_spans)
+        )
+        characters = len(spans) * sum(longest) + 2 * sum(end - start for start, end in spans)
+        if characters > MOST_CHARACTERS:
+            raise InputError(
+                f"{len(spans)} spans with the text of {sources} sources each have up to "
+                f"{characters} characters, the limit here is {MOST_CHARACTERS} in one reply: ask "
+                "for fewer spans, or a smaller top_k",
+                param="top_k",
             )
 
     def check_cost(self, question: Question, num_sources: int, num_spans: int) -> int:

@@ -1,20 +1,30 @@
 """POST /generate, GET and DELETE /generations/{id}."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import closing
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 
-from service.dependencies import CallerDep, EngineDep, GenerationsDep, StoreDep, known
+from service.body import JsonRoute
+from service.dependencies import (
+    CallerDep,
+    EngineDep,
+    GenerationsDep,
+    OwnerDep,
+    StoreDep,
+    known,
+)
 from service.disconnect import connected
 from service.engine import Answer, Sampling
 from service.errors import DOCUMENTED, UnknownGenerationError, event
 from service.generations import Writing
 from service.logs import note, note_text
 from service.schemas import (
+    DeletionReply,
     Delta,
-    Done,
     GenerateReply,
     GenerateRequest,
     Source,
@@ -24,7 +34,7 @@ from service.schemas import (
 from service.stream import EventStream
 from service.translation import prompt_of
 
-router = APIRouter(tags=["generation"], responses=DOCUMENTED)
+router = APIRouter(tags=["generation"], responses=DOCUMENTED, route_class=JsonRoute)
 
 _EVENT_SCHEMA = {  # of one event: before OpenAPI 3.2 there is no way to say so
     "type": "object",
@@ -73,20 +83,30 @@ def _reply(model: str, answer: Answer, expires: int | None) -> GenerateReply:
     )
 
 
-def _finished(model: str, answer: Answer, expires: int | None) -> GenerateReply:
-    """The reply of a generation that has just been written."""
-    reply = _reply(model, answer, expires)
+async def _encoded(model: str, answer: Answer, expires: int | None) -> tuple[GenerateReply, bytes]:
+    """A reply, and the same as JSON; made in another thread, as it may have megabytes."""
+
+    def work() -> tuple[GenerateReply, bytes]:
+        reply = _reply(model, answer, expires)
+        return reply, reply.model_dump_json().encode()
+
+    return await asyncio.to_thread(work)
+
+
+async def _finished(model: str, answer: Answer, expires: int | None) -> bytes:
+    """The reply of a generation that has just been written, as JSON."""
+    reply, content = await _encoded(model, answer, expires)
     note(generation=reply.id, finish_reason=reply.finish_reason, **reply.usage.model_dump())
     note_text(response=reply.response)
-    return reply
+    return content
 
 
-async def _events(writing: Writing, model: str) -> AsyncIterator[dict[str, Any]]:
+async def _events(writing: Writing, model: str) -> AsyncIterator[dict[str, Any] | bytes]:
     try:
         async for text in writing:
             yield Delta(type="delta", text=text).model_dump()
-        generation = _finished(model, writing.answer, writing.expires)
-        yield Done(type="done", generation=generation).model_dump()
+        generation = await _finished(model, writing.answer, writing.expires)
+        yield b'{"type":"done","generation":' + generation + b"}"  # see `Done`
     except Exception as error:  # the status is sent: it can only be told in the stream
         yield event(error)
 
@@ -98,7 +118,7 @@ async def generate(
     engine: EngineDep,
     generations: GenerationsDep,
     caller: CallerDep,
-) -> GenerateReply | EventStream:
+) -> Response:
     """Answer a query from a context, and keep the answer for POST /attribute.
 
     With `stream`, the reply is `text/event-stream`: events `{"type": "delta", "text": …}`, whose
@@ -113,20 +133,43 @@ async def generate(
         if not body.stream:
             with closing(writing):
                 answer = await caller.stay(writing.finished(), though_late=True)
-                return _finished(model, answer, writing.expires)
+                content = await _finished(model, answer, writing.expires)
+                return Response(content, media_type="application/json")
     return EventStream(_events(writing, model), caller, writing.close)
 
 
-@router.get("/generations/{generation_id}")
-async def get_generation(generation_id: str, engine: EngineDep, store: StoreDep) -> GenerateReply:
+@router.get("/generations/{generation_id}", response_model=GenerateReply)
+async def get_generation(
+    generation_id: str, engine: EngineDep, store: StoreDep, owner: OwnerDep
+) -> Response:
     """The reply of an earlier POST /generate."""
-    kept = await known(store, generation_id)
+    kept = await known(store, generation_id, owner)
     answer = await engine.answer(kept.generation)
-    return _reply(engine.settings.model, answer, kept.expires)
+    _, content = await _encoded(engine.settings.model, answer, kept.expires)
+    return Response(content, media_type="application/json")
 
 
-@router.delete("/generations/{generation_id}", status_code=204, response_class=Response)
-async def delete_generation(generation_id: str, generations: GenerationsDep) -> None:
+_DELETED_DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    202: {
+        "model": DeletionReply,
+        "description": "It is forgotten, but its text is still in the store's file, which another "
+        "process reads: it goes as soon as that has ended.",
+    }
+}
+
+
+@router.delete(
+    "/generations/{generation_id}",
+    status_code=204,
+    response_class=Response,
+    responses=_DELETED_DOCUMENTED,
+)
+async def delete_generation(
+    generation_id: str, generations: GenerationsDep, store: StoreDep, owner: OwnerDep
+) -> Response:
     """Forget a generation and its scores."""
-    if not await generations.forget(generation_id):
+    if not await generations.forget(generation_id, owner):
         raise UnknownGenerationError(generation_id)
+    if store.erased:
+        return Response(status_code=204)
+    return JSONResponse(DeletionReply(id=generation_id, erased=False).model_dump(), 202)

@@ -6,7 +6,8 @@ import logging
 import re
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ def test_each_request_leaves_one_line_of_json(
     assert (line["method"], line["route"], line["status"]) == ("POST", "/echo/{name}", 200)
     assert line["size"] == len(SECRET)  # what the route noted
     assert line["duration_ms"] >= 0
+    assert line["client"] == "127.0.0.1"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
     assert "gen-17" not in log.getvalue()
 
@@ -169,6 +171,43 @@ def test_by_default_a_terminal_gets_text_and_a_collector_json(
     logging.getLogger("transformers").info("chatter")
     assert stream.getvalue().count("\n") == 1
     assert stream.getvalue().startswith("{") is is_json
+
+
+def test_what_repeats_is_written_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    once = logs.OncePerMinute(60.0)
+
+    def written(
+        message: str, *values: object, level: int = logging.WARNING
+    ) -> dict[str, Any] | None:
+        record = logging.LogRecord("at2", level, "", 0, message, values, None)
+        return getattr(record, "facts", {}) if once.filter(record) else None
+
+    assert written("lost %s", 1) == {} and written("lost %s", 2) is None
+    assert written("found %s", 1) == {}
+    assert [written("request", level=logging.INFO) for _ in range(3)] == [{}] * 3
+    now += 59
+    assert written("lost %s", 3) is None
+    now += 1
+    assert written("lost %s", 4) == {"left_out": 2}
+    assert written("lost %s", 5) is None
+    now += 61
+    assert written("lost %s", 6) == {"left_out": 1}
+
+
+def test_different_stacks_are_different_errors() -> None:
+    once = logs.OncePerMinute()
+
+    def written(raising: Callable[[], object]) -> bool:
+        try:
+            raising()
+        except Exception as error:
+            exc_info = (type(error), error, error.__traceback__)
+        return once.filter(logging.LogRecord("at2", 40, "", 0, "unexpected", (), exc_info))
+
+    first, second = (lambda: {}[1]), (lambda: [][1])
+    assert [written(raising) for raising in (first, second, first)] == [True, True, False]
 
 
 # -- metrics -------------------------------------------------------------------------------------
