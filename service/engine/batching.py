@@ -10,11 +10,12 @@ is failed by a supervisor, which starts another one where memory was the cause.
 """
 
 import asyncio
+import functools
 import itertools
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
@@ -29,6 +30,8 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 )
 
 from at2.errors import is_out_of_memory
+from at2.model.paged import PackedPiece, PackedStep, ScoreRecorder
+from at2.model.weighing import Weighings
 from service.engine.sampling import Draw, Sampling, choose, number_at
 from service.engine.threads import adapt_threads
 from service.failures import EngineDownError, NoMemoryError, ServerFailure
@@ -74,13 +77,20 @@ class TokenStream:
     finished. `close` ends it early and frees its place in the batch.
     """
 
-    def __init__(self, batcher: "Batcher", request_id: str, tokens: int) -> None:
+    def __init__(
+        self,
+        batcher: "Batcher",
+        request_id: str,
+        tokens: int,
+        recorder: ScoreRecorder | None = None,
+    ) -> None:
         self._batcher = batcher
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[list[int] | ServerFailure | None] = asyncio.Queue()
         self._given = 0
         self.request_id = request_id
         self.tokens = tokens
+        self.recorder = recorder
 
     def receive(self, output: Any) -> None:
         """Take what the loop reports: all ids so far, and whether that was the end."""
@@ -127,16 +137,23 @@ class Batcher:
             passes have no gradients.
         end_ids: the ids that end a response.
         cache_tokens: tokens that all running sequences share.
+        weighings: what attention is weighed by where a request has a recorder of scores.
 
     Raises:
         ValueError: the model cannot be batched.
     """
 
-    def __init__(self, model: Any, end_ids: Sequence[int], cache_tokens: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        end_ids: Sequence[int],
+        cache_tokens: int,
+        weighings: Weighings | None = None,
+    ) -> None:
         self._model = model
+        self._weighings = weighings
         adapt_threads(model)
-        # The loop runs it without gradients; without tensors' version counters it is 6 % faster.
-        model.forward = torch.inference_mode()(model.forward)
+        model.forward = self._in_steps(model.forward)
         self._end_ids = sorted(end_ids)
         self._blocks = max(2, -(-cache_tokens // _PAGE_TOKENS))
         self._streams: dict[str, TokenStream] = {}
@@ -175,6 +192,38 @@ class Batcher:
         )
         manager.logit_processor = _sampler_list()
         return manager
+
+    def _in_steps(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """The model's pass within a `PackedStep` that knows whose the packed tokens are."""
+
+        # The loop runs it without gradients; without tensors' version counters it is 6 % faster.
+        @functools.wraps(forward)
+        @torch.inference_mode()
+        def step(*args: Any, **kwargs: Any) -> Any:
+            key_bounds = kwargs.get("cu_seq_lens_k")
+            if not isinstance(key_bounds, dict):
+                return forward(*args, **kwargs)
+            packed = PackedStep(
+                self._pieces(),
+                [bounds.tolist() for bounds in key_bounds.values()],
+                self._weighings,
+                split=self._model.device.type == "cpu",
+            )
+            with packed.active():
+                return forward(*args, **kwargs)
+
+        return step
+
+    def _pieces(self) -> list[PackedPiece]:
+        """What the sequences of the step that runs now add."""
+        pieces = []
+        for request in self._manager.batch_processor.inputs_and_outputs.requests_in_batch:
+            state, length = request.state, request.query_length
+            stream = self._streams.get(state.request_id)
+            recorder = None if stream is None else stream.recorder
+            start = state.position_offset - length  # it has been moved on already
+            pieces.append(PackedPiece(start, length, request.has_new_token, recorder))
+        return pieces
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -267,6 +316,7 @@ class Batcher:
         seed: int,
         *,
         streaming: bool,
+        recorder: ScoreRecorder | None = None,
     ) -> TokenStream:
         """Begin a response; call it on the event loop.
 
@@ -276,6 +326,7 @@ class Batcher:
             sampling: how to choose them.
             seed: for draws.
             streaming: report every id as it is made, not all at the end.
+            recorder: takes the scores of the response as it is written.
 
         Raises:
             EngineDownError: the loop does not run.
@@ -287,7 +338,7 @@ class Batcher:
         if not self.alive:
             raise EngineDownError()
         manager = self._manager
-        stream = TokenStream(self, f"r{next(self._numbers)}", tokens)
+        stream = TokenStream(self, f"r{next(self._numbers)}", tokens, recorder)
         with self._lock:
             self._streams[stream.request_id] = stream
         manager.register_result_handler(stream.request_id, stream.receive)
