@@ -19,15 +19,13 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from at2.model.attention import TokenRange
 from at2.model.capture import DEFAULT_ROW_BYTES, AttentionCall
-from at2.model.weighing import TokenScores, Weighings
+from at2.model.weighing import TokenRange, TokenScores, Weighings
 
 _CHANGE_WEIGHTS = ("softcap", "s_aux", "position_bias")
 """Arguments that change attention weights in ways that the rows here do not follow."""
@@ -43,50 +41,55 @@ class ScoreRecorder:
     cache comes back with its response as a part of its prompt.
 
     Args:
+        weighings: what attention is weighed by.
         columns: the tokens that are scored, as positions in prompt and response.
-        baseline: positions of the prompt whose rows are averaged beside; may be empty.
+        query: positions of the prompt whose rows are averaged for contrasts; may be empty.
     """
 
-    def __init__(self, columns: TokenRange, baseline: TokenRange = (0, 0)) -> None:
+    def __init__(
+        self, weighings: Weighings, columns: TokenRange, query: TokenRange = (0, 0)
+    ) -> None:
+        self.weighings = weighings
         self.columns = columns
-        self.baseline = baseline
-        self._names: tuple[str, ...] = ()
+        self.query = query if weighings.contrasted else (0, 0)
+        self._asked = query
         self._rows: dict[int, Tensor] = {}
-        self._baseline_sum: Tensor | None = None
-        self._baseline_end = baseline[0]  # the rows before it are in the sum
+        self._query_sum: Tensor | None = None
+        self._query_end = query[0]  # the rows before it are in the sum
 
     def missing(self, start: int, end: int) -> TokenRange | None:
-        """Which of the positions `[start, end)` are missing in the baseline's mean."""
-        first, last = max(start, self._baseline_end), min(end, self.baseline[1])
+        """Which of the positions `[start, end)` are missing in the query's mean."""
+        first, last = max(start, self._query_end), min(end, self.query[1])
         # After a gap (positions that were found in the cache) the mean stays short of rows.
-        return (first, last) if first == self._baseline_end and first < last else None
+        return (first, last) if first == self._query_end and first < last else None
 
-    def take_row(self, names: tuple[str, ...], position: int, row: Tensor) -> None:
+    def take_row(self, position: int, row: Tensor) -> None:
         """Keep the row [weighings, columns] of the query at a position."""
-        self._names = names
         self._rows[position] = row
 
-    def take_baseline(self, positions: TokenRange, total: Tensor) -> None:
+    def take_query(self, positions: TokenRange, total: Tensor) -> None:
         """Add the sum [weighings, columns] of rows that were missing."""
-        before = self._baseline_sum
-        self._baseline_sum = total if before is None else before + total
-        self._baseline_end = positions[1]
+        before = self._query_sum
+        self._query_sum = total if before is None else before + total
+        self._query_end = positions[1]
 
     def scores(self, target_range: TokenRange) -> TokenScores | None:
-        """What was taken for these tokens of the response; None if there are none or any of it is
-        missing."""
+        """What was taken for these tokens of the response; None if there are none or a row is
+        missing. Without all rows of the query there are no contrasts."""
         start, end = target_range
-        first, last = self.baseline
         found = [row for p in range(start - 1, end - 1) if (row := self._rows.get(p)) is not None]
-        if not found or len(found) < end - start or self._baseline_end < last:
+        if not found or len(found) < end - start:
             return None
-        mean = None if self._baseline_sum is None else self._baseline_sum / (last - first)
+        mean = None
+        if self._query_sum is not None and self._query_end == self.query[1]:
+            mean = (self._query_sum / (self.query[1] - self.query[0])).cpu().numpy()
         return TokenScores(
-            self._names,
-            torch.stack(found, dim=1).cpu().numpy().astype(np.float32),
+            self.weighings.by_name,
+            torch.stack(found, dim=1).cpu().numpy(),
             self.columns[0],
             start,
-            None if mean is None else mean.cpu().numpy().astype(np.float32),
+            self._asked,
+            mean,
         )
 
 
@@ -120,14 +123,14 @@ class _Sum:
         piece: the number of their piece.
         recorder: who gets the sum.
         positions: of the queries in their sequence.
-        baseline: whether they are of the baseline, or else the row of a prediction.
+        of_query: whether they are the query's, or else the row of a prediction.
         total: [weighings, columns].
     """
 
     piece: int
     recorder: ScoreRecorder
     positions: TokenRange
-    baseline: bool
+    of_query: bool
     total: Tensor
 
 
@@ -162,7 +165,7 @@ class PackedStep:
         self._layer = 0
         self._exact = True
         self._sums = [self._sums_of(number) for number in range(len(pieces))]
-        self._predictions = [s for sums in self._sums for s in sums if not s.baseline]
+        self._predictions = [s for sums in self._sums for s in sums if not s.of_query]
         self._pooled: dict[int, Tensor] = {}  # by keys in all: [weighings, predictions, keys]
 
     def _sums_of(self, number: int) -> list[_Sum]:
@@ -176,8 +179,8 @@ class PackedStep:
         if piece.predicts:
             wanted.append(((piece.end - 1, piece.end), False))
         return [
-            _Sum(number, recorder, at, baseline, torch.zeros(size, device=weighings.device))
-            for at, baseline in wanted
+            _Sum(number, recorder, at, of_query, torch.zeros(size, device=weighings.device))
+            for at, of_query in wanted
             if at is not None
         ]
 
@@ -193,17 +196,17 @@ class PackedStep:
 
     def _hand_over(self) -> None:
         weighings = self._weighings
-        if weighings is None or not self._exact or self._layer != weighings.shape.num_layers:
+        if weighings is None or not self._exact or self._layer != weighings.num_layers:
             return
         for num_keys, pooled in self._pooled.items():
             for place, wanted in enumerate(self._predictions):
                 start, end = self._keys(num_keys, wanted.piece)
                 self._add(wanted, pooled[:, place : place + 1, start:end])
         for wanted in itertools.chain(*self._sums):
-            if wanted.baseline:
-                wanted.recorder.take_baseline(wanted.positions, wanted.total)
+            if wanted.of_query:
+                wanted.recorder.take_query(wanted.positions, wanted.total)
             else:
-                wanted.recorder.take_row(weighings.names, wanted.positions[0], wanted.total)
+                wanted.recorder.take_row(wanted.positions[0], wanted.total)
 
     # -- one layer -----------------------------------------------------------------------------
 
@@ -259,11 +262,16 @@ class PackedStep:
                 continue
             for wanted in self._sums[number]:
                 self._take(layer, wanted, call)
-            outputs.append(
-                sdpa_attention_forward(
-                    module, call.query, call.key, own_value, call.mask, scaling=scale, is_causal=False
-                )[0]
+            output, _ = sdpa_attention_forward(
+                module,
+                call.query,
+                call.key,
+                own_value,
+                call.mask,
+                scaling=scale,
+                is_causal=False,
             )
+            outputs.append(output)
         return torch.cat(outputs, dim=1)
 
     def _attend_one(self, layer: int, number: int, call: AttentionCall, value: Tensor) -> Tensor:
@@ -280,7 +288,7 @@ class PackedStep:
         """Take the rows of all sequences: those of predictions at once, since launches cost more
         than the arithmetic. They are told apart after the last layer."""
         for wanted in itertools.chain(*self._sums):
-            if wanted.baseline:
+            if wanted.of_query:
                 self._take(layer, wanted, self._part(wanted.piece, call)[0])
         if not self._predictions or self._weighings is None or call.mask is None:
             return

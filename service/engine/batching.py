@@ -228,6 +228,11 @@ class Batcher:
     # -- the loop ------------------------------------------------------------------------------
 
     @property
+    def model(self) -> Any:
+        """The model that it generates with."""
+        return self._model
+
+    @property
     def capacity(self) -> int:
         """Tokens of the longest sequence, prompt and response, that the cache can hold."""
         return self._blocks * _PAGE_TOKENS

@@ -6,6 +6,7 @@ from typing import Literal
 
 from at2.evaluation.verify import Verification
 from at2.methods import Attribution
+from at2.model.weighing import TokenScores
 from at2.tasks import SourceSpan
 from service.records import Generation
 
@@ -49,11 +50,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """A generation with what its response can be attributed to, and its sentences."""
+    """A generation with what its response can be attributed to, and its sentences.
+
+    Attributes:
+        token_scores: the scores taken while it was written, if they were.
+    """
 
     generation: Generation
     sources: Sequence[SourceSpan]
     statements: Sequence[tuple[int, int]]
+    token_scores: TokenScores | None = None
 
 
 @dataclass(frozen=True)

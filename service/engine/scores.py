@@ -1,9 +1,10 @@
-"""Attributors of finished generations, kept in memory up to a number of bytes.
+"""Scores of finished generations, kept in memory up to a number of bytes.
 
-An attributor holds its scores, [target tokens, sources] on the CPU, so a later span needs no pass
-over the model, and several threads may ask it at once. One that needs passes for every span is the
-worker thread's alone. What is pushed out is computed again when it is asked for. Knows attributors,
-not how they come about.
+The scores of tokens serve every kind of source, and every method that weighs attention. An
+attributor holds those of its sources, [target tokens, sources] on the CPU, so a later span needs no
+pass over the model, and several threads may ask it at once. One that needs passes for every span is
+the worker thread's alone. What is pushed out is computed again when it is asked for. Knows
+attributors, not how they come about.
 """
 
 import threading
@@ -11,6 +12,7 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 from at2.methods import Attributor, TokenScoreAttributor
+from at2.model.weighing import TokenScores
 
 _BYTES_PER_TOKEN = 300
 """What a task keeps for a token of prompt or response: its id, its characters, the text."""
@@ -57,15 +59,15 @@ def size_of(attributor: Attributor) -> int:
 
 
 class ScoreCache:
-    """The attributors used last; safe to use from several threads.
+    """The scores used last; safe to use from several threads.
 
     Args:
-        capacity: bytes. An attributor that is larger on its own is not kept.
+        capacity: bytes. What is larger on its own is not kept.
     """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._entries: OrderedDict[ScoreKey, tuple[Attributor, int]] = OrderedDict()
+        self._entries: OrderedDict[ScoreKey, tuple[Attributor | TokenScores, int]] = OrderedDict()
         self._bytes = 0
         self._forgotten: deque[str] = deque(maxlen=_FORGOTTEN_IDS)
         self._lock = threading.Lock()
@@ -76,7 +78,24 @@ class ScoreCache:
         return self._bytes
 
     def get(self, key: ScoreKey) -> Attributor | None:
-        """What is kept under a key, which thereby is the one used last."""
+        """The attributor kept under a key, which thereby is the one used last."""
+        found = self._get(key)
+        return found if isinstance(found, Attributor) else None
+
+    def put(self, key: ScoreKey, attributor: Attributor) -> None:
+        """Keep an attributor, and let go of what was used longest ago."""
+        self._put(key, attributor, size_of(attributor))
+
+    def token_scores(self, generation_id: str) -> TokenScores | None:
+        """The scores of a generation's tokens."""
+        found = self._get(_tokens_of(generation_id))
+        return found if isinstance(found, TokenScores) else None
+
+    def put_token_scores(self, generation_id: str, scores: TokenScores) -> None:
+        """Keep the scores of a generation's tokens."""
+        self._put(_tokens_of(generation_id), scores, scores.nbytes)
+
+    def _get(self, key: ScoreKey) -> Attributor | TokenScores | None:
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -84,14 +103,12 @@ class ScoreCache:
             self._entries.move_to_end(key)
             return entry[0]
 
-    def put(self, key: ScoreKey, attributor: Attributor) -> None:
-        """Keep an attributor, and let go of those used longest ago."""
-        size = size_of(attributor)
+    def _put(self, key: ScoreKey, kept: Attributor | TokenScores, size: int) -> None:
         with self._lock:
             self._drop(key)
             if size > self._capacity or key.generation_id in self._forgotten:
                 return
-            self._entries[key] = (attributor, size)
+            self._entries[key] = (kept, size)
             self._bytes += size
             while self._bytes > self._capacity:
                 self._drop(next(iter(self._entries)))
@@ -107,3 +124,8 @@ class ScoreCache:
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._bytes -= entry[1]
+
+
+def _tokens_of(generation_id: str) -> ScoreKey:
+    """The key of scores that are of no method or kind of source alone."""
+    return ScoreKey(generation_id, "", "", "")

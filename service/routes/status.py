@@ -14,6 +14,7 @@ from service.schemas import (
     EstimatorInfo,
     InfoReply,
     Limits,
+    ScoringInfo,
     SourceType,
     StatusReply,
     StoreInfo,
@@ -68,6 +69,7 @@ async def info(engine: EngineDep) -> InfoReply:
             )
             for name, estimator in engine.estimators.items()
         ],
+        scoring=ScoringInfo(as_written=engine.scoring.as_written, reason=engine.scoring.reason),
     )
 
 
