@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_NUM_SOURCES_TO_SHOW = 8
 """Rows of the table that `show_attribution` makes."""
 
-_RECENT_SPANS = 64
+RECENT_SPANS = 64
 """Spans whose scores are kept where each costs a pass: asking again is free."""
 
 _T = TypeVar("_T")
@@ -138,7 +138,7 @@ class Attributor(ABC):
         recent = self._recent.get(dict)
         if span not in recent:
             scores = self._get_attribution_scores_for_token_range(*span)
-            while len(recent) >= _RECENT_SPANS:
+            while len(recent) >= RECENT_SPANS:
                 del recent[next(iter(recent))]
             recent[span] = np.asarray(scores, dtype=np.float32)
         return recent[span].copy()

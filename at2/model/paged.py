@@ -140,7 +140,6 @@ class PackedStep:
     Args:
         pieces: in the order in which they are packed.
         key_bounds: per kind of layer where each sequence's keys begin, and where the last end.
-        weighings: what the recorders' rows are weighed by.
         split: let every sequence attend by itself; good on a CPU, where a call costs little and
             arithmetic much.
         row_bytes: memory for one block of one layer's attention rows.
@@ -150,7 +149,6 @@ class PackedStep:
         self,
         pieces: Sequence[PackedPiece],
         key_bounds: Sequence[Sequence[int]],
-        weighings: Weighings | None = None,
         *,
         split: bool = True,
         row_bytes: int = DEFAULT_ROW_BYTES,
@@ -159,7 +157,8 @@ class PackedStep:
         # A window never adds keys: kinds of layers with as many keys in all have the same bounds.
         self._key_bounds = {bounds[-1]: bounds for bounds in key_bounds}
         self._query_bounds = list(itertools.accumulate((p.length for p in pieces), initial=0))
-        self._weighings = weighings
+        # Recorders of one model have the same weighings.
+        self._weighings = next((p.recorder.weighings for p in pieces if p.recorder), None)
         self._split = split
         self._row_bytes = row_bytes
         self._layer = 0

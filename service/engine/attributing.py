@@ -22,6 +22,7 @@ from at2.methods import (
     WeightedAttentionAttributor,
 )
 from at2.model.passes import between_passes
+from at2.progress import silent
 from at2.tasks import AttributionTask
 from at2.text.alignment import CharRange
 from service.caller import Caller, Departure
@@ -310,7 +311,7 @@ class Attributing:
         """The same work, which others may go before between its passes."""
 
         def listened() -> T:
-            with between_passes(self._worker.checkpoint):
+            with between_passes(self._worker.checkpoint), silent():
                 return work()
 
         return listened

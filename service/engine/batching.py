@@ -31,7 +31,6 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 
 from at2.errors import is_out_of_memory
 from at2.model.paged import PackedPiece, PackedStep, ScoreRecorder
-from at2.model.weighing import Weighings
 from service.engine.sampling import Draw, Sampling, choose, number_at
 from service.engine.threads import adapt_threads
 from service.failures import EngineDownError, NoMemoryError, ServerFailure
@@ -137,7 +136,8 @@ class Batcher:
             passes have no gradients.
         end_ids: the ids that end a response.
         cache_tokens: tokens that all running sequences share.
-        weighings: what attention is weighed by where a request has a recorder of scores.
+        split: whether the sequences of a step attend one by one; see `PackedStep`. By default on a
+            CPU.
 
     Raises:
         ValueError: the model cannot be batched.
@@ -148,10 +148,10 @@ class Batcher:
         model: Any,
         end_ids: Sequence[int],
         cache_tokens: int,
-        weighings: Weighings | None = None,
+        split: bool | None = None,
     ) -> None:
         self._model = model
-        self._weighings = weighings
+        self._split = model.device.type == "cpu" if split is None else split
         adapt_threads(model)
         model.forward = self._in_steps(model.forward)
         self._end_ids = sorted(end_ids)
@@ -206,8 +206,7 @@ class Batcher:
             packed = PackedStep(
                 self._pieces(),
                 [bounds.tolist() for bounds in key_bounds.values()],
-                self._weighings,
-                split=self._model.device.type == "cpu",
+                split=self._split,
             )
             with packed.active():
                 return forward(*args, **kwargs)

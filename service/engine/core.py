@@ -74,7 +74,7 @@ class Engine:
         cache_tokens = settings.cache_tokens or CACHE_TOKENS.get(device, CACHE_TOKENS["cuda"])
         try:
             self._batcher = Batcher(
-                same_weights(loaded.model), sorted(loaded.end_ids), cache_tokens, loaded.weighings
+                same_weights(loaded.model), sorted(loaded.end_ids), cache_tokens
             )
         except (ValueError, AttributeError, NotImplementedError) as error:
             raise ModelError(f"{settings.model} cannot generate in batches: {error}") from error

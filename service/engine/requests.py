@@ -1,7 +1,7 @@
 """What an engine is asked and what it answers: plain frozen values."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from at2.evaluation.verify import Verification
@@ -59,7 +59,7 @@ class Answer:
     generation: Generation
     sources: Sequence[SourceSpan]
     statements: Sequence[tuple[int, int]]
-    token_scores: TokenScores | None = None
+    token_scores: TokenScores | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from scipy.stats import pearsonr, spearmanr
 from at2 import files
 from at2.errors import DamagedFileError, TrainingError
 from at2.files import remove_leftovers, write_whole
+from at2.progress import SECONDS_BETWEEN_LINES, Progress
 from at2.training.heldout import measure
 from at2.training.manifest import claim, differences, fingerprint
-from at2.training.progress import SECONDS_BETWEEN_LINES, Progress
 from at2.training.shards import ShardFolder, ShardPlan, check_seal, sealed
 from at2.training.table import FeatureTable, free_memory
 
@@ -305,7 +305,7 @@ class Clock:
 def test_a_log_gets_rare_lines_with_rate_and_time_left(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     with (
-        caplog.at_level(logging.INFO, "at2.training.progress"),
+        caplog.at_level(logging.INFO, "at2.progress"),
         Progress(1000, "Computing", bar=False, clock=clock) as progress,
     ):
         progress.found(400)
