@@ -30,8 +30,9 @@ class ContextCiteAttributor(Attributor):
     sources were kept; a source's score is its weight, in logits of the whole span. Each span has a
     fit of its own, so spans do not add up, and many scores are exactly zero.
 
-    Takes one forward pass for each ablation and span, which ends with the span, or for each ablation
-    once prepared, whatever the number of spans. The ablations are drawn from `at2.seeds.FITTING_SEEDS`, apart from those of training and evaluation.
+    Takes one forward pass for each ablation and span, no longer than up to the span's end; or once
+    prepared for each ablation, whatever the number of spans. The ablations are drawn from
+    `at2.seeds.FITTING_SEEDS`, apart from those of training and evaluation.
 
     Args:
         task: the task to attribute.
