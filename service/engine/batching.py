@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessor,
     ContinuousBatchingLogitsProcessorList,
@@ -32,6 +33,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
 from at2.errors import is_out_of_memory
 from at2.model.paged import PackedPiece, PackedStep, ScoreRecorder
 from service.engine.sampling import Draw, Sampling, choose, number_at
+from service.engine.sharing import PrefixSharing, Sharing, can_share
 from service.engine.threads import adapt_threads
 from service.failures import EngineDownError, NoMemoryError, ServerFailure
 
@@ -82,6 +84,7 @@ class TokenStream:
         request_id: str,
         tokens: int,
         recorder: ScoreRecorder | None = None,
+        owner: str | None = None,
     ) -> None:
         self._batcher = batcher
         self._loop = asyncio.get_running_loop()
@@ -90,6 +93,7 @@ class TokenStream:
         self.request_id = request_id
         self.tokens = tokens
         self.recorder = recorder
+        self.owner = owner
 
     def receive(self, output: Any) -> None:
         """Take what the loop reports: all ids so far, and whether that was the end."""
@@ -154,6 +158,7 @@ class Batcher:
         self._split = model.device.type == "cpu" if split is None else split
         adapt_threads(model)
         model.forward = self._in_steps(model.forward)
+        self._sharing = PrefixSharing(self._shared) if can_share(PagedAttentionCache) else None
         self._end_ids = sorted(end_ids)
         self._blocks = max(2, -(-cache_tokens // _PAGE_TOKENS))
         self._streams: dict[str, TokenStream] = {}
@@ -172,8 +177,7 @@ class Batcher:
             "page_size": _PAGE_TOKENS,
             "block_size": _PAGE_TOKENS,  # the name of page_size before transformers 5.18
             "max_batch_tokens": _BATCH_TOKENS.get(device, _BATCH_TOKENS["cuda"]),
-            # Another user's prompt must not make this one faster: that could be measured.
-            "allow_block_sharing": False,
+            "allow_block_sharing": self._sharing is not None,
             "auto_switch_to_flash": False,
             # `_Sampler` decides on the CPU which rows are drawn.
             "use_cuda_graph": False,
@@ -213,8 +217,19 @@ class Batcher:
 
         return step
 
+    def _shared(self, request_id: str) -> Sharing | None:
+        """What a request may share with others."""
+        stream = self._streams.get(request_id)
+        if stream is None or stream.owner is None:
+            return None
+        recorder = stream.recorder
+        contrasted = recorder is not None and recorder.query[0] < recorder.query[1]
+        return Sharing(stream.owner, recorder.query[0] if recorder and contrasted else None)
+
     def _pieces(self) -> list[PackedPiece]:
         """What the sequences of the step that runs now add."""
+        if self._sharing is not None:
+            self._sharing.install(self._manager.batch_processor.cache)
         pieces = []
         for request in self._manager.batch_processor.inputs_and_outputs.requests_in_batch:
             state, length = request.state, request.query_length
@@ -321,6 +336,7 @@ class Batcher:
         *,
         streaming: bool,
         recorder: ScoreRecorder | None = None,
+        owner: str | None = None,
     ) -> TokenStream:
         """Begin a response; call it on the event loop.
 
@@ -331,6 +347,8 @@ class Batcher:
             seed: for draws.
             streaming: report every id as it is made, not all at the end.
             recorder: takes the scores of the response as it is written.
+            owner: prompts of one owner that begin alike are read once; with None, nothing is
+                shared. For others it must not be faster: that could be measured.
 
         Raises:
             EngineDownError: the loop does not run.
@@ -342,7 +360,7 @@ class Batcher:
         if not self.alive:
             raise EngineDownError()
         manager = self._manager
-        stream = TokenStream(self, f"r{next(self._numbers)}", tokens, recorder)
+        stream = TokenStream(self, f"r{next(self._numbers)}", tokens, recorder, owner)
         with self._lock:
             self._streams[stream.request_id] = stream
         manager.register_result_handler(stream.request_id, stream.receive)

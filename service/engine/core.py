@@ -244,7 +244,13 @@ class Engine:
             kept.enter_context(self._generation())
             # Every id as it is made: the first one is timed, and at a deadline all so far are kept.
             tokens = self._batcher.submit(
-                ids, count, sampling, seed, streaming=True, recorder=recorder
+                ids,
+                count,
+                sampling,
+                seed,
+                streaming=True,
+                recorder=recorder,
+                owner=caller.name if self.settings.share_prefixes else None,
             )
             kept.callback(tokens.close)
             return tokens

@@ -106,6 +106,7 @@ class Loaded:
     def default_method(self) -> Literal["at2", "contrastive_attention"]:
         """What is used where a request names no method: AT2 where there is an estimator."""
         return "at2" if self.estimators else "contrastive_attention"
+
     def recorder(self, task: DocumentsContextAttributionTask) -> ScoreRecorder:
         """What takes the scores of a task's response while it is written."""
         query = task.query_before(len(task.input_ids))

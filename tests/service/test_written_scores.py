@@ -223,6 +223,40 @@ def test_rows_are_overwritten_and_gaps_leave_no_scores() -> None:
     assert (scores.query_mean == 1.5).all()
 
 
+def test_contrasts_are_there_though_the_prompt_was_found_in_the_cache() -> None:
+    model = tiny_model("llama")
+    weighings = _weighings(model)
+    prompt = random_ids(100).tolist()
+    batcher = Batcher(same_weights(model), [], 1024)
+    sizes: list[int] = []
+    batcher.model.register_forward_pre_hook(
+        lambda _, __, kwargs: sizes.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    batcher.start()
+
+    async def main() -> None:
+        for _ in range(2):
+            recorder = _recorder(weighings, prompt)
+            stream = batcher.submit(
+                prompt,
+                NEW_TOKENS,
+                Sampling(),
+                0,
+                streaming=False,
+                recorder=recorder,
+                owner="ada",
+            )
+            response = await _ids(stream)
+            scores = recorder.scores((len(prompt), len(prompt) + NEW_TOKENS))
+            _check(model, weighings, prompt, response, scores)
+        assert sum(sizes) < 2 * len(prompt) + 2 * NEW_TOKENS - 60  # blocks were shared
+
+    try:
+        asyncio.run(asyncio.wait_for(main(), 240))
+    finally:
+        batcher.close()
+
+
 # -- the engine ---------------------------------------------------------------------------------
 
 CONTEXT = (
