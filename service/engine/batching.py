@@ -29,6 +29,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessor,
     ContinuousBatchingLogitsProcessorList,
 )
+from transformers.generation.continuous_batching.requests import FutureRequestState
 
 from at2.errors import is_out_of_memory
 from at2.model.paged import PackedPiece, PackedStep, ScoreRecorder
@@ -48,6 +49,10 @@ _PAGE_TOKENS = 32
 _BATCH_TOKENS = {"cpu": 256, "cuda": 2048}
 """Tokens in one step: a prompt is read in pieces of this size, so that a long one does not hold up
 the others for long."""
+
+_KNOWN_STEPS = hasattr(FutureRequestState, "query_length")
+"""Whether this version of transformers says what each request adds to a step; before, it attends
+and is scored as it always was."""
 
 _WATCH_SECONDS = 0.1
 """How often the supervisor looks whether the loop lives."""
@@ -204,8 +209,10 @@ class Batcher:
         @functools.wraps(forward)
         @torch.inference_mode()
         def step(*args: Any, **kwargs: Any) -> Any:
+            if self._sharing is not None:
+                self._sharing.install(self._manager.batch_processor.cache)
             key_bounds = kwargs.get("cu_seq_lens_k")
-            if not isinstance(key_bounds, dict):
+            if not _KNOWN_STEPS or not isinstance(key_bounds, dict):
                 return forward(*args, **kwargs)
             packed = PackedStep(
                 self._pieces(),
@@ -228,8 +235,6 @@ class Batcher:
 
     def _pieces(self) -> list[PackedPiece]:
         """What the sequences of the step that runs now add."""
-        if self._sharing is not None:
-            self._sharing.install(self._manager.batch_processor.cache)
         pieces = []
         for request in self._manager.batch_processor.inputs_and_outputs.requests_in_batch:
             state, length = request.state, request.query_length
