@@ -23,7 +23,7 @@ from at2.methods import (
 )
 from at2.model.passes import between_passes
 from at2.progress import silent
-from at2.tasks import AttributionTask
+from at2.tasks import AttributionTask, DocumentsContextAttributionTask
 from at2.text.alignment import CharRange
 from service.caller import Caller, Departure
 from service.engine.accounts import Accounts
@@ -192,6 +192,8 @@ class Attributing:
         generation = answer.generation
         if answer.token_scores is not None:
             self._scores.put_token_scores(generation.id, answer.token_scores)
+            if answer.task is not None:
+                self._scores.put_task(generation.id, answer.task)
             return
         pointless = not (generation.response and answer.sources)
         if pointless or len(self._preparing) >= _MOST_WAITING_TO_PREPARE:
@@ -238,7 +240,9 @@ class Attributing:
         """
         attributor = self._scores.get(key)
         if attributor is None:
-            task = self._loaded.task_of(generation, key.source_type)
+            task = self._scores.task(generation.id, key.source_type)
+            if task is None:
+                task = self._loaded.task_of(generation, key.source_type)
             spans, passes = self._spans(task, question)
             attributor = self._loaded.attributor(task, key.method, key.estimator or None)
             if not self._use_kept_scores(attributor, key):
@@ -285,12 +289,17 @@ class Attributing:
         return self._scores.get(key) or self._prepared(plan.attributor, key)
 
     def _prepared(self, attributor: Attributor, key: ScoreKey) -> Attributor:
-        if isinstance(attributor, WeightedAttentionAttributor) and attributor.task.num_sources:
+        task = attributor.task
+        if (
+            isinstance(attributor, WeightedAttentionAttributor)
+            and isinstance(task, DocumentsContextAttributionTask)
+            and task.num_sources
+        ):
             # One pass for all methods, estimators and kinds of sources there are.
-            scores = self._loaded.token_scores(attributor.task)
+            scores = self._loaded.token_scores(task)
             self._scores.put_token_scores(key.generation_id, scores)
             name = weighing_name(key.method, key.estimator)
-            attributor.use_token_scores(scores.of(name, attributor.task.target_token_range))
+            attributor.use_token_scores(scores.of(name, task.target_token_range))
         attributor.prepare_for_attribution()
         self._scores.put(key, attributor)
         return attributor

@@ -117,7 +117,7 @@ class Generating:
         recorder = None if self._tokens is None else self._tokens.recorder
         first = task.generation_token_start
         scores = None if recorder is None else recorder.scores((first, first + len(ids)))
-        return Answer(generation, task.source_spans, task.statements, scores)
+        return Answer(generation, task.source_spans, task.statements, scores, task)
 
     @property
     def answer(self) -> Answer:

@@ -7,7 +7,6 @@ finds it before the first request.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -30,8 +29,6 @@ _TOLERANCE = 1e-4
 _HALF_TOLERANCE = 0.1
 """The same in half precision, where the two ways round hidden states differently."""
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class Scoring:
@@ -47,7 +44,7 @@ class Scoring:
 
 
 async def check_scores_as_written(
-    loaded: Loaded, batcher: Batcher, run: Callable[[Callable[[], T]], Awaitable[T]]
+    loaded: Loaded, batcher: Batcher, run: Callable[[Callable[[], Scoring]], Awaitable[Scoring]]
 ) -> Scoring:
     """Write a few tokens and compare their scores with those of a pass.
 

@@ -164,13 +164,13 @@ def test_several_at_once_with_prompts_in_pieces(family: str, split: bool) -> Non
         _check(model, weighings, prompt, response, scores)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
-def test_a_request_that_is_put_out_of_the_cache_and_comes_back(family: str) -> None:
+@pytest.mark.parametrize(("family", "cache"), [("llama", 7 * 32), ("gemma3_text", 4 * 32)])
+def test_a_request_that_is_put_out_of_the_cache_and_comes_back(family: str, cache: int) -> None:
     model = tiny_model(family)
     weighings = _weighings(model)
     prompts = [random_ids(58, seed).tolist() for seed in range(4)]
     sizes: list[int] = []
-    written = _write(model, weighings, prompts, cache=7 * 32, passes=sizes)
+    written = _write(model, weighings, prompts, cache=cache, passes=sizes)
     # more tokens were read than there are: somebody's keys were dropped on the way
     assert sum(sizes) > sum(map(len, prompts)) + len(prompts) * NEW_TOKENS
     for prompt, (response, scores) in zip(prompts, written, strict=True):
@@ -307,7 +307,7 @@ def test_no_level_and_no_method_of_attention_costs_a_pass(folder: Path) -> None:
         found = {}
         for method in ("average_attention", "contrastive_attention"):
             for level in ("document", "paragraph", "sentence", "word", "token"):
-                question = Question(method=method, source_type=level, top_k=10_000)
+                question = Question(None, method, source_type=level, top_k=10_000)
                 findings = await engine.attribute_generation(answer.generation, question)
                 found[method, level] = findings.attributions[0].sources
         assert engine.load.scoring_passes == before
@@ -326,7 +326,7 @@ def test_verification_takes_passes_and_finds_the_same_scores(folder: Path) -> No
     async def work(engine: Engine) -> None:
         answer = await _answer(engine)
         before = engine.load.scoring_passes
-        question = Question(method="average_attention", verify=True, top_k=2)
+        question = Question(None, "average_attention", verify=True, top_k=2)
         findings = await engine.attribute_generation(answer.generation, question)
         assert [s.score for s in findings.verifications[0].sources] == [
             s.score for s in findings.attributions[0].sources
@@ -354,7 +354,7 @@ def test_one_pass_serves_all_methods_where_the_scores_were_pushed_out(folder: Pa
         before = engine.load.scoring_passes
         for method in ("average_attention", "contrastive_attention", "average_attention"):
             for level in ("sentence", "word"):
-                question = Question(method=method, source_type=level)
+                question = Question(None, method, source_type=level)
                 await engine.attribute_generation(copy, question)
         assert engine.load.scoring_passes == before + 1
 
@@ -378,7 +378,7 @@ def test_a_model_whose_scores_differ_is_scored_by_a_pass(
         answer = await _answer(engine)
         assert answer.token_scores is None
         before = engine.load.scoring_passes
-        await engine.attribute_generation(answer.generation, Question(method="average_attention"))
+        await engine.attribute_generation(answer.generation, Question(None, "average_attention"))
         assert engine.load.scoring_passes == before + 1
 
     _with_engine(folder, work, prepare=False)
