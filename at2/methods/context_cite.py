@@ -30,9 +30,10 @@ class ContextCiteAttributor(Attributor):
     sources were kept; a source's score is its weight, in logits of the whole span. Each span has a
     fit of its own, so spans do not add up, and many scores are exactly zero.
 
-    Takes one forward pass for each ablation and span, no longer than up to the span's end; or once
-    prepared for each ablation, whatever the number of spans. The ablations are drawn from
-    `at2.seeds.FITTING_SEEDS`, apart from those of training and evaluation.
+    Takes one forward pass for each ablation, whatever the number of spans, if it is prepared. If
+    not, the first span is measured alone, by passes that end with it, and a second one takes as
+    many again. The ablations are drawn from `at2.seeds.FITTING_SEEDS`, apart from those of training
+    and evaluation.
 
     Args:
         task: the task to attribute.
@@ -89,25 +90,25 @@ class ContextCiteAttributor(Attributor):
         return self.masks, self._logit_probs(0, len(self.task.target_ids))
 
     def _logit_probs(self, token_start: int, token_end: int) -> NDArray[np.float64]:
-        """Logits [ablations, tokens] of a span, of which no token outside it was measured if it is
-        the first one: a longer measurement serves every span within it."""
+        """Logits [ablations, tokens] of a span. The first span is measured alone; a second one
+        outside it shows that there are several, and all of the target is measured."""
         measured = self._measured.get(dict)
         for (start, end), logit_probs in measured.items():
             if start <= token_start and token_end <= end:
                 return logit_probs[:, token_start - start : token_end - start]
         task, offset = self.task, self.task.target_token_range[0]
+        first, last = (0, len(task.target_ids)) if measured else (token_start, token_end)
         found = ablated_logit_probs(
             task.model,
             task.token_ids,
             task.source_token_ranges,
-            (offset + token_start, offset + token_end),
+            (offset + first, offset + last),
             self.masks,
             method=self.ablation,
             description="Ablating sources at random",
         )
-        logit_probs = np.asarray(found, dtype=np.float64)
-        measured[token_start, token_end] = logit_probs
-        return logit_probs
+        logit_probs = measured[first, last] = np.asarray(found, dtype=np.float64)
+        return logit_probs[:, token_start - first : token_end - first]
 
     def prepare_for_attribution(self) -> None:
         """Measure the ablations."""
