@@ -343,6 +343,7 @@ def test_methods_have_the_names_of_the_api() -> None:
     assert list(METHODS) == [
         "at2",
         "average_attention",
+        "contrastive_attention",
         "leave_one_out",
         "context_cite",
         "gradient_norm",
