@@ -365,6 +365,16 @@ class GenerationInfo(BaseModel):
     reason: str | None = Field(description="Why one after the other; null if many at a time.")
 
 
+class ScoringInfo(BaseModel):
+    """How responses that are written here get the scores of methods that weigh attention."""
+
+    as_written: bool = Field(
+        description="Taken while a response is written, so that attributing it by id takes no "
+        "pass over the model; or else by one pass afterwards."
+    )
+    reason: str = Field(description="Why, and how exactly the two agree.")
+
+
 class InfoReply(BaseModel):
     """What serves here, and within which limits."""
 
@@ -383,6 +393,7 @@ class InfoReply(BaseModel):
     default_method: str
     source_types: list[str]
     estimators: list[EstimatorInfo]
+    scoring: ScoringInfo
 
 
 class StatusReply(BaseModel):

@@ -114,6 +114,11 @@ class Settings(BaseSettings):
         description="Tokens that all running generations share in the key-value cache; by default "
         "8192 on a CPU and 65536 on a GPU.",
     )
+    share_prefixes: bool = Field(
+        default=True,
+        description="Prompts of one key that begin alike are read once, as far as they are still "
+        "in the key-value cache; without keys, all callers are one.",
+    )
     score_cache_mb: int = Field(
         default=256,
         ge=0,
@@ -122,7 +127,8 @@ class Settings(BaseSettings):
     )
     prepare: bool = Field(
         default=True,
-        description="Compute the scores of a generation as soon as it ends, not when first asked.",
+        description="Where scores take a pass (see `/info`), compute those of a generation as soon "
+        "as it ends, not when first asked.",
     )
     store: str = Field(
         default="memory",

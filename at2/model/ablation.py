@@ -8,6 +8,7 @@ that share its pass.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +23,7 @@ from at2.model.hiding import attention_for_hiding, can_drop, check_hides, droppe
 from at2.model.passes import before_pass
 from at2.model.positions import frequencies
 from at2.model.twin import twin_for_pass
+from at2.progress import Progress, silent
 
 TokenRange = tuple[int, int]
 Method = Literal["mask", "remove"]
@@ -89,6 +91,7 @@ def ablated_logit_probs(
     *,
     method: Method = "mask",
     token_budget: int | None = None,
+    description: str | None = None,
 ) -> NDArray[np.floating[Any]]:
     """The logit of each target token's probability, with some sources hidden.
 
@@ -105,6 +108,7 @@ def ablated_logit_probs(
         method: how to hide.
         token_budget: tokens in one forward pass, by default what suits the device; a longer
             sequence goes alone.
+        description: what progress is shown under; by default none is shown.
 
     Returns:
         [masks, targets] in float32 (float64 from a float64 model).
@@ -116,7 +120,7 @@ def ablated_logit_probs(
     """
     ablations = Ablations(input_ids, source_ranges, target_range, masks)
     return ablated_logit_probs_of_many(
-        model, [ablations], method=method, token_budget=token_budget
+        model, [ablations], method=method, token_budget=token_budget, description=description
     )[0]
 
 
@@ -126,11 +130,12 @@ def ablated_logit_probs_of_many(
     *,
     method: Method = "mask",
     token_budget: int | None = None,
+    description: str | None = None,
 ) -> list[NDArray[np.floating[Any]]]:
     """`ablated_logit_probs` of several sequences, whose ablations share forward passes.
 
     Args:
-        model, method, token_budget: see `ablated_logit_probs`.
+        model, method, token_budget, description: see `ablated_logit_probs`.
 
     Returns:
         Per sequence [masks, targets].
@@ -147,22 +152,28 @@ def ablated_logit_probs_of_many(
     on_cpu = input_device(model).type == "cpu"
     logit_bytes = _CPU_LOGIT_BYTES if on_cpu else _GPU_LOGIT_BYTES
     most_targets = max(1, logit_bytes // (vocabulary * 4))
-    for dropping in (True, False):
-        rows = [
+    rows = {
+        dropping: [
             _row(model, number, case, mask, method)
             for number, case in enumerate(cases)
             for mask in (case.drops == dropping).nonzero()[:, 0].tolist()
             if len(case.labels)
         ]
-        for batch in _batches(rows, token_budget):
-            before_pass(len(batch) * batch[0].length)
-            inputs, picks = _inputs(cases, batch, dropping, keep_positions=method == "mask")
-            labels = torch.cat([cases[row.case].labels for row in batch])
-            found = _target_logit_probs(model, inputs, picks, labels, most_targets)
-            for row, values in zip(
-                batch, torch.split(found, [r.targets for r in batch]), strict=True
-            ):
-                outputs[row.case][row.mask] = values
+        for dropping in (True, False)
+    }
+    shown = silent() if description is None else nullcontext()
+    total = sum(map(len, rows.values()))
+    with shown, Progress(total, description or "Ablations", brief=True) as progress:
+        for dropping, of_kind in rows.items():
+            for batch in _batches(of_kind, token_budget):
+                before_pass(len(batch) * batch[0].length)
+                inputs, picks = _inputs(cases, batch, dropping, keep_positions=method == "mask")
+                labels = torch.cat([cases[row.case].labels for row in batch])
+                found = _target_logit_probs(model, inputs, picks, labels, most_targets)
+                parts = torch.split(found, [row.targets for row in batch])
+                for row, values in zip(batch, parts, strict=True):
+                    outputs[row.case][row.mask] = values
+                progress.update(len(batch))
     return [
         output[case.inverse].numpy().astype(dtype)
         for case, output in zip(cases, outputs, strict=True)

@@ -15,15 +15,21 @@ import torch
 from at2.display import attribution_page
 from at2.errors import SpanError, is_out_of_memory
 from at2.evaluation.verify import Verification, verify_spans
-from at2.methods import METHODS, Attributor, TokenScoreAttributor
+from at2.methods import (
+    METHODS,
+    Attributor,
+    TokenScoreAttributor,
+    WeightedAttentionAttributor,
+)
 from at2.model.passes import between_passes
-from at2.tasks import AttributionTask
+from at2.progress import silent
+from at2.tasks import AttributionTask, DocumentsContextAttributionTask
 from at2.text.alignment import CharRange
 from service.caller import Caller, Departure
 from service.engine.accounts import Accounts
 from service.engine.admission import Admission
 from service.engine.limits import Limits
-from service.engine.loading import Loaded
+from service.engine.loading import Loaded, weighing_name
 from service.engine.requests import (
     DEFAULT_SOURCE_TYPE,
     Answer,
@@ -181,8 +187,14 @@ class Attributing:
         return replace(done.result, seconds=done.seconds)
 
     def prepare(self, answer: Answer) -> None:
-        """Compute the scores that are likely to be asked for next, once nothing else waits."""
+        """Keep the scores that were taken while the response was written; or else compute those
+        that are likely to be asked for next, once nothing else waits."""
         generation = answer.generation
+        if answer.token_scores is not None:
+            self._scores.put_token_scores(generation.id, answer.token_scores)
+            if answer.task is not None:
+                self._scores.put_task(generation.id, answer.task)
+            return
         pointless = not (generation.response and answer.sources)
         if pointless or len(self._preparing) >= _MOST_WAITING_TO_PREPARE:
             return
@@ -228,14 +240,30 @@ class Attributing:
         """
         attributor = self._scores.get(key)
         if attributor is None:
-            task = self._loaded.task_of(generation, key.source_type)
+            task = self._scores.task(generation.id, key.source_type)
+            if task is None:
+                task = self._loaded.task_of(generation, key.source_type)
             spans, passes = self._spans(task, question)
             attributor = self._loaded.attributor(task, key.method, key.estimator or None)
-            return _Plan(attributor, spans, passes)
-        spans, passes = self._spans(attributor.task, question)
+            if not self._use_kept_scores(attributor, key):
+                return _Plan(attributor, spans, passes)
+        else:
+            spans, passes = self._spans(attributor.task, question)
         passes -= METHODS[key.method].passes(attributor.task.num_sources).forward
         only_reads = isinstance(attributor, TokenScoreAttributor) and not question.verify
         return _Plan(attributor, spans, passes, takes_passes=not only_reads)
+
+    def _use_kept_scores(self, attributor: Attributor, key: ScoreKey) -> bool:
+        """Let an attributor do with the scores of tokens that are kept; whether it can."""
+        scores = self._scores.token_scores(key.generation_id)
+        name = weighing_name(key.method, key.estimator)
+        known = scores is not None and scores.holds(name)
+        if not isinstance(attributor, WeightedAttentionAttributor) or scores is None or not known:
+            return False
+        attributor.use_token_scores(scores.of(name, attributor.task.target_token_range))
+        attributor.prepare_for_attribution()
+        self._scores.put(key, attributor)
+        return True
 
     def _spans(self, task: AttributionTask, question: Question) -> tuple[list[CharRange], int]:
         """The spans that are asked for, each of which covers a token, within the limits; and how
@@ -262,6 +290,17 @@ class Attributing:
         return self._scores.get(key) or self._prepared(plan.attributor, key)
 
     def _prepared(self, attributor: Attributor, key: ScoreKey) -> Attributor:
+        task = attributor.task
+        if (
+            isinstance(attributor, WeightedAttentionAttributor)
+            and isinstance(task, DocumentsContextAttributionTask)
+            and task.num_sources
+        ):
+            # One pass for all methods, estimators and kinds of sources there are.
+            scores = self._loaded.token_scores(task)
+            self._scores.put_token_scores(key.generation_id, scores)
+            name = weighing_name(key.method, key.estimator)
+            attributor.use_token_scores(scores.of(name, task.target_token_range))
         attributor.prepare_for_attribution()
         self._scores.put(key, attributor)
         return attributor
@@ -285,7 +324,7 @@ class Attributing:
         """The same work, which others may go before between its passes."""
 
         def listened() -> T:
-            with between_passes(self._worker.checkpoint):
+            with between_passes(self._worker.checkpoint), silent():
                 return work()
 
         return listened

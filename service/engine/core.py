@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from at2.errors import ModelError
 from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import LinearScoreEstimator
+from at2.model.paged import ScoreRecorder
 from at2.model.positions import context_length
 from at2.model.twin import same_weights
 from at2.tasks import DocumentsContextAttributionTask
@@ -35,6 +36,7 @@ from service.engine.requests import Answer, EngineLoad, Findings, Question
 from service.engine.room import Room
 from service.engine.sampling import Sampling
 from service.engine.scores import ScoreCache
+from service.engine.scoring import Scoring, check_scores_as_written
 from service.engine.speed import Speed
 from service.failures import EngineDownError
 from service.records import Generation, Prompt
@@ -92,6 +94,7 @@ class Engine:
         )
         self.generation_way = GenerationWay(batched=True)
         self._scores = ScoreCache(settings.score_cache_mb * _MB)
+        self.scoring = Scoring(as_written=False, reason="not tested yet")
         self._generations = 0
         self._text = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="text")
         self.accounts = Accounts()
@@ -132,6 +135,11 @@ class Engine:
                 model, self._batcher, sorted(self._loaded.end_ids), longest
             )
         await self._write(_WARM_UP_TOKENS, _WARM_UP_TOKENS)
+        if isinstance(self._batcher, Batcher):
+            self.scoring = await check_scores_as_written(self._loaded, self._batcher, self._encode)
+        else:
+            self.scoring = Scoring(False, "scores take a pass: responses are written one by one")
+        logger.info("%s", self.scoring.reason)
         prompt_tokens = min(_MEASURED_PROMPT, self._batcher.capacity - _MEASURED_TOKENS)
         self._speed.measure(*await self._write(prompt_tokens, _MEASURED_TOKENS))
 
@@ -235,7 +243,9 @@ class Engine:
                 raise EngineDownError
             task = self._loaded.task(prompt, source_type)
             place.enter_context(caller.within(limits.generation_seconds(0.0)))
-            ids = await caller.stay(self._encode(lambda: self._ids(task, prompt, wanted or 1)))
+            ids, recorder = await caller.stay(
+                self._encode(lambda: self._read(task, prompt, wanted or 1))
+            )
             most = min(DEFAULT_MAX_NEW_TOKENS, limits.new_tokens, limits.context_tokens - len(ids))
             count = wanted or most
             caller.allow(limits.generation_seconds(self._speed.seconds(len(ids), count)))
@@ -248,7 +258,15 @@ class Engine:
         def begin() -> TokenStream:
             kept.enter_context(self._generation())
             # Every id as it is made: the first one is timed, and at a deadline all so far are kept.
-            tokens = self._batcher.submit(ids, count, sampling, seed, streaming=True)
+            tokens = self._batcher.submit(
+                ids,
+                count,
+                sampling,
+                seed,
+                streaming=True,
+                recorder=recorder,
+                owner=caller.name if self.settings.share_prefixes else None,
+            )
             kept.callback(tokens.close)
             return tokens
 
@@ -275,13 +293,13 @@ class Engine:
             if not self._generations:
                 self._attributing.nudge()
 
-    def _ids(
+    def _read(
         self, task: DocumentsContextAttributionTask, prompt: Prompt, new_tokens: int
-    ) -> list[int]:
-        """The ids of a prompt that fits."""
+    ) -> tuple[list[int], ScoreRecorder | None]:
+        """The ids of a prompt that fits, and what takes the scores of its response."""
         self.limits.check_texts(self._loaded.tokenizer, prompt.texts)
         self.limits.check_length(len(task.input_ids), new_tokens)
-        return task.input_ids
+        return task.input_ids, self._loaded.recorder(task) if self.scoring.as_written else None
 
     async def answer(self, generation: Generation) -> Answer:
         """The answer of a recorded generation, as it was given at first.
@@ -297,8 +315,8 @@ class Engine:
         return await self._encode(work)
 
     def prepare(self, answer: Answer) -> None:
-        """Compute the scores of a generation that was recorded, before anybody asks for them."""
-        if self.settings.prepare:
+        """Keep or compute scores of a generation that was recorded, before anybody asks."""
+        if self.settings.prepare or answer.token_scores is not None:
             self._attributing.prepare(answer)
 
     async def _encode(self, work: Callable[[], T]) -> T:

@@ -114,7 +114,10 @@ class Generating:
             response=task.generation,
             finish_reason="stop" if ids and ids[-1] in self._end_ids else reason,
         )
-        return Answer(generation, task.source_spans, task.statements)
+        recorder = None if self._tokens is None else self._tokens.recorder
+        first = task.generation_token_start
+        scores = None if recorder is None else recorder.scores((first, first + len(ids)))
+        return Answer(generation, task.source_spans, task.statements, scores, task)
 
     @property
     def answer(self) -> Answer:

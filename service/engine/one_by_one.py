@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from at2.model.capture import input_device
+from at2.model.paged import ScoreRecorder
 from at2.model.twin import twin_for_pass
 from service.engine.batching import BatcherLoad, TokenStream
 from service.engine.sampling import Draw, Sampling, choose, number_at
@@ -99,8 +100,15 @@ class OneByOne:
         seed: int,
         *,
         streaming: bool,
+        recorder: ScoreRecorder | None = None,
+        owner: str | None = None,
     ) -> TokenStream:
-        """Begin a response; call it on the event loop. See `Batcher.submit`."""
+        """Begin a response; call it on the event loop. See `Batcher.submit`.
+
+        Args:
+            recorder: stays empty: no scores are taken here.
+            owner: means nothing here: nothing is shared.
+        """
         tokens = len(input_ids) + max_new_tokens
         if tokens > self.capacity:
             raise ValueError(f"{tokens} tokens are more than {self.capacity}")

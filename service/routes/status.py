@@ -15,6 +15,7 @@ from service.schemas import (
     GenerationInfo,
     InfoReply,
     Limits,
+    ScoringInfo,
     SourceType,
     StatusReply,
     StoreInfo,
@@ -72,6 +73,7 @@ async def info(engine: EngineDep) -> InfoReply:
             )
             for name, estimator in engine.estimators.items()
         ],
+        scoring=ScoringInfo(as_written=engine.scoring.as_written, reason=engine.scoring.reason),
     )
 
 
