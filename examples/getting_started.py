@@ -29,7 +29,7 @@ context = (
 )
 task = SimpleContextAttributionTask(
     context=context,
-    query="How many seats does the reading room have?",
+    query="How much did the work cost?",
     model=model,
     tokenizer=tokenizer,
     source_type="sentence",
@@ -59,7 +59,7 @@ print(attributor.show_attribution(start=start, end=end, verbose=True))
 scores = attributor.get_attribution_scores(start=start, end=end)
 print(scores.shape, scores.dtype)
 
-attribution = attributor.attribute(*task.find_span("sixty"))
+attribution = attributor.attribute(*task.find_span("The work cost"))
 for source in attribution.sources[:2]:
     place = f"{source.source.start}-{source.source.end}"
     print(source.rank, f"{source.score:.4f}", place, source.source.text)

@@ -44,6 +44,7 @@ def task_from_example(example, model, tokenizer, source_type="token"):
         model=model,
         tokenizer=tokenizer,
         source_type=source_type,
+        generate_kwargs={"max_new_tokens": 64, "do_sample": False},
     )
 
 

@@ -28,7 +28,7 @@ class _Flags(Settings):
     """Serve a language model that says which parts of the context it used.
 
     Every flag is also an environment variable: --max-records is AT2_MAX_RECORDS. A flag wins.
-    Without any, the bundled model is served to this machine at http://127.0.0.1:8000.
+    Without any, the default model is served to this machine at http://127.0.0.1:8000.
     """
 
     model_config = SettingsConfigDict(

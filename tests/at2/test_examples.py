@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,17 @@ import pytest
 
 from at2 import AT2ScoreEstimator
 from at2.tasks import SimpleThoughtAttributionTask
+from at2.utils import get_model_and_tokenizer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+pytestmark = pytest.mark.default_model
 TABLE = r"^ +Score  Source\n0 +-?\d\.\d{3}  \S"
+
+
+@cache
+def _load(*names: str) -> tuple[Any, Any]:
+    """Loads each model once for all scripts."""
+    return get_model_and_tokenizer(*names)
 
 
 def run(
@@ -22,6 +31,7 @@ def run(
 ) -> tuple[dict[str, Any], str]:
     """The variables that a script leaves, and what it printed."""
     monkeypatch.chdir(folder)
+    monkeypatch.setattr("at2.utils.get_model_and_tokenizer", _load)
     monkeypatch.delenv("NO_COLOR", raising=False)
     variables = runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     return variables, capsys.readouterr().out
@@ -37,11 +47,11 @@ def test_getting_started(
 ) -> None:
     variables, printed = run("getting_started", tmp_path, monkeypatch, capsys)
     task = variables["task"]
-    assert printed.startswith(task.generation + "\nTotal sources: 4\nSource #0: Charlotte")
+    assert printed.startswith(task.generation + "\nTotal sources: 5\nSource #0: The town")
     assert f"\x1b[36m[(0, {task.statements[0][1]})]\x1b[0m" in printed
     assert re.search(TABLE, printed, re.MULTILINE)
-    assert "(4,) float32" in printed
-    assert "Charlotte" in (tmp_path / "attribution.html").read_text(encoding="utf-8")
+    assert "(5,) float32" in printed
+    assert "reading room" in (tmp_path / "attribution.html").read_text(encoding="utf-8")
 
 
 def test_train_at2(
@@ -49,27 +59,27 @@ def test_train_at2(
 ) -> None:
     variables, printed = run("train_at2", tmp_path, monkeypatch, capsys)
     assert "### Generated response ###\n" in printed and "Total sources: " in printed
-    assert re.search(r"^Training on \d+ examples of 40$", printed, re.MULTILINE)
+    assert re.search(r"^Training on \d+ examples of 5$", printed, re.MULTILINE)
     steps = re.findall(r"^Step (\d+): loss=(-?[\d.]+)", printed, re.MULTILINE)
     assert [int(step) for step, _ in steps] == [0, *range(99, 1000, 100)]
     assert float(steps[-1][1]) < float(steps[0][1]) < 0
-    assert "Saved estimator to outputs/test_context_bundled/estimators/default" in printed
+    assert "Saved estimator to outputs/test_context_smollm2/estimators/default" in printed
     assert "Computing attribution scores for:\n " in printed
     assert re.search(TABLE, printed, re.MULTILINE)
-    folder = tmp_path / "outputs" / "test_context_bundled" / "estimators" / "default"
+    folder = tmp_path / "outputs" / "test_context_smollm2" / "estimators" / "default"
     estimator = AT2ScoreEstimator.load(folder / "score_estimator.pt")
     assert estimator.head_weights.abs().sum().item() == pytest.approx(1, abs=1e-5)
-    assert variables["attributor"].score_estimator.identity["model"] == "bundled"
+    assert variables["attributor"].score_estimator.identity["model"] == "SmolLM2-135M-Instruct"
 
 
 def test_multi_document(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, printed = run("multi_document", tmp_path, monkeypatch, capsys)
-    assert "Context: Charlotte Bennett lives in Lisbon." in printed
+    assert "Context: The pool opens at seven." in printed
     assert re.search(TABLE, printed, re.MULTILINE)
     assert re.search(r"^1 doc-\d \(\d+, \d+\) \S", printed, re.MULTILINE)
-    assert len(re.findall(r"^[123] -?\d\.\d{4} [CHL]", printed, re.MULTILINE)) == 3
+    assert len(re.findall(r"^[123] -?\d\.\d{4} [SHM]", printed, re.MULTILINE)) == 3
 
 
 def test_thought_attribution(
@@ -79,6 +89,6 @@ def test_thought_attribution(
     task = variables["task"]
     assert isinstance(task, SimpleThoughtAttributionTask) and task.num_sources == 3
     assert task.response in printed and task.thoughts in printed
-    assert "\x1b[36m[(0, 34)]\x1b[0mCharlotte Bennett lives in Lisbon." in printed
+    assert "\x1b[36m[(0, 27)]\x1b[0mThe train arrives at 12:15." in printed
     assert re.search(TABLE, printed, re.MULTILINE)
     assert "\x1b[48;2;255;255;0m" in printed

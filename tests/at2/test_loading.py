@@ -11,7 +11,6 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
-    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
 )
@@ -161,7 +160,7 @@ def test_weights_have_the_type_that_was_asked_for(
 )
 def test_settings_that_make_no_sense_are_refused(given: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said) as caught:
-        get_model_and_tokenizer("bundled", **given)
+        get_model_and_tokenizer("some/model", **given)
     assert caught.value.param in given
 
 
@@ -174,7 +173,7 @@ def test_a_missing_package_is_named(
 ) -> None:
     monkeypatch.setattr(utils, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=f"pip install {package}"):
-        get_model_and_tokenizer("bundled", **given)
+        get_model_and_tokenizer("some/model", **given)
 
 
 # Eight bits round the activations as well: from the second layer on, two kernels' last digits may
@@ -207,8 +206,9 @@ def test_attention_over_quantized_weights_equals_eager_attention(
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
-def test_eight_bits_come_with_half_precision_and_pass_the_self_test() -> None:
-    model, _ = get_model_and_tokenizer(device="cpu", quantization="8bit")
+def test_eight_bits_come_with_half_precision_and_pass_the_self_test(tmp_path: Path) -> None:
+    save_text_model(tmp_path, hidden_size=128, intermediate_size=192, head_dim=32)
+    model, _ = get_model_and_tokenizer(str(tmp_path), device="cpu", quantization="8bit")
     assert model.dtype == torch.float16
     assert check_capture(model) < 0.05
 
@@ -275,10 +275,3 @@ def test_code_of_a_checkpoint_is_not_run(text_model: Path, tmp_path: Path) -> No
     with pytest.raises(ModelError, match="custom code"):
         get_model_and_tokenizer(str(tmp_path))
     assert not marker.exists()
-
-
-def test_the_bundled_model_is_the_default() -> None:
-    model, tokenizer = get_model_and_tokenizer()
-    assert model.name_or_path == "bundled"
-    assert isinstance(model.generation_config, GenerationConfig)
-    assert tokenizer.pad_token is not None

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import httpx
 
-_START_LIMIT_S = 120
+_START_LIMIT_S = 300
 _STOP_LIMIT_S = 30
 
 

@@ -405,13 +405,15 @@ def test_a_server_with_a_wrong_setting_says_which_and_does_not_start(
 # -- the real server -----------------------------------------------------------------------------
 
 
-def test_an_answer_from_the_real_server_names_the_file(server: str, tmp_path: Path) -> None:
-    (tmp_path / "people.txt").write_text(
-        "Omar Whitfield plays the cello.\nCharlotte Bennett lives in Lisbon.\n"
+@pytest.mark.default_model
+def test_an_answer_from_the_real_server_names_the_file(default_server: str, tmp_path: Path) -> None:
+    text = "The pool opens at seven in the morning.\nLockers take a coin of one euro.\n"
+    (tmp_path / "pool.txt").write_text(text)
+    command = [sys.executable, "-m", "service.cli", "ask", "--url", default_server]
+    command += ["--context", str(tmp_path / "pool.txt"), "--max-new-tokens", "32"]
+    done = subprocess.run(
+        [*command, "When does the pool open?"], capture_output=True, text=True, check=True
     )
-    command = [sys.executable, "-m", "service.cli", "ask", "--url", server]
-    command += ["--context", str(tmp_path / "people.txt"), "Where does Charlotte Bennett live?"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "Lisbon. [1]" in done.stdout
-    assert "[1] " in done.stdout and "people.txt:32:66" in done.stdout
-    assert "    Charlotte Bennett lives in Lisbon." in done.stdout
+    assert re.search(r"seven.*\[1\]", done.stdout)
+    assert re.search(r"^\[1\] .*pool\.txt:0:39$", done.stdout, re.MULTILINE)
+    assert "    The pool opens at seven in the morning." in done.stdout

@@ -16,11 +16,13 @@ SERVER = (ROOT / "docs" / "server.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 
 
-def test_the_python_example_runs(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.default_model
+def test_the_python_example_runs(default_server: str, capsys: pytest.CaptureFixture[str]) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", SERVER, flags=re.DOTALL)
     assert "http://127.0.0.1:8000" in code
-    exec(code.replace("http://127.0.0.1:8000", server), {})
-    assert capsys.readouterr().out == "Charlotte Bennett lives in Lisbon.\n"
+    exec(code.replace("http://127.0.0.1:8000", default_server), {})
+    printed = capsys.readouterr().out.strip()
+    assert printed and printed in code  # the source is a sentence of the text that was sent
 
 
 def test_the_requests_shown_are_answered(client: httpx.Client) -> None:

@@ -1,4 +1,4 @@
-"""The page in a real browser, against a real server with the bundled model."""
+"""The page in a real browser, against a real server."""
 
 import json
 import os
@@ -20,11 +20,15 @@ pytestmark = pytest.mark.skipif(
 )
 
 CONTEXT = (
-    "Charlotte Bennett works for Halden Freight. Charlotte Bennett has a house in Lisbon. "
-    "Omar Whitfield plays the cello. Halden Freight was founded by Olga Petrov."
+    "The library opens at nine on weekdays. On Saturdays it closes at one. "
+    "The café on the first floor is run by volunteers. New readers need a card with a photograph."
 )
-QUERY = "Where does Charlotte Bennett live?"
-SUPPORT = "Charlotte Bennett has a house in Lisbon."
+QUERY = "When can I read there?"
+LONG_QUERY = "When is closed on Saturdays?"
+"""The model answers in three statements, the first of them long; the second's first source is not
+the others'."""
+SHOWN = 60
+"""Characters of a statement that the page repeats at least, above its sources."""
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 DESK = {"viewport": {"width": 1280, "height": 900}}
 KEY = "a-key-of-some-length"
@@ -61,20 +65,31 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
         yield page
 
 
-def ask(page: Page, context: str = CONTEXT, query: str = QUERY) -> None:
-    """Ask, and wait for the answer's sources."""
+def send(page: Page, context: str = CONTEXT, query: str = QUERY) -> None:
+    """Ask."""
     expect(page.locator(".chip").first).to_be_visible()
+    if page.locator("#edit").is_visible():
+        page.locator("#edit").click()
     page.locator("#documents textarea").fill(context)
     page.locator("#question").fill(query)
     page.locator("#ask").click()
+
+
+def ask(page: Page, context: str = CONTEXT, query: str = QUERY) -> None:
+    """Ask, and wait for the answer's sources."""
+    send(page, context, query)
     expect(page.locator("#findings .source").first).to_be_visible()
 
 
-def two_statements(page: Page) -> None:
-    """An answer of two sentences, from the example for it."""
-    page.locator(".chip", has_text="Two statements").click()
-    expect(page.locator("#findings .source").first).to_be_visible()
-    expect(page.locator(".statement")).to_have_count(2)
+def several_statements(page: Page) -> None:
+    """An answer of three statements."""
+    ask(page, query=LONG_QUERY)
+    expect(page.locator(".statement")).to_have_count(3)
+
+
+def best_source(page: Page) -> str:
+    """The text of the first source that is shown."""
+    return page.locator("#findings .source .quoted").first.inner_text()
 
 
 def marks(page: Page) -> dict[str, float]:
@@ -96,12 +111,10 @@ def record_of(page: Page, address: str) -> dict[str, object]:
 
 def test_an_answer_is_written_and_its_source_lights_up(page: Page, address: str) -> None:
     ask(page)
-    expect(page.locator("#answer")).to_have_text("Charlotte Bennett lives in Lisbon.")
-    shares = marks(page)
-    assert shares[SUPPORT] == 1.0 == max(shares.values())
-    first = page.locator("#findings .source").first
-    expect(first).to_contain_text(SUPPORT)
     record = record_of(page, address)
+    expect(page.locator("#answer")).to_have_text(str(record["response"]))
+    shares = marks(page)
+    assert shares[best_source(page)] == 1.0 == max(shares.values())
     reply = httpx.post(
         f"{address}/attribute", json={"id": record["id"], "split_by": "sentence"}
     ).json()
@@ -125,16 +138,20 @@ def test_the_answer_is_shown_while_it_is_written(page: Page) -> None:
 
 
 def test_pointing_at_a_statement_previews_its_sources(page: Page) -> None:
-    two_statements(page)
+    several_statements(page)
     statements = page.locator(".statement")
     page.locator("h1").hover()
     pinned = marks(page)
     statements.nth(1).hover()
-    expect(page.locator("#findings .subject")).to_contain_text(statements.nth(1).inner_text())
+    expect(page.locator("#findings .subject")).to_contain_text(
+        statements.nth(1).inner_text()[:SHOWN]
+    )
     hovered = marks(page)
     assert max(hovered, key=hovered.__getitem__) != max(pinned, key=pinned.__getitem__)
     page.locator("h1").hover()
-    expect(page.locator("#findings .subject")).to_contain_text(statements.nth(0).inner_text())
+    expect(page.locator("#findings .subject")).to_contain_text(
+        statements.nth(0).inner_text()[:SHOWN]
+    )
     assert marks(page) == pinned
     statements.nth(1).click()
     page.locator("h1").hover()
@@ -143,7 +160,7 @@ def test_pointing_at_a_statement_previews_its_sources(page: Page) -> None:
 
 
 def test_a_selection_across_a_token_border_is_attributed(page: Page) -> None:
-    ask(page)
+    several_statements(page)
     # from inside one word to inside the next, dragged with the mouse
     box = page.locator("#answer").evaluate(
         "a => { const n = a.querySelector('.statement').firstChild, r = document.createRange();"
@@ -157,22 +174,23 @@ def test_a_selection_across_a_token_border_is_attributed(page: Page) -> None:
         page.mouse.move(*box[1], steps=5)
         page.mouse.up()
     reply = waiting.value.json()["attributions"][0]
-    assert reply["text"] == "ves in L"
-    assert reply["text"] in reply["attributed_text"]
+    chosen = page.locator(".statement").first.inner_text()[20:28]
+    assert reply["text"] == chosen and " " in chosen.strip()
+    assert reply["text"] in reply["attributed_text"] != reply["text"]
     subject = page.locator("#findings .subject")
-    expect(subject).to_contain_text("ves in L")
+    expect(subject).to_contain_text(chosen)
     if reply["attributed_text"].strip() != reply["text"]:
         expect(subject).to_contain_text(reply["attributed_text"].strip())
 
 
 def test_everything_is_done_with_the_keyboard_alone(page: Page, address: str) -> None:
-    two_statements(page)
+    several_statements(page)
     first, second = (page.locator(".statement").nth(n).inner_text() for n in (0, 1))
     page.locator(".statement").first.focus()
     page.keyboard.press("ArrowDown")
-    expect(page.locator("#findings .subject")).to_contain_text(second)
+    expect(page.locator("#findings .subject")).to_contain_text(second[:SHOWN])
     page.keyboard.press("ArrowUp")
-    expect(page.locator("#findings .subject")).to_contain_text(first)
+    expect(page.locator("#findings .subject")).to_contain_text(first[:SHOWN])
     with page.expect_response("**/attribute") as waiting:
         page.keyboard.press("ArrowRight")
         page.keyboard.press("Shift+ArrowRight")
@@ -180,7 +198,7 @@ def test_everything_is_done_with_the_keyboard_alone(page: Page, address: str) ->
     assert waiting.value.json()["attributions"][0]["text"] == " ".join(words[:2])
     expect(page.locator("#findings .subject")).to_contain_text(" ".join(words[:2]))
     page.keyboard.press("Escape")
-    expect(page.locator("#findings .subject")).to_contain_text(first)
+    expect(page.locator("#findings .subject")).to_contain_text(first[:SHOWN])
     page.locator("#context").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
@@ -188,7 +206,7 @@ def test_everything_is_done_with_the_keyboard_alone(page: Page, address: str) ->
 
 
 def test_a_source_shows_the_statements_that_used_it(page: Page) -> None:
-    two_statements(page)
+    several_statements(page)
     statements = page.locator(".statement").all_inner_texts()
     page.locator(".statement").nth(1).click()
     best = page.locator("#findings .source").first
@@ -196,7 +214,7 @@ def test_a_source_shows_the_statements_that_used_it(page: Page) -> None:
     mark = page.locator("#context mark", has_text=text)
     mark.click()
     expect(page.locator("#findings-heading")).to_have_text("Used by")
-    expect(page.locator("#findings .source").first).to_contain_text(statements[1])
+    expect(page.locator("#findings .source").first).to_contain_text(statements[1][:SHOWN])
     strengths = page.locator(".statement.used").evaluate_all(
         "all => all.map(s => Number(s.style.getPropertyValue('--share')))"
     )
@@ -209,13 +227,14 @@ def test_a_place_without_a_mark_is_clickable_too(page: Page) -> None:
     ask(page)
     spot = page.locator("#context .block").evaluate(
         "b => { const w = document.createTreeWalker(b, NodeFilter.SHOW_TEXT);"
-        "for (let n = w.nextNode(); n; n = w.nextNode()) { const i = n.data.indexOf('cello');"
+        "for (let n = w.nextNode(); n; n = w.nextNode()) { const i = n.data.indexOf('volunteers');"
         "if (i >= 0) { const r = document.createRange(); r.setStart(n, i); r.setEnd(n, i + 1);"
         "const c = r.getBoundingClientRect(); return [c.left + 2, c.top + c.height / 2]; } } }"
     )
     page.mouse.click(*spot)
-    expect(page.locator("#findings .subject")).to_contain_text("Omar Whitfield plays the cello.")
-    expect(page.locator("#context mark.chosen")).to_have_text("Omar Whitfield plays the cello.")
+    whole = "The café on the first floor is run by volunteers."
+    expect(page.locator("#findings .subject")).to_contain_text(whole)
+    expect(page.locator("#context mark.chosen")).to_have_text(whole)
 
 
 def test_verifying_shows_what_really_removing_the_sources_does(page: Page) -> None:
@@ -243,7 +262,7 @@ def test_level_and_method_can_be_switched(page: Page) -> None:
 
 
 def test_the_matrix_shows_every_statement_and_source(page: Page, address: str) -> None:
-    two_statements(page)
+    several_statements(page)
     record = record_of(page, address)
     texts = [source["text"] for source in record["sources"]]  # type: ignore[attr-defined]
     rows = page.locator("#matrix tbody tr")
@@ -257,26 +276,27 @@ def test_the_matrix_shows_every_statement_and_source(page: Page, address: str) -
 
 def test_exports_are_files_that_stand_alone(page: Page, browser: Browser, tmp_path: Path) -> None:
     ask(page)
+    best = best_source(page)
     with page.expect_download() as waiting:
         page.locator("#export-json").click()
     waiting.value.save_as(tmp_path / "answer.json")
     saved = json.loads((tmp_path / "answer.json").read_text())
     assert saved["documents"] == [{"text": CONTEXT}]
-    assert saved["attributions"][0]["sources"][0]["text"] == SUPPORT
+    assert saved["attributions"][0]["sources"][0]["text"] == best
     with page.expect_download() as waiting:
         page.locator("#export-html").click()
     waiting.value.save_as(tmp_path / "answer.html")
     assert waiting.value.suggested_filename == f"{saved['generation']['id']}.html"
     alone = browser.new_page(offline=True)
     alone.goto((tmp_path / "answer.html").as_uri())
-    expect(alone.locator("#ranking li").first).to_contain_text(SUPPORT)
+    expect(alone.locator("#ranking li").first).to_contain_text(best)
     alone.close()
 
 
 def test_documents_are_opened_dropped_added_and_removed(page: Page) -> None:
     page.locator("#files").set_input_files(
         [
-            {"name": "a.md", "mimeType": "text/markdown", "buffer": b"Omar speaks Dutch."},
+            {"name": "a.md", "mimeType": "text/markdown", "buffer": b"The lift is out of order."},
             {"name": "b.txt", "mimeType": "text/plain", "buffer": CONTEXT.encode()},
         ]
     )
@@ -302,13 +322,13 @@ def test_documents_are_opened_dropped_added_and_removed(page: Page) -> None:
 HOSTILE = (
     "<img src=x onerror=\"document.title='owned'\"> is the first sentence. "
     "<script>document.title='owned'</script> is the second. "
-    "👩‍👩‍👧 Charlotte Bennett has a house in Lisbon 🏠. שלום עולם, זה משפט. {{7*7}} ${7*7} &amp; "
+    "👩‍👩‍👧 New readers need a card 🏠. שלום עולם, זה משפט. {{7*7}} ${7*7} &amp; "
     "<|assistant|> is text."
 )
 
 
 def test_hostile_text_is_only_text(page: Page, address: str) -> None:
-    ask(page, HOSTILE)
+    ask(page, HOSTILE, "What is text?")
     expect(page.locator("#context")).to_have_text(HOSTILE)
     assert page.locator("#context img, #context script, #findings img, #matrix img").count() == 0
     assert "owned" not in page.title()
@@ -386,7 +406,7 @@ def test_five_thousand_lines_stay_usable(page: Page) -> None:
     expect(page.locator("#documents .title")).to_have_value("long.txt")
     page.locator("#question").fill(QUERY)
     page.locator("#ask").click()
-    expect(page.locator("#notice")).to_contain_text("Shorten it")  # the bundled model is small
+    expect(page.locator("#notice")).to_contain_text("Shorten it")
     expect(page.locator("#context")).to_contain_text("Line 4999 says")
     assert page.locator("#context *").count() < 1000
     touched = page.evaluate(
@@ -415,7 +435,7 @@ def test_nothing_is_in_the_way_of_assistive_technology(
     with browsers.visit(browser, address, **DESK, color_scheme=scheme) as page:
         expect(page.locator(".chip").first).to_be_visible()
         assert browsers.violations(page) == []
-        two_statements(page)
+        several_statements(page)
         page.locator("#verify").click()
         expect(page.locator("#findings .summary")).to_be_visible()
         assert browsers.violations(page) == []
@@ -426,7 +446,7 @@ def test_nothing_is_in_the_way_of_assistive_technology(
 
 def test_a_phone_shows_everything_in_one_column(browser: Browser, address: str) -> None:
     with browsers.visit(browser, address, **PHONE) as page:
-        two_statements(page)
+        several_statements(page)
         page.locator(".statement").nth(1).tap()
         expect(page.locator(".statement").nth(1)).to_have_attribute("aria-pressed", "true")
         widths = page.evaluate(
@@ -437,7 +457,7 @@ def test_a_phone_shows_everything_in_one_column(browser: Browser, address: str) 
             page.locator(name).bounding_box() for name in ("#answer-section", "#context")
         )
         assert answer is not None and context is not None
-        assert answer["y"] + answer["height"] <= context["y"] < answer["y"] + 500
+        assert answer["y"] + answer["height"] <= context["y"] < answer["y"] + answer["height"] + 500
         assert browsers.violations(page) == []
 
 
@@ -487,7 +507,7 @@ def test_errors_are_sentences_to_act_on(page: Page) -> None:
 
 def test_an_error_in_the_middle_of_an_answer_is_told_and_keeps_the_text(page: Page) -> None:
     error = {"message": "no", "type": "server_error", "param": None, "code": "deadline_exceeded"}
-    events = [{"type": "delta", "text": "Charlotte Ben"}, {"error": error}]
+    events = [{"type": "delta", "text": "On Satur"}, {"error": error}]
     stream = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
     page.route(
         "**/generate",
@@ -496,18 +516,18 @@ def test_an_error_in_the_middle_of_an_answer_is_told_and_keeps_the_text(page: Pa
     )
     page.locator(".chip").first.click()
     expect(page.locator("#notice")).to_contain_text("took longer than the server allows")
-    expect(page.locator("#answer")).to_have_text("Charlotte Ben")
+    expect(page.locator("#answer")).to_have_text("On Satur")
     expect(page.locator("#ask")).to_be_enabled()
 
 
 def test_going_back_shows_the_answer_before(page: Page) -> None:
     ask(page)
-    first = page.locator("#answer").inner_text()
-    two_statements(page)
+    first, best = page.locator("#answer").inner_text(), best_source(page)
+    several_statements(page)
     page.go_back()
     expect(page.locator("#answer")).to_have_text(first)
     expect(page.locator("#question")).to_have_value(QUERY)
-    expect(page.locator("#findings .source").first).to_contain_text(SUPPORT)
+    expect(page.locator("#findings .source").first).to_contain_text(best)
     page.go_back()
     expect(page.locator("#documents textarea")).to_have_value(CONTEXT)
 
@@ -528,10 +548,10 @@ def test_an_answer_can_be_stopped_and_asked_again(page: Page) -> None:
 def test_choosing_while_scores_are_measured_loses_nothing(page: Page) -> None:
     held: list[Route] = []
     page.route("**/attribute", lambda route: held.append(route), times=1)
-    page.locator(".chip", has_text="Two statements").click()
+    send(page, query=LONG_QUERY)
     second = page.locator(".statement").nth(1)
     second.click()
-    expect(page.locator("#findings .subject")).to_contain_text(second.inner_text())
+    expect(page.locator("#findings .subject")).to_contain_text(second.inner_text()[:SHOWN])
     held[0].continue_()
     expect(page.locator("#matrix tbody tr").first).to_be_visible()
     expect(second).to_have_attribute("aria-pressed", "true")
@@ -543,7 +563,7 @@ def test_links_outlive_the_server_and_a_key_is_asked_for(
 ) -> None:
     ask(page)
     link = page.url.removeprefix(address)
-    answer = page.locator("#answer").inner_text()
+    answer, best = page.locator("#answer").inner_text(), best_source(page)
     shares = marks(page)
     with (  # another process, which has only the file
         tiny_server(AT2_STORE=str(store), AT2_API_KEYS=KEY) as (_, other),
@@ -559,7 +579,7 @@ def test_links_outlive_the_server_and_a_key_is_asked_for(
         later.keyboard.press("Enter")
         expect(dialog).to_be_hidden()
         expect(later.locator("#answer")).to_have_text(answer)
-        expect(later.locator("#findings .source").first).to_contain_text(SUPPORT)
+        expect(later.locator("#findings .source").first).to_contain_text(best)
         expect(later.locator("#context")).to_have_text(CONTEXT)
         expect(later.locator("#question")).to_have_value(QUERY)
         assert marks(later) == shares

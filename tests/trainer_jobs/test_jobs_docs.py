@@ -53,7 +53,7 @@ def test_every_configuration_of_the_package_is_listed_with_its_model_and_data() 
         (row,) = re.findall(rf"^\| `{name}` \|.*$", DOCS, flags=re.MULTILINE)
         values = read_configuration(name)
         assert f"`{values['model']}`" in row
-        assert values["dataset"] == "bundled" or f"`{values['dataset']}`" in row
+        assert f"`{values['dataset']}`" in row
 
 
 def test_the_example_of_a_configuration_works(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_the_flags_in_the_documentation_exist() -> None:
         if words[0] == "--help":
             continue
         assert words[0] in COMMANDS
-        flags = [word.replace("mine.toml", "bundled") for word in words[1:]]
+        flags = [word.replace("mine.toml", "smollm2") for word in words[1:]]
         assert read_settings(flags, {}).out
 
 
