@@ -31,7 +31,7 @@ NEVER_FINAL = _words("""
 BEFORE_NUMBER = _words("""
     no nos n° nr nrs fig figs sec secs ch chap vol vols art arts eq eqs pp par para tab app ex op
     wt ht qty amt temp avg max dia diam wid alt lat ext rm cat mod ser reg pat const amend cl subd
-    id
+    id iss suppl lfg jg
     ed eds est pt ver ff lect prop thm lem cor ref refs
     jan feb mar apr jun jul aug sep sept oct nov dec okt dez mai
     abb bd kap abs ziff rn str
@@ -72,7 +72,7 @@ CITATION_WORDS = _words("""
     psychol psychiatr neurol immunol pharmacol epidemiol genet microbiol math appl comput mech symp
     conf trans bull eur amer geophys astrophys astron opt mater env environ educ econ philos hist
     ling engl q pub pat ann mod nutr const biophys oncol cardiol pediatr radiol pathol virol ecol
-    zool entomol sociol anthropol adv curr opin scand
+    zool entomol sociol anthropol adv curr opin scand bankr exp bd educ
     ala ariz ark colo del ga ill ind kan mass md mich minn mo mont neb nev okla ore pa tex va vt
     wash wis wyo
 """)
@@ -190,8 +190,8 @@ SPEECH_VERBS = _words("""
 """`"Stop!" John shouted.` is one sentence."""
 
 CONNECTORS = _words("""
-    a an the of to at by for from with into onto upon and or nor but than which who whose whom as if
-    when while because although though whether is are was were be been has have had will would could
+    a an the of to at by in on for from with into onto upon and or nor but than that which who whose
+    whom as if when while because although though whether is are was were be been has have had will would could
     may might must shall should its their his her our your my these those between among through
     during under about against without within toward towards per via
     der die das des dem den ein eine einen einem einer eines und oder aber als wie von vom zum zur

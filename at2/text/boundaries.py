@@ -111,7 +111,9 @@ _GLUED = regex.compile(
     r"""["“„«‘(¿¡]?(?P<word>\p{Lu}(?:[\p{Ll}'’]{1,40}+|(?=\s)))(?=[\s,;:!?…"”’)]|\.(?!\w)|\Z)"""
 )
 _LETTERS = regex.compile(r"[^\W\d_]{2,}+")
-_AND = frozenset(("and", "or", "to", "und", "oder", "bis", "et", "ou", "y", "o"))
+_AND = frozenset(
+    ("and", "or", "to", "und", "oder", "bis", "et", "ou", "y", "o", "is", "was", "ist", "war", "=")
+)
 _FINAL_SYLLABLES = "다요죠까니네"
 """Korean sentences end in these."""
 _OPENERS = "\"'“”‘’«»„‚‹›([{¿¡*_–—/-"
@@ -206,6 +208,12 @@ class Stop:
     def cited(self) -> bool:
         """Whether the word is part of the name of a court, a law or a journal."""
         return self.word.lower() in CITATION_WORDS
+
+    @property
+    def cites_before(self) -> bool:
+        """Whether the word before last is part of such a name: `Fed. R. Bankr.`"""
+        earlier = self.tokens[-3] if len(self.tokens) > 2 else ""
+        return earlier.endswith(".") and earlier[:-1].lower() in CITATION_WORDS
 
     @property
     def is_first_word(self) -> bool:
@@ -468,9 +476,11 @@ def _title_or_connecting_word(stop: Stop) -> bool | None:
 @_rule("period", "⟦See Fed. R. Evid. 403.⟧")
 def _citation(stop: Stop) -> bool | None:
     """Followed by a number or by the next part of the name."""
-    if not stop.cited or not stop.word[:1].isupper():
-        return None
     following = stop.following
+    next_is_cited = following.dotted and following.word.lower() in CITATION_WORDS
+    between = stop.before.endswith(".") and (next_is_cited or stop.cites_before)
+    if not stop.word[:1].isupper() or not (stop.cited or between):
+        return None
     part = following.dotted and len(following.word) <= 8
     if following.is_digit or following.lead.startswith("§") or part or following.word.isupper():
         return False

@@ -16,6 +16,7 @@ from at2.text.markup import ADDRESS, BESIDE, SOLID
 from at2.text.passages import passages
 
 CharRange = tuple[int, int]
+_ITEM_NUMBER = regex.compile(r"\(?\d{1,3}(?:\.\)|[.)])")
 _REFERENCES = regex.compile(r"(?:\[[\w ,;–-]{1,20}\]\s*+)++")
 SentenceSplitter = Callable[[str], list[CharRange]]
 """The type of `split_sentences`, for those who supply their own."""
@@ -141,7 +142,8 @@ def punkt_tab_splitter(language: str = "english") -> SentenceSplitter:
     """A splitter that uses NLTK's trained Punkt model, as the published package does.
 
     Its data is not part of this package or of NLTK; `python -m nltk.downloader punkt_tab` fetches
-    it. Line breaks end sentences and pieces without a letter are left out, as in `split_sentences`.
+    it. Line breaks end sentences; pieces without a letter or a figure and the numbers of a list's
+    items are left out, as in `split_sentences`.
 
     Raises:
         InputError: the data for this language is not installed.
@@ -160,12 +162,13 @@ def punkt_tab_splitter(language: str = "english") -> SentenceSplitter:
         ) from error
 
     def split(text: str) -> list[CharRange]:
-        pieces = (
-            (start + first, start + last)
-            for start, end in _lines(text)
-            for first, last in tokenizer.span_tokenize(text[start:end])
-        )
-        return _visible(text, pieces)
+        found: list[CharRange] = []
+        for start, end in _lines(text):
+            spans = tokenizer.span_tokenize(text[start:end])
+            pieces = _visible(text, ((start + first, start + last) for first, last in spans))
+            marked = len(pieces) > 1 and _ITEM_NUMBER.fullmatch(text, *pieces[0])
+            found += pieces[1:] if marked else pieces
+        return found
 
     return split
 
