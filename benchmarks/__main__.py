@@ -3,6 +3,7 @@
 from benchmarks import (
     attribution,
     compute,
+    decode_capture,
     generation,
     http_layer,
     long_context,
@@ -20,6 +21,7 @@ if __name__ == "__main__":
         generation,
         compute,
         serving,
+        decode_capture,
         http_layer,
     ):
         print(f"\n## {module.__name__.split('.')[-1]}\n")

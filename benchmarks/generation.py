@@ -15,12 +15,12 @@ from typing import Any
 
 from transformers.utils import logging
 
+from at2.model.twin import same_weights
 from at2.tasks.generation import end_ids, generate_responses
 from at2.utils import get_model_and_tokenizer
 from benchmarks.compute import random_llama
 from benchmarks.questions import from_passages
 from service.engine.batching import Batcher
-from service.engine.loading import same_weights
 from service.engine.sampling import Sampling
 
 ROUNDS = 3

@@ -21,8 +21,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from at2.model.ablation import ablated_logit_probs, sample_masks
 from at2.model.attention import attention_shape, check_capture, probe_ids, token_scores
+from at2.model.twin import same_weights
 from service.engine.batching import Batcher
-from service.engine.loading import same_weights
 from service.engine.sampling import Sampling
 
 PHI_4_MINI: dict[str, Any] = {

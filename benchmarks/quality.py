@@ -25,7 +25,7 @@ from at2.evaluation import EvaluationExample, EvaluationSettings, evaluate, mark
 from at2.methods import AttributionMethod, Attributor, method_named
 from at2.methods.registry import Passes
 from at2.model import default
-from at2.model.capture import attention_implementation
+from at2.model.twin import twin_for_pass
 from at2.utils import get_model_and_tokenizer
 from benchmarks.first_source import HELD_OUT_ARTICLES
 from benchmarks.questions import Asked, from_passages, from_squad
@@ -77,8 +77,8 @@ class FlashTraceAttributor(Attributor):
 
         task = self.task
         prompt = task.tokenizer.decode(task.token_ids[: task.target_token_range[0]])
-        with attention_implementation(task.model, "eager"):
-            trace = FlashTrace(task.model, task.tokenizer).trace(
+        with twin_for_pass(task.model, "eager") as model:
+            trace = FlashTrace(model, task.tokenizer).trace(
                 prompt=prompt,
                 target=task.target,
                 output_span=(token_start, token_end - 1),

@@ -4,6 +4,8 @@ Settings are read and judged before anything that imports a model library, which
 """
 
 import logging
+import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -11,8 +13,9 @@ from pydantic import ValidationError
 from pydantic_settings import CliApp, CliSettingsSource, SettingsConfigDict
 
 from service import logs
+from service.environment import ignored
 from service.failures import StoreError
-from service.security import ApiKeys, check_exposure, origins
+from service.security import ApiKeys, Keyring, TrustedHosts, check_exposure, origins
 from service.server import check_address, exit_on_signals, run
 from service.settings import Settings
 
@@ -62,11 +65,15 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m servi
     """
     flags = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        not_ours = ignored(os.environ, Settings.model_fields)
+        for variable in not_ours:
+            del os.environ[variable]  # AT2_PORT=tcp://… would be taken for a port
         source = CliSettingsSource[object](_Flags, cli_prog_name=program)
         settings: Settings = CliApp.run(_Flags, cli_args=flags, cli_settings_source=source)
         keys = ApiKeys.of(settings)
         check_exposure(settings, keys)
         origins(settings)
+        TrustedHosts.of(settings)
         check_address(settings)
     except ValueError as error:
         print(*_problems(error), sep="\n", file=sys.stderr)
@@ -74,6 +81,10 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m servi
     logs.configure(
         level=settings.log_level, log_format=settings.log_format, log_text=settings.log_text
     )
+
+    if not_ours:
+        reasons = "; ".join(f"{variable} {reason}" for variable, reason in not_ours.items())
+        logger.warning("variables that are not read: %s", reasons)
 
     exit_on_signals()
     logger.info("loading model %s", settings.model)
@@ -90,6 +101,9 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m servi
     except (At2Error, StoreError) as error:
         print(f"cannot start: {error}", file=sys.stderr)
         return 1
+    if settings.api_keys_file is not None:
+        keyring: Keyring = app.state.keys
+        signal.signal(signal.SIGHUP, lambda *_: keyring.look_again())
     return run(app, settings, app.state.lifecycle)
 
 

@@ -12,7 +12,9 @@ from at2 import __version__
 from service import errors, operation
 from service.engine import Engine
 from service.failures import StoreError
-from service.records import RecordStore, open_store
+from service.generations import Generations
+from service.metrics import Metrics
+from service.records import open_store
 from service.routes import attribution, generations, page, status
 
 logger = logging.getLogger("at2.service")
@@ -41,7 +43,7 @@ def create_app(engine: Engine) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await engine.start()
-        sweeping = asyncio.create_task(_sweep(engine, store))
+        sweeping = asyncio.create_task(_sweep(app.state.generations))
         try:
             yield
         finally:
@@ -64,21 +66,24 @@ def create_app(engine: Engine) -> FastAPI:
     errors.install(app)
     for module in (generations, attribution, status, page):
         app.include_router(module.router)
-    operation.equip(app, settings)
-    app.state.metrics.watch(
+    operation.equip(app, settings, lambda: engine.load.in_progress)
+    metrics: Metrics = app.state.metrics
+    app.state.generations = Generations(engine, store, metrics)
+    metrics.watch(
         running=lambda: engine.load.generating,
-        waiting=lambda: engine.load.attributions_waiting,
+        waiting=lambda: engine.load.generations_waiting + engine.load.attributions_waiting,
         cache_usage=lambda: engine.load.cache_used,
+        scoring_passes=lambda: engine.load.scoring_passes,
+        accounts=lambda: engine.accounts.all,
     )
     return app
 
 
-async def _sweep(engine: Engine, store: RecordStore) -> None:
+async def _sweep(generations: Generations) -> None:
     """Forget what has expired, again and again, from the disk and from memory."""
     while True:
         try:
-            for generation_id in await store.sweep():
-                engine.forget(generation_id)
+            await generations.sweep()
         except StoreError as error:
             logger.error("expired generations stay: %s", error)
         await asyncio.sleep(_SWEEP_SECONDS)

@@ -23,6 +23,9 @@ _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]
 
 _QUIET = "dim"
 
+_CUT_OFF = {"length": "new tokens", "deadline": "time"}
+"""What cut off a response, by its `finish_reason`."""
+
 
 def plain(text: str) -> Text:
     """Text that does nothing to a terminal: no escape sequences, no reversal of direction."""
@@ -65,8 +68,9 @@ def print_answer(
             answer.append(" ").append_text(_marker(numbers[source.index]))
     answer.append_text(plain(generation.response[position:]))
     _print(console, answer)
-    if generation.finish_reason == "length":
-        _print(console, Text("(cut off: the limit of new tokens was reached)", style=_QUIET))
+    if generation.finish_reason in _CUT_OFF:
+        limit = _CUT_OFF[generation.finish_reason]
+        _print(console, Text(f"(cut off: the limit of {limit} was reached)", style=_QUIET))
     if sources:
         _print(console, Text())
     for number, source in enumerate(sources, 1):

@@ -1,5 +1,4 @@
-"""What routes are given: the engine, the record store and the metrics that the application owns,
-and the records themselves.
+"""What routes are given: what the application owns, who calls, and the records themselves.
 
 Coroutines, though they wait for nothing: FastAPI would run a plain function in another thread.
 """
@@ -8,8 +7,10 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from service.caller import Caller
 from service.engine import Engine
 from service.errors import UnknownGenerationError
+from service.generations import Generations
 from service.metrics import Metrics
 from service.records import Kept, RecordStore
 
@@ -24,23 +25,42 @@ async def _store(request: Request) -> RecordStore:
     return store
 
 
+async def _generations(request: Request) -> Generations:
+    generations: Generations = request.app.state.generations
+    return generations
+
+
+async def _caller(request: Request) -> Caller:
+    return Caller(getattr(request.state, "key_id", ""))
+
+
 async def _metrics(request: Request) -> Metrics:
     metrics: Metrics = request.app.state.metrics
     return metrics
 
 
+async def _owner(request: Request) -> str:
+    owner: str = getattr(request.state, "key_id", "")
+    return owner
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]
+"""Who waits for the reply: one caller for each key, and one for all who have none."""
 EngineDep = Annotated[Engine, Depends(_engine)]
+GenerationsDep = Annotated[Generations, Depends(_generations)]
 StoreDep = Annotated[RecordStore, Depends(_store)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
+OwnerDep = Annotated[str, Depends(_owner)]
+"""Id of the key that a request came with, to which records belong; empty without keys."""
 
 
-async def known(store: RecordStore, generation_id: str) -> Kept:
+async def known(store: RecordStore, generation_id: str, owner: str) -> Kept:
     """The generation of an id.
 
     Raises:
-        UnknownGenerationError: there is none.
+        UnknownGenerationError: there is none, or it belongs to somebody else.
     """
-    kept = await store.get(generation_id)
+    kept = await store.get(generation_id, owner)
     if kept is None:
         raise UnknownGenerationError(generation_id)
     return kept

@@ -1,42 +1,32 @@
-"""Work for a client ends when the client goes away.
+"""A client that goes away is a caller that leaves.
 
 Plain ASGI: once the body is read, the only message still to come says that the connection closed.
 """
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from starlette.requests import Request
 from starlette.types import Receive
 
-T = TypeVar("T")
+from service.caller import Caller, Departure
 
 
-class ClientGoneError(Exception):
-    """There is nobody left to reply to."""
+@asynccontextmanager
+async def connected(receive: Receive, caller: Caller) -> AsyncIterator[None]:
+    """Inside the block, the caller leaves when the client closes the connection.
 
-
-async def gone(receive: Receive) -> None:
-    """Return when the client has gone away. The request's body must have been read."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """The result of some work, which is cancelled if the client goes away before.
-
-    Raises:
-        ClientGoneError: it did.
+    The request's body must have been read.
     """
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(gone(request.receive))
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        caller.leave(Departure.GONE)
+
+    watching = asyncio.ensure_future(watch())
     try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGoneError
-        return working.result()
+        yield
     finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)

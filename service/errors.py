@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from at2.errors import At2Error, InputError, PromptTooLongError, SpanError
-from service.disconnect import ClientGoneError
+from service.caller import ClientGoneError
 from service.failures import (
     BusyError,
     DamagedRecordError,
@@ -48,11 +48,12 @@ _FAILURES: tuple[tuple[type[ServerFailure], int, str, str], ...] = (
 _SHOWN = 64
 """Characters of a field's name that an error repeats."""
 
-_UNREADABLE_BODY = "There was an error parsing the body"
-"""FastAPI's words for a body that it could not decode for another reason than JSON's grammar."""
-
 _RETRY_AFTER_DOWN = 5
 """Seconds in which an engine that ran out of memory is back, or its process replaced."""
+
+
+_NO_OBJECT = frozenset({"model_type", "model_attributes_type"})
+"""What pydantic calls a body that is JSON, but no object, or that does not say that it is JSON."""
 
 
 class UnknownGenerationError(Exception):
@@ -107,16 +108,14 @@ def _validation_reply(error: RequestValidationError) -> JSONResponse:
     # the first part is "body" or "path"; a field that there is not has any name
     where = [str(part)[:_SHOWN] for part in first["loc"][1:]]
     if first["type"] == "json_invalid":
-        return reply(
-            400, "the body is not valid JSON", kind="invalid_request_error", code="invalid_json"
-        )
+        return reply(400, first["msg"], kind="invalid_request_error", code="invalid_json")
     param = ".".join(where) or None
     message = first["msg"].removeprefix("Value error, ")
     if param:
         message = f"{param}: {message}"
     elif first["loc"] == ("body",) and first["type"] == "missing":
         message = "the body is empty: send an object as JSON"
-    elif first["loc"] == ("body",) and isinstance(first.get("input"), (bytes, str)):
+    elif first["loc"] == ("body",) and first["type"] in _NO_OBJECT:
         message = "the body is no object: send one as JSON, with Content-Type: application/json"
     return reply(400, message, kind="invalid_request_error", param=param, code=str(first["type"]))
 
@@ -158,9 +157,6 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> JSONResponse:
-        if error.detail == _UNREADABLE_BODY:
-            message = "the body cannot be read as JSON: not UTF-8, compressed, or nested too deeply"
-            return reply(400, message, kind="invalid_request_error", code="invalid_json")
         kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
         response = reply(
             error.status_code,

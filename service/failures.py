@@ -22,12 +22,12 @@ class BusyError(ServerFailure):
     """Too many requests at once.
 
     Args:
-        limit: how many there may be.
+        message: how many there are, of which kind.
         retry_after: seconds after which another try is likely to be let in.
     """
 
-    def __init__(self, limit: int, retry_after: int) -> None:
-        super().__init__(f"{limit} requests are in progress, the most this server takes")
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
         self.retry_after = retry_after
 
 

@@ -7,8 +7,10 @@ operator asked for that. Knows nothing of HTTP.
 
 import json
 import logging
+import math
 import re
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +29,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _TELLING_ERRORS = (OSError, MemoryError, RuntimeError)
 """Their messages speak of the machine ("CUDA error", "no space left"); those of other exceptions
 (a KeyError, a UnicodeDecodeError) may quote what a user sent."""
+
+_TOLD_APART = 80
+"""Characters by which messages differ, if they do."""
+
+_REMEMBERED = 1000
+"""Different messages; far more than there are in the code."""
 
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
@@ -66,6 +74,41 @@ def note_text(**texts: str) -> None:
     notes = _current.get()
     if notes is not None:
         notes.texts.update(texts)
+
+
+class OncePerMinute(logging.Filter):
+    """Of warnings and errors that repeat lets one through a minute, with the number left out.
+
+    What repeats is a message before its arguments are put in; one with a stack trace counts by the
+    place where its exception was raised.
+    """
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._seen: dict[object, tuple[float, int]] = {}  # when let through, and left out since
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this one is written."""
+        if record.levelno < logging.WARNING:
+            return True
+        error = record.exc_info[1] if record.exc_info else None
+        stack = error.__traceback__ if error is not None else None
+        while stack is not None and stack.tb_next is not None:
+            stack = stack.tb_next
+        place = (stack.tb_frame.f_code.co_filename, stack.tb_lineno) if stack is not None else None
+        key = (record.name, str(record.msg)[:_TOLD_APART], type(error), place)
+        then, left_out = self._seen.get(key, (-math.inf, 0))
+        now = time.monotonic()
+        if now - then < self._seconds:
+            self._seen[key] = (then, left_out + 1)
+            return False
+        if len(self._seen) >= _REMEMBERED:
+            self._seen.clear()
+        self._seen[key] = (now, 0)
+        if left_out:
+            record.facts = getattr(record, "facts", {}) | {"left_out": left_out}
+        return True
 
 
 class _Formatter(logging.Formatter):
@@ -147,6 +190,7 @@ def configure(
     formatter = (JsonFormatter if log_format == "json" else TextFormatter)(log_text=log_text)
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
+    handler.addFilter(OncePerMinute())
     logging.basicConfig(level="WARNING", handlers=[handler], force=True)
     logging.captureWarnings(True)
     for name in ("at2", "uvicorn"):

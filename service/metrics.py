@@ -3,7 +3,8 @@
 Each application has its own registry, so that several can live in one process.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -13,13 +14,21 @@ from prometheus_client import (
     Info,
     ProcessCollector,
 )
+from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
 
 _DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 """Seconds: from a cached attribution (milliseconds) to a long answer on a CPU (minutes)."""
 
 _FIRST_TOKENS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48)
 """Seconds: a prefill alone, up to one behind a full queue; doubling, as its causes multiply."""
+
+_BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
+"""Seconds: from a small model on a GPU to a large one on a busy CPU."""
+
+Aborted = Literal["gone", "failed", "stopping"]
+"""Why a generation has no reply: its client went away, an error, or the server's stop."""
 
 _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
 """Tokens of one request: powers of four up to the longest contexts that models take."""
@@ -28,6 +37,50 @@ _METHODS = frozenset({"DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"
 
 UNMATCHED = "other"
 """Label of what has no route, so that callers cannot make new time series."""
+
+
+class KeyAccount(Protocol):
+    """What one key was given."""
+
+    prompt_tokens: int
+    new_tokens: int
+    scored_tokens: int
+    waited: float
+    refused: int
+
+
+class _Owned(Collector):
+    """Counters that their owner keeps, read whenever somebody asks for the metrics."""
+
+    def __init__(self) -> None:
+        self.scoring_passes: Callable[[], float] = lambda: 0.0
+        self.accounts: Callable[[], Mapping[str, KeyAccount]] = dict
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The counters as they stand."""
+        yield CounterMetricFamily(
+            "at2_scoring_passes",
+            "Passes over the model that attribution took.",
+            value=self.scoring_passes(),
+        )
+        tokens = CounterMetricFamily(
+            "at2_key_tokens", "Tokens that each key was given.", labels=("key", "kind")
+        )
+        waited = CounterMetricFamily(
+            "at2_key_waiting_seconds",
+            "Seconds that each key's requests waited for their turns.",
+            labels=("key",),
+        )
+        refused = CounterMetricFamily(
+            "at2_key_refused", "Requests of each key that were not let in.", labels=("key",)
+        )
+        for key, account in self.accounts().items():
+            tokens.add_metric((key, "prompt"), account.prompt_tokens)
+            tokens.add_metric((key, "generated"), account.new_tokens)
+            tokens.add_metric((key, "scored"), account.scored_tokens)
+            waited.add_metric((key,), account.waited)
+            refused.add_metric((key,), account.refused)
+        yield from (tokens, waited, refused)
 
 
 class Metrics:
@@ -80,6 +133,18 @@ class Metrics:
         self._generation_tokens = Counter(
             "at2_generation_tokens", "Tokens generated.", registry=registry
         )
+        self._between_tokens = Histogram(
+            "at2_time_between_tokens_seconds",
+            "From one token of a response to the next.",
+            buckets=_BETWEEN_TOKENS,
+            registry=registry,
+        )
+        self._aborted = Counter(
+            "at2_generations_aborted",
+            "Generations that had no reply.",
+            ("reason",),
+            registry=registry,
+        )
         self._prompt_sizes = Histogram(
             "at2_request_prompt_tokens",
             "Tokens of one prompt.",
@@ -102,6 +167,8 @@ class Metrics:
         self._cache_usage = Gauge(
             "at2_cache_usage", "Share of the key-value cache in use, 0 to 1.", registry=registry
         )
+        self._owned = _Owned()
+        registry.register(self._owned)
 
     def observe_request(
         self, *, method: str, route: str | None, status: int, seconds: float
@@ -116,18 +183,30 @@ class Metrics:
         """Count an error reply, or an error inside a stream, by its type and code."""
         self._errors.labels(kind, code or "").inc()
 
-    def observe_first_token(self, seconds: float) -> None:
-        """Time a generation's first token, waiting included."""
+    def observe_first_token(self, seconds: float, *, prompt_tokens: int) -> None:
+        """Time a generation's first token, waiting included, and count the prompt, now read."""
         self._first_token_seconds.observe(seconds)
-
-    def observe_generation(
-        self, *, prompt_tokens: int, completion_tokens: int, seconds: float, finish_reason: str
-    ) -> None:
-        """Count the tokens of a finished generation and time it, waiting included."""
         self._prompt_tokens.inc(prompt_tokens)
-        self._generation_tokens.inc(completion_tokens)
         self._prompt_sizes.observe(prompt_tokens)
+
+    def observe_tokens(self, count: int, *, seconds: float | None) -> None:
+        """Count new tokens, whatever becomes of them.
+
+        Args:
+            count: how many.
+            seconds: since the last ones, if there were any.
+        """
+        self._generation_tokens.inc(count)
+        if seconds is not None:
+            self._between_tokens.observe(seconds / count)
+
+    def observe_generation(self, *, seconds: float, finish_reason: str) -> None:
+        """Time a finished generation, waiting included."""
         self._generation_seconds.labels(finish_reason).observe(seconds)
+
+    def observe_abort(self, *, reason: Aborted) -> None:
+        """Count a generation that has no reply."""
+        self._aborted.labels(reason).inc()
 
     def observe_attribution(self, *, method: str, seconds: float) -> None:
         """Time the work of one attribution request, without waiting."""
@@ -139,11 +218,15 @@ class Metrics:
         running: Callable[[], float],
         waiting: Callable[[], float],
         cache_usage: Callable[[], float],
+        scoring_passes: Callable[[], float],
+        accounts: Callable[[], Mapping[str, KeyAccount]] = dict,
     ) -> None:
-        """Read these gauges from their owner whenever somebody asks for the metrics."""
+        """Read these from their owner whenever somebody asks for the metrics."""
         self._running.set_function(running)
         self._waiting.set_function(waiting)
         self._cache_usage.set_function(cache_usage)
+        self._owned.scoring_passes = scoring_passes
+        self._owned.accounts = accounts
 
     def exposition(self, accept: str = "") -> tuple[bytes, str]:
         """All metrics as text, and its content type.

@@ -1,5 +1,6 @@
 """Gives an application what its operator needs: keys, limits, logs, metrics, an orderly stop."""
 
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI
@@ -8,25 +9,31 @@ from service import middleware
 from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.routes import metrics
-from service.security import ApiKeys, is_open
+from service.security import Keyring, is_open
 from service.settings import Settings
 
 _SCHEME = "key"
 
 
-def equip(app: FastAPI, settings: Settings) -> None:
+def equip(app: FastAPI, settings: Settings, in_progress: Callable[[], int] = lambda: 0) -> None:
     """Wrap the routes of an application in everything that is not a route's business.
 
-    Sets `app.state.metrics` (`Metrics`) and `app.state.lifecycle` (`Lifecycle`).
+    Args:
+        app: the application.
+        settings: the server's.
+        in_progress: how many generations and attributions there are.
+
+    Sets `app.state.metrics` (`Metrics`), `app.state.lifecycle` (`Lifecycle`) and `app.state.keys`
+    (`Keyring`).
 
     Raises:
-        ValueError: the keys or the origins in the settings are malformed.
+        ValueError: the keys, the origins or the trusted hosts in the settings are malformed.
     """
-    keys = ApiKeys.of(settings)
+    app.state.keys = keys = Keyring(settings)
     app.state.metrics = Metrics(version=app.version, model=settings.model)
     app.state.lifecycle = Lifecycle()
     app.include_router(metrics.router)
-    middleware.install(app, settings, keys, app.state.metrics, app.state.lifecycle)
+    middleware.install(app, settings, keys, app.state.metrics, app.state.lifecycle, in_progress)
     if keys:
         _document_keys(app, settings)
 

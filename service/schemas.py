@@ -1,6 +1,6 @@
 """What goes over the wire. Characters are Unicode code points; ranges are half-open."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -30,6 +30,9 @@ DEFAULT_TOP_K = 8
 MAX_DOCUMENT_ID = 256
 """Characters: every source of a document repeats its id."""
 
+MAX_ITEMS = 10_000
+"""Of any list in a request; what a server's settings allow is less."""
+
 
 def _encodable(value: str) -> str:
     try:
@@ -50,9 +53,15 @@ _DocumentId = Annotated[
     str, StringConstraints(max_length=MAX_DOCUMENT_ID), AfterValidator(_encodable)
 ]
 
+T = TypeVar("T")
+
+_List = Annotated[list[T], Field(max_length=MAX_ITEMS, fail_fast=True)]
+"""One that is read no further than to the first item that is wrong."""
+
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # strict: true, "1" and 1.0 are no integers
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Document(_Request):
@@ -74,11 +83,11 @@ class Message(_Request):
 
 class _Prompt(_Request):
     context: _NonBlank | None = Field(default=None, description="The context, if it is one text.")
-    documents: list[Document] | None = Field(
+    documents: _List[Document] | None = Field(
         None, min_length=1, description="The context, if it is several texts."
     )
     query: _NonBlank | None = None
-    messages: list[Message] = Field(default=[], description="Earlier turns, oldest first.")
+    messages: _List[Message] = Field(default=[], description="Earlier turns, oldest first.")
 
     def _check_context(self) -> None:
         if (self.context is None) == (self.documents is None):
@@ -144,13 +153,23 @@ class GenerateReply(BaseModel):
     model: str
     created: int = Field(description="Seconds since 1970.")
     expires: int | None = Field(
-        description="When the server forgets it, at the latest; null if it keeps nothing."
+        description="When the server forgets it, at the latest; null if it is not kept, "
+        "because nothing is or because it could not be written."
     )
     response: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "deadline"] = Field(
+        description="The response ended, or was cut off at its limit of tokens or of time."
+    )
     usage: Usage
     sources: list[Source]
     statements: list[Statement]
+
+
+class DeletionReply(BaseModel):
+    """A generation that is forgotten before its text is gone from the disk."""
+
+    id: str
+    erased: Literal[False] = Field(description="Whether its text is gone from the disk.")
 
 
 class PromptReply(BaseModel):
@@ -192,7 +211,7 @@ class AttributeRequest(_Prompt):
     )
     start: int | None = Field(default=None, ge=0, description="Start of one span of the response.")
     end: int | None = Field(default=None, ge=1, description="End of one span of the response.")
-    spans: list[Span] | None = Field(
+    spans: _List[Span] | None = Field(
         default=None, min_length=1, description="Several spans; see /info for how many."
     )
     quote: _NonEmpty | None = Field(
@@ -322,7 +341,14 @@ class Limits(BaseModel):
     max_spans: int
     max_passes: int = Field(description="Passes over the model for one attribution.")
     max_requests: int = Field(description="Requests in progress at once.")
-    request_seconds: float
+    max_requests_per_key: int
+    max_long_attributions: int = Field(
+        description="Attributions of 16 passes or more in progress at once; half as many of a key."
+    )
+    request_seconds: float = Field(
+        description="For an attribution. A generation may take longer where its tokens do, unless "
+        "the server sets a limit."
+    )
 
 
 class StoreInfo(BaseModel):
@@ -330,6 +356,23 @@ class StoreInfo(BaseModel):
 
     kind: Literal["memory", "none", "file"]
     seconds: int = Field(description="For how long, at the most.")
+
+
+class GenerationInfo(BaseModel):
+    """How responses are generated."""
+
+    batched: bool = Field(description="Many at a time, or one after the other.")
+    reason: str | None = Field(description="Why one after the other; null if many at a time.")
+
+
+class ScoringInfo(BaseModel):
+    """How responses that are written here get the scores of methods that weigh attention."""
+
+    as_written: bool = Field(
+        description="Taken while a response is written, so that attributing it by id takes no "
+        "pass over the model; or else by one pass afterwards."
+    )
+    reason: str = Field(description="Why, and how exactly the two agree.")
 
 
 class InfoReply(BaseModel):
@@ -344,11 +387,13 @@ class InfoReply(BaseModel):
     max_context_tokens: int
     max_new_tokens: int
     limits: Limits
+    generation: GenerationInfo
     store: StoreInfo
     methods: list[str]
     default_method: str
     source_types: list[str]
     estimators: list[EstimatorInfo]
+    scoring: ScoringInfo
 
 
 class StatusReply(BaseModel):

@@ -6,12 +6,17 @@ the documentation. Everything else is closed as long as it is not named here.
 
 import hashlib
 import hmac
+import logging
 import re
+import socket
+import time
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Self
 
 from service.settings import Settings
+
+logger = logging.getLogger("at2.service")
 
 OPEN_PATHS = frozenset({"/", "/docs", "/health", "/openapi.json", "/ready"})
 """Served without a key: they hold nothing of anybody's, and probes and browsers send none."""
@@ -25,7 +30,16 @@ MIN_KEY_LENGTH = 16
 """Characters of the shortest key taken; a shorter one can be guessed over the network."""
 
 _KEY = re.compile(r"[\x21-\x7e]+")
+_PORT = re.compile(r":\d*$")
+_HOST = re.compile(r"\*|(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 _ORIGIN = re.compile(r"https?://[^/\s,*]+|\*")
+
+
+_LOOK_SECONDS = 1.0
+"""How often a file of keys is looked at, at most."""
+
+_ID_LENGTH = 12
+"""Hexadecimal digits of a key's id."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +79,63 @@ class ApiKeys:
         return any(matches)
 
 
+class Keyring:
+    """The keys as they are now: a file of keys is read again when it has changed.
+
+    Args:
+        settings: where they are.
+
+    Raises:
+        ValueError: as `ApiKeys.of`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._state = self._look()
+        self._keys = ApiKeys.of(settings)
+        self._next_look = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self._keys)
+
+    def accept(self, key: str) -> str | None:
+        """The id of a key, which tells nothing of it; None if it is not known here."""
+        now = time.monotonic()
+        if now >= self._next_look:
+            self._next_look = now + _LOOK_SECONDS
+            self._read_again()
+        return key_id(key) if self._keys.accept(key) else None
+
+    def look_again(self) -> None:
+        """Read the file again at the next request, whether it seems changed or not."""
+        self._state, self._next_look = None, 0.0
+
+    def _look(self) -> tuple[int, int, int] | None:
+        path = self._settings.api_keys_file
+        try:
+            found = path.stat() if path is not None else None
+        except OSError:
+            return None
+        return (found.st_mtime_ns, found.st_size, found.st_ino) if found is not None else (0, 0, 0)
+
+    def _read_again(self) -> None:
+        state = self._look()
+        if state == self._state and state is not None:
+            return
+        self._state = state
+        try:
+            self._keys = ApiKeys.of(self._settings)
+        except ValueError as error:
+            logger.error("the keys stay as they were: %s", error)
+            return
+        logger.info("keys read again", extra={"facts": {"keys": len(self._keys.digests)}})
+
+
+def key_id(key: str) -> str:
+    """A name for a key, for logs and records, from which the key cannot be found out."""
+    return hashlib.sha256(b"at2 key id\0" + _digest(key)).hexdigest()[:_ID_LENGTH]
+
+
 def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
@@ -92,7 +163,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def check_exposure(settings: Settings, keys: ApiKeys) -> None:
+def check_exposure(settings: Settings, keys: ApiKeys | Keyring) -> None:
     """Refuse to serve other machines without keys, unless that is asked for by name.
 
     Raises:
@@ -103,6 +174,53 @@ def check_exposure(settings: Settings, keys: ApiKeys) -> None:
             f"AT2_HOST={settings.host}: other machines could call without a key; set AT2_API_KEYS "
             "or AT2_API_KEYS_FILE, or AT2_ALLOW_NO_KEY=true if something in front asks for one"
         )
+
+
+@dataclass(frozen=True)
+class TrustedHosts:
+    """Names by which a server may be called, in small letters.
+
+    A page of `evil.example` that makes its name lead to 127.0.0.1 is of the same origin as the
+    server there; all that tells its requests from others is that name, in `Host`.
+    """
+
+    names: frozenset[str]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """This machine's names, and those of `trusted_hosts`.
+
+        Raises:
+            ValueError: one of the latter is no name.
+        """
+        names = {"localhost", socket.gethostname().lower(), settings.host.lower()}
+        for name in (settings.trusted_hosts or "").split(","):
+            name = name.strip().lower()
+            if name and not _HOST.fullmatch(name):
+                raise ValueError(
+                    f"AT2_TRUSTED_HOSTS: {name!r} is not a name such as at2.example.org, nor "
+                    "*.example.org, nor *"
+                )
+            names.add(name)
+        return cls(frozenset(names - {""}))
+
+    def accept(self, host: str, arrived_at: str) -> bool:
+        """Whether a `Host` header names this server.
+
+        Args:
+            host: the header, with or without a port.
+            arrived_at: the address that the connection was made to.
+        """
+        name = _PORT.sub("", host).strip("[]").lower().removesuffix(".")
+        if not host or "*" in self.names or name in self.names or name == arrived_at:
+            return True  # a browser always sends one
+        try:
+            ip_address(name)
+        except ValueError:
+            labels = name.split(".")
+            wider = {"*." + ".".join(labels[place:]) for place in range(1, len(labels))}
+            return bool(wider & self.names) or labels[-1] == "localhost"
+        return True  # an address is no name that could lead elsewhere
 
 
 def origins(settings: Settings) -> list[str]:

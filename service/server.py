@@ -10,14 +10,19 @@ import signal
 import socket
 import threading
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from service.connections import Connections
 from service.lifecycle import Lifecycle
 from service.settings import Settings
 
 logger = logging.getLogger("at2.service")
+
+_BACKLOG = 2048
+"""Connections that may wait to be accepted."""
 
 _CANCEL_SECONDS = 2
 """For requests that outlived the limit and were cancelled, to end."""
@@ -36,9 +41,14 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, lifecycle: Lifecycle) -> None:
+        connections = Connections(settings)
+        http: Any = connections.protocol
         super().__init__(
             uvicorn.Config(
                 app,
+                http=http,
+                ws="none",
+                backlog=min(_BACKLOG, connections.most),  # nor are more accepted at once
                 host=settings.host,
                 port=settings.port,
                 log_config=None,  # ours

@@ -13,6 +13,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 DEFAULT_MODEL = "SmolLM2-135M-Instruct"
 """`at2.model.default.NAME`, which a test compares with it."""
 
+USUAL_SECONDS = 120.0
+"""What a request may take where `request_seconds` does not say."""
+
 _DAY = 86_400
 _CENTURY = 100 * 365 * _DAY
 """Seconds; what is longer is no limit, and too long for the clocks of some libraries."""
@@ -63,11 +66,17 @@ class Settings(BaseSettings):
     max_context_tokens: int | None = Field(
         default=None,
         ge=1,
-        description="The most tokens of prompt and response; by default what the model takes.",
+        description="The most tokens of prompt and response, whatever the model's configuration "
+        "says; by default what that names.",
     )
-    max_documents: int = Field(default=1000, ge=1, description="The most documents in one request.")
+    max_documents: int = Field(
+        default=1000, ge=1, le=10_000, description="The most documents in one request."
+    )
     max_spans: int = Field(
-        default=256, ge=1, description="The most spans that one request may have attributed."
+        default=256,
+        ge=1,
+        le=10_000,
+        description="The most spans that one request may have attributed.",
     )
     max_passes: int = Field(
         default=1024,
@@ -79,12 +88,24 @@ class Settings(BaseSettings):
         ge=1,
         description="Generations and attributions running or waiting; further ones get 429.",
     )
-    request_seconds: float = Field(
-        default=120.0,
+    max_requests_per_key: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many of them one key may have; by default three quarters.",
+    )
+    max_long_attributions: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many of them may be attributions of 16 passes or more (leave-one-out, "
+        "ContextCite, `verify`), half of them of one key; by default a quarter.",
+    )
+    request_seconds: float | None = Field(
+        default=None,
         gt=0,
         le=_DAY,
         allow_inf_nan=False,
-        description="A generation or attribution that takes longer gets 504.",
+        description="A generation that takes longer ends there, an attribution gets 504; by "
+        "default 120, or for a generation four times what its tokens take here, if that is more.",
     )
     cache_tokens: int | None = Field(
         default=None,
@@ -92,6 +113,11 @@ class Settings(BaseSettings):
         le=2**31,
         description="Tokens that all running generations share in the key-value cache; by default "
         "8192 on a CPU and 65536 on a GPU.",
+    )
+    share_prefixes: bool = Field(
+        default=True,
+        description="Prompts of one key that begin alike are read once, as far as they are still "
+        "in the key-value cache; without keys, all callers are one.",
     )
     score_cache_mb: int = Field(
         default=256,
@@ -101,7 +127,8 @@ class Settings(BaseSettings):
     )
     prepare: bool = Field(
         default=True,
-        description="Compute the scores of a generation as soon as it ends, not when first asked.",
+        description="Where scores take a pass (see `/info`), compute those of a generation as soon "
+        "as it ends, not when first asked.",
     )
     store: str = Field(
         default="memory",
@@ -126,18 +153,47 @@ class Settings(BaseSettings):
         "machine can read them.",
     )
     api_keys_file: Path | None = Field(
-        default=None, description="File of such keys, one a line; lines from `#` on are comments."
+        default=None,
+        description="File of such keys, one a line; lines from `#` on are comments. It is read "
+        "again when it changes.",
     )
     allow_no_key: bool = Field(
         default=False,
         description="Listen on other addresses than this machine's own although no key is set.",
+    )
+    trusted_hosts: str | None = Field(
+        default=None,
+        description="Names by which the server is called beside its own addresses, separated by "
+        "commas; `*.example.org` and `*` are taken. With keys, any name is, unless this is set.",
     )
     cors_origins: str | None = Field(
         default=None,
         description="Origins whose pages may call from a browser, separated by commas, or `*`.",
     )
     max_body_bytes: int = Field(
-        default=16_777_216, ge=1024, description="The largest request body; a larger one gets 413."
+        default=4_194_304, ge=1024, description="The largest request body; a larger one gets 413."
+    )
+    max_connections: int = Field(
+        default=1024,
+        ge=1,
+        le=65_536,
+        description="Connections at once; beyond, and beyond half of the files that the process "
+        "may open, those that have sent no whole request are closed.",
+    )
+    header_seconds: float = Field(
+        default=10.0,
+        gt=0,
+        le=_DAY,
+        allow_inf_nan=False,
+        description="How long a client may take to send a request's headers, or stand still in "
+        "the middle of its body.",
+    )
+    write_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        le=_DAY,
+        allow_inf_nan=False,
+        description="A client that has read less than a kilobyte a second for so long is cut off.",
     )
     shutdown_seconds: float = Field(
         default=30.0,

@@ -7,14 +7,15 @@ whether it ended well or with an error.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.disconnect import gone
+from service.caller import Caller, ClientGoneError
+from service.disconnect import connected
 from service.logs import note
 
 KEEP_ALIVE_SECONDS = 10.0
@@ -25,7 +26,9 @@ _DONE = b"data: [DONE]\n\n"
 
 
 def event(value: Any) -> bytes:
-    """A JSON value as an event."""
+    """A JSON value as an event; bytes are JSON already."""
+    if isinstance(value, bytes):
+        return b"data: " + value + b"\n\n"
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return f"data: {text}\n\n".encode()
 
@@ -35,33 +38,32 @@ class EventStream(Response):
     soon as the client has gone away.
 
     Args:
-        events: JSON values. It answers for its own errors: one that gets here cuts the connection.
+        events: JSON values, or bytes that are JSON. It answers for its own errors: one that gets
+            here cuts the connection.
+        caller: who waits for them.
         close: called once, whatever happened.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[Any], close: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, events: AsyncIterator[Any], caller: Caller, close: Callable[[], None]
+    ) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._events = events
+        self._caller = caller
         self._close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events as they come."""
-        sending = asyncio.ensure_future(self._send(send))
-        watching = asyncio.ensure_future(gone(receive))
         try:
-            await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
-            else:
-                note(client_gone=True)
+            async with connected(receive, self._caller):
+                await self._caller.stay(self._send(send), though_late=True)
+        except ClientGoneError:
+            note(client_gone=True)
         finally:
-            for task in (sending, watching):
-                task.cancel()
-            await asyncio.gather(sending, watching, return_exceptions=True)
-            await self._close()
+            self._close()
 
     async def _send(self, send: Send) -> None:
         async def out(body: bytes, *, more: bool = True) -> None:

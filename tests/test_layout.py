@@ -35,6 +35,13 @@ def test_imports_go_one_way(package: str) -> None:
         assert not _imported(path) & FORBIDDEN[package], path
 
 
+def test_routes_do_not_import_each_other() -> None:
+    routes = list((ROOT / "service" / "routes").glob("*.py"))
+    assert routes
+    for path in routes:
+        assert "service.routes" not in path.read_text(), path
+
+
 @pytest.mark.parametrize("module", [at2, at2.methods, at2.tasks])
 def test_what_is_public_is_named_in_order(module: object) -> None:
     names: list[str] = module.__all__  # type: ignore[attr-defined]

@@ -25,9 +25,9 @@ from at2.evaluation import (
 )
 from at2.files import remove_leftovers, write_whole
 from at2.methods import AttributionMethod, method_named
+from at2.progress import Progress
 from at2.tasks import AttributionTask
 from at2.training.manifest import fingerprint
-from at2.training.progress import Progress
 from at2.training.settings import estimator_fingerprint
 from at2.training.shards import ShardFolder
 from trainer_jobs.examples import Example, Examples

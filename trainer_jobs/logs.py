@@ -4,7 +4,7 @@ import logging
 
 from transformers.utils import logging as transformers_logging
 
-from at2.training.progress import interactive
+from at2.progress import interactive
 
 _FORMAT = "%(message)s"
 _FORMAT_IN_A_LOG = "%(asctime)s %(levelname)s %(message)s"

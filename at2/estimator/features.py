@@ -20,7 +20,8 @@ from typing import Any
 from torch import Tensor
 
 from at2.errors import EstimatorError, InputError
-from at2.model.attention import PLAIN, attention_shape, check_exponents, source_features
+from at2.model.attention import attention_shape, source_features
+from at2.model.weighing import PLAIN, check_exponents
 from at2.tasks import AttributionTask
 
 TokenRange = tuple[int, int]

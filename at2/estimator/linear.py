@@ -37,6 +37,7 @@ from at2.estimator.features import AttentionFeatureExtractor
 from at2.estimator.identity import ModelIdentity
 from at2.files import write_whole
 from at2.model.attention import token_scores
+from at2.model.weighing import Weighing
 from at2.tasks import AttributionTask
 
 PUBLISHED_FILE = "score_estimator.pt"
@@ -119,6 +120,13 @@ class LinearScoreEstimator(nn.Module):
         weights = self.linear.weight.detach().to("cpu", torch.float32)
         by_power = weights.view(len(own.exponents), own.num_layers, own.num_heads)
         return by_power[0] if len(own.exponents) == 1 else by_power
+
+    @property
+    def weighing(self) -> Weighing:
+        """The estimator as what it does to attention."""
+        bias = 0.0 if self.linear.bias is None else float(self.linear.bias.detach())
+        features = self.feature_extractor
+        return Weighing(self.head_weights, features.exponents, features.contrast, bias)
 
     @torch.no_grad()
     def project_parameters(self) -> None:

@@ -221,6 +221,8 @@ def _scores(
 ) -> NDArray[np.float32]:
     """Scores [spans, sources]; the attributor and what it has computed are let go."""
     attributor = method.build(task, estimator)
+    if len(spans) > 1:
+        attributor.prepare_for_attribution()
     return np.stack(
         [attributor.get_attribution_scores(token_start=s, token_end=e) for s, e in spans]
     )

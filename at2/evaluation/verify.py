@@ -136,6 +136,8 @@ def verify_spans(
     token_ranges = [task.target_range_to_token_range(*span, relative=True) for span in spans]
     if task.num_sources == 0:
         raise InputError("there are no sources to verify")
+    if not spans:
+        return []
     rankings = [attributor.attribute(start, end) for start, end in spans]
 
     # 1. Per span, which sources each ablation keeps; everything and nothing come first.
@@ -143,14 +145,18 @@ def verify_spans(
     per_span = [_without(indices, task.num_sources) for indices in best]
     masks = np.concatenate([_all_and_none(task.num_sources), *per_span])
 
-    # 2. One call measures them all: equal ones are computed once.
+    # 2. One call measures them all, on the tokens from the first span to the last: equal sets are
+    # hidden once.
+    offset = task.target_token_range[0]
+    low, high = min(start for start, _ in token_ranges), max(end for _, end in token_ranges)
     logit_probs = ablated_logit_probs(
         task.model,
         task.token_ids,
         task.source_token_ranges,
-        task.target_token_range,
+        (offset + low, offset + high),
         masks,
         method=ablation,
+        description="Verifying sources",
     )
 
     # 3. Put each span's rows beside its scores.
@@ -158,7 +164,9 @@ def verify_spans(
     for ranking, token_range, rows in zip(rankings, token_ranges, per_span, strict=True):
         wanted = [0, 1, *range(position, position + len(rows))]
         position += len(rows)
-        measured = sequence_log_probs(logit_probs[wanted, token_range[0] : token_range[1]])
+        measured = sequence_log_probs(
+            logit_probs[wanted, token_range[0] - low : token_range[1] - low]
+        )
         verifications.append(
             _verification(ranking, token_range[1] - token_range[0], ablation, measured)
         )

@@ -20,6 +20,7 @@ from at2.methods.registry import (
     context_cite_method,
     method_named,
 )
+from at2.methods.weighted_attention import WeightedAttentionAttributor
 
 __all__ = [
     "METHODS",
@@ -39,6 +40,7 @@ __all__ = [
     "RandomAttributor",
     "RankedSource",
     "TokenScoreAttributor",
+    "WeightedAttentionAttributor",
     "at2_method",
     "context_cite_method",
     "method_named",

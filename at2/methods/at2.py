@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import LinearScoreEstimator
-from at2.methods.base import TokenScoreAttributor, sum_by_source
+from at2.methods.weighted_attention import WeightedAttentionAttributor
 from at2.tasks import AttributionTask
 
 
-class AT2Attributor(TokenScoreAttributor):
+class AT2Attributor(WeightedAttentionAttributor):
     """Attribution with attention (Cohen-Wang, Chuang, Madry 2025, arXiv 2504.13752).
 
     The score of source s for target token t is Σ over tokens of s, layers and heads of
@@ -54,7 +54,6 @@ class AT2Attributor(TokenScoreAttributor):
         """
         return cls(task, LinearScoreEstimator.from_hub(model_name, revision=revision))
 
-    def _compute_scores(self) -> NDArray[np.float32]:
-        task = self.task
-        scores = self.score_estimator.get_scores(task, *task.target_token_range)
-        return sum_by_source(scores.cpu().numpy(), task.source_token_ranges)
+    def _compute_token_scores(self) -> NDArray[np.float32]:
+        scores = self.score_estimator.get_scores(self.task, *self.task.target_token_range)
+        return scores.cpu().numpy()

@@ -9,19 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from at2.methods.base import TokenScoreAttributor, sum_by_source
+from at2.methods.weighted_attention import WeightedAttentionAttributor
 from at2.model.attention import attention_shape, token_scores
 
 
-class AverageAttentionAttributor(TokenScoreAttributor):
+class AverageAttentionAttributor(WeightedAttentionAttributor):
     """Mean attention over layers and heads, summed over the tokens of a source."""
 
-    def _compute_scores(self) -> NDArray[np.float32]:
+    def _compute_token_scores(self) -> NDArray[np.float32]:
         task = self.task
         scores = token_scores(
             task.model, task.token_ids, task.target_token_range, average_head_weights(task.model)
         )
-        return sum_by_source(scores.cpu().numpy(), task.source_token_ranges)
+        return scores.cpu().numpy()
 
 
 def average_head_weights(model: Any) -> torch.Tensor:

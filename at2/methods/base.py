@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_NUM_SOURCES_TO_SHOW = 8
 """Rows of the table that `show_attribution` makes."""
 
-_RECENT_SPANS = 64
+RECENT_SPANS = 64
 """Spans whose scores are kept where each costs a pass: asking again is free."""
 
 _T = TypeVar("_T")
@@ -138,7 +138,7 @@ class Attributor(ABC):
         recent = self._recent.get(dict)
         if span not in recent:
             scores = self._get_attribution_scores_for_token_range(*span)
-            while len(recent) >= _RECENT_SPANS:
+            while len(recent) >= RECENT_SPANS:
                 del recent[next(iter(recent))]
             recent[span] = np.asarray(scores, dtype=np.float32)
         return recent[span].copy()
@@ -272,12 +272,17 @@ class TokenScoreAttributor(Attributor):
 
     @property
     def scores(self) -> NDArray[np.float32]:
-        """Scores [targets, sources], computed when first read and kept while the response stays.
+        """Scores [targets, sources], computed when first read and kept while the response stays;
+        a copy.
 
         Raises:
             InputError: the scores in the cache are of another task.
             PromptTooLongError: the model does not take prompt and response.
         """
+        return self._kept_scores.copy()
+
+    @property
+    def _kept_scores(self) -> NDArray[np.float32]:
         return self._scores.get(self._find_scores)
 
     def _find_scores(self) -> NDArray[np.float32]:
@@ -293,16 +298,16 @@ class TokenScoreAttributor(Attributor):
                     param="cache",
                 )
             self._taken = given
-            return scores.T
+            return scores.T.copy()
         if self.task.num_sources == 0 or self.task.has_empty_target:
             return np.zeros(shape, dtype=np.float32)
         computed = self._compute_scores()
-        self._taken = self._cache["scores"] = torch.from_numpy(computed.T)
+        self._taken = self._cache["scores"] = torch.from_numpy(computed.T.copy())
         return computed
 
     def prepare_for_attribution(self) -> None:
         """Fill the matrix, and find the sources."""
-        _ = self.scores, self.task.source_spans
+        _ = self._kept_scores, self.task.source_spans
 
     def _scores_of(self, span: TokenRange) -> NDArray[np.float32]:
         """A slice and a mean: nothing worth keeping, and nothing that another thread changes."""
@@ -311,7 +316,7 @@ class TokenScoreAttributor(Attributor):
     def _get_attribution_scores_for_token_range(
         self, token_start: int, token_end: int
     ) -> NDArray[np.float64]:
-        means: NDArray[np.float64] = self.scores[token_start:token_end].mean(
+        means: NDArray[np.float64] = self._kept_scores[token_start:token_end].mean(
             axis=0, dtype=np.float64
         )
         return means
@@ -327,9 +332,12 @@ def sum_by_source(
 ) -> NDArray[np.float32]:
     """Column sums [targets, sources] of scores [targets, tokens] over each source's tokens.
 
-    Added up in float64: with thousands of columns float32 sums would lose digits.
+    Differences of running sums in float64: with thousands of columns float32 sums would lose
+    digits, and a loop over sources takes longer than everything else.
     """
-    out = np.zeros((token_scores.shape[0], len(source_ranges)), dtype=np.float32)
-    for index, (start, end) in enumerate(source_ranges):
-        out[:, index] = token_scores[:, start:end].sum(axis=1, dtype=np.float64)
-    return out
+    targets, tokens = token_scores.shape
+    running = np.zeros((targets, tokens + 1), dtype=np.float64)
+    np.cumsum(token_scores, axis=1, dtype=np.float64, out=running[:, 1:])
+    edges = np.array(source_ranges, dtype=np.int64).reshape(-1, 2).clip(max=tokens)
+    sums: NDArray[np.float64] = running[:, edges[:, 1]] - running[:, edges[:, 0]]
+    return sums.astype(np.float32)

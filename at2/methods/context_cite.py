@@ -8,6 +8,7 @@ from at2.methods.base import Attributor, PerResponse
 from at2.model.ablation import Method, ablated_logit_probs, aggregate_logit_probs, sample_masks
 from at2.seeds import FITTING_SEEDS, check_seeds
 from at2.tasks import AttributionTask
+from at2.text.alignment import TokenRange
 
 NUM_ABLATIONS = 64
 """The published default."""
@@ -29,8 +30,10 @@ class ContextCiteAttributor(Attributor):
     sources were kept; a source's score is its weight, in logits of the whole span. Each span has a
     fit of its own, so spans do not add up, and many scores are exactly zero.
 
-    Takes one forward pass for each ablation, whatever the number of spans. The ablations are drawn
-    from `at2.seeds.FITTING_SEEDS`, apart from those of training and evaluation.
+    Takes one forward pass for each ablation, whatever the number of spans, if it is prepared. If
+    not, the first span is measured alone, by passes that end with it, and a second one takes as
+    many again. The ablations are drawn from `at2.seeds.FITTING_SEEDS`, apart from those of training
+    and evaluation.
 
     Args:
         task: the task to attribute.
@@ -67,7 +70,14 @@ class ContextCiteAttributor(Attributor):
         self.alpha = alpha
         self.ablation = ablation
         self.seed = seed
-        self._measured = PerResponse[tuple[NDArray[np.bool_], NDArray[np.float64]]](task)
+        self._measured = PerResponse[dict[TokenRange, NDArray[np.float64]]](task)
+
+    @property
+    def masks(self) -> NDArray[np.bool_]:
+        """Which sources each ablation keeps, [ablations, sources]."""
+        return sample_masks(
+            self.num_ablations, self.task.num_sources, self.keep_probability, self.seed
+        )
 
     @property
     def ablations(self) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
@@ -77,20 +87,28 @@ class ContextCiteAttributor(Attributor):
         Raises:
             PromptTooLongError: the model does not take prompt and response.
         """
-        return self._measured.get(self._measure)
+        return self.masks, self._logit_probs(0, len(self.task.target_ids))
 
-    def _measure(self) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-        task = self.task
-        masks = sample_masks(self.num_ablations, task.num_sources, self.keep_probability, self.seed)
-        logit_probs = ablated_logit_probs(
+    def _logit_probs(self, token_start: int, token_end: int) -> NDArray[np.float64]:
+        """Logits [ablations, tokens] of a span. The first span is measured alone; a second one
+        outside it shows that there are several, and all of the target is measured."""
+        measured = self._measured.get(dict)
+        for (start, end), logit_probs in measured.items():
+            if start <= token_start and token_end <= end:
+                return logit_probs[:, token_start - start : token_end - start]
+        task, offset = self.task, self.task.target_token_range[0]
+        first, last = (0, len(task.target_ids)) if measured else (token_start, token_end)
+        found = ablated_logit_probs(
             task.model,
             task.token_ids,
             task.source_token_ranges,
-            task.target_token_range,
-            masks,
+            (offset + first, offset + last),
+            self.masks,
             method=self.ablation,
+            description="Ablating sources at random",
         )
-        return masks, np.asarray(logit_probs, dtype=np.float64)
+        logit_probs = measured[first, last] = np.asarray(found, dtype=np.float64)
+        return logit_probs[:, token_start - first : token_end - first]
 
     def prepare_for_attribution(self) -> None:
         """Measure the ablations."""
@@ -100,14 +118,13 @@ class ContextCiteAttributor(Attributor):
     def _get_attribution_scores_for_token_range(
         self, token_start: int, token_end: int
     ) -> NDArray[np.float64]:
-        masks, logit_probs = self.ablations
-        outputs = aggregate_logit_probs(logit_probs[:, token_start:token_end])
+        outputs = aggregate_logit_probs(self._logit_probs(token_start, token_end))
         if not np.isfinite(outputs).all():
             raise ModelError(
                 f"{type(self.task.model).__name__} gives the span probabilities whose logits are "
                 "not finite: nothing can be fitted to them"
             )
-        return lasso_weights(masks, outputs, token_end - token_start, self.alpha)
+        return lasso_weights(self.masks, outputs, token_end - token_start, self.alpha)
 
 
 def lasso_weights(

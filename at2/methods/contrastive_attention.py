@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from at2.methods.average_attention import average_head_weights
-from at2.methods.base import TokenScoreAttributor, sum_by_source
+from at2.methods.weighted_attention import WeightedAttentionAttributor
 from at2.model.attention import token_scores
 
 
-class ContrastiveAttentionAttributor(TokenScoreAttributor):
+class ContrastiveAttentionAttributor(WeightedAttentionAttributor):
     """Mean attention over layers and heads, less that of the query, summed over a source."""
 
-    def _compute_scores(self) -> NDArray[np.float32]:
+    def _compute_token_scores(self) -> NDArray[np.float32]:
         task = self.task
         scores = token_scores(
             task.model,
@@ -28,4 +28,4 @@ class ContrastiveAttentionAttributor(TokenScoreAttributor):
             average_head_weights(task.model),
             query_range=task.query_token_range,
         )
-        return sum_by_source(scores.cpu().numpy(), task.source_token_ranges)
+        return scores.cpu().numpy()

@@ -1,19 +1,23 @@
 """Gradients as attribution: how steeply the response's probability depends on each source's tokens.
 
 Both methods ask for the gradient of the span's mean log-probability, in nats per token, with
-respect to the input embeddings, and take one forward and one backward pass for each span.
+respect to the input embeddings. One forward and one backward pass for each span serve them all.
 """
 
+import weakref
+from dataclasses import dataclass
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from at2.errors import InputError
-from at2.methods.base import Attributor, sum_by_source
-from at2.model.gradients import EmbeddingGradients, embedding_gradients
+from at2.methods.base import RECENT_SPANS, Attributor, PerResponse, sum_by_source
+from at2.model.gradients import embedding_gradients
 from at2.tasks import AttributionTask
+from at2.text.alignment import TokenRange
 
 
 class GradientNormAttributor(Attributor):
@@ -40,8 +44,8 @@ class GradientNormAttributor(Attributor):
     def _get_attribution_scores_for_token_range(
         self, token_start: int, token_end: int
     ) -> NDArray[np.float32]:
-        gradients = _gradients(self.task, token_start, token_end).gradients
-        norms = gradients.norm(p=self.order, dim=-1)  # [tokens]
+        found = _by_token(self.task, token_start, token_end)
+        norms = found.norms if self.order == 2 else found.absolute_sums
         return _by_source(self.task, norms / (token_end - token_start))
 
 
@@ -59,16 +63,50 @@ class InputTimesGradientAttributor(Attributor):
     def _get_attribution_scores_for_token_range(
         self, token_start: int, token_end: int
     ) -> NDArray[np.float32]:
-        found = _gradients(self.task, token_start, token_end)
-        products = (found.embeddings.double() * found.gradients.double()).sum(-1)  # [tokens]
+        products = _by_token(self.task, token_start, token_end).products
         return _by_source(self.task, products / (token_end - token_start))
 
 
-def _gradients(task: AttributionTask, token_start: int, token_end: int) -> EmbeddingGradients:
-    offset = task.target_token_range[0]
-    return embedding_gradients(
-        task.model, task.token_ids, (offset + token_start, offset + token_end)
-    )
+@dataclass(frozen=True)
+class _ByToken:
+    """What the gradient of a span's log-probability comes to for each token that was read.
+
+    Attributes:
+        norms, absolute_sums: [tokens], of the gradient.
+        products: [tokens], embedding times gradient, summed over width.
+    """
+
+    norms: Tensor
+    absolute_sums: Tensor
+    products: Tensor
+
+
+_recent: WeakKeyDictionary[AttributionTask, PerResponse[dict[TokenRange, _ByToken]]] = (
+    WeakKeyDictionary()
+)
+"""What was found for the last spans of each task, whichever method asked for it."""
+
+
+def _by_token(task: AttributionTask, token_start: int, token_end: int) -> _ByToken:
+    if task not in _recent:
+        # Held by the task's own methods as well, it must not keep the task alive.
+        _recent[task] = PerResponse(weakref.proxy(task))
+    recent = _recent[task].get(dict)
+    span = token_start, token_end
+    if span not in recent:
+        offset = task.target_token_range[0]
+        found = embedding_gradients(
+            task.model, task.token_ids, (offset + token_start, offset + token_end)
+        )
+        gradients = found.gradients
+        while len(recent) >= RECENT_SPANS:
+            del recent[next(iter(recent))]
+        recent[span] = _ByToken(
+            gradients.norm(dim=-1),
+            gradients.norm(p=1, dim=-1),
+            (found.embeddings.double() * gradients.double()).sum(-1),
+        )
+    return recent[span]
 
 
 def _by_source(task: AttributionTask, by_token: Tensor) -> NDArray[np.float32]:

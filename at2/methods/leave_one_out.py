@@ -37,6 +37,7 @@ class LeaveOneOutAttributor(TokenScoreAttributor):
             task.target_token_range,
             np.concatenate([everything, all_but_one]),
             method=self.ablation,
+            description="Leaving out one source at a time",
         )
         log_probs = sequence_log_probs(logit_probs[..., None])  # [1 + sources, targets]
         drops: NDArray[np.float64] = log_probs[:1] - log_probs[1:]

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 from at2.errors import InputError
 from at2.estimator.linear import LinearScoreEstimator
 from at2.methods.at2 import AT2Attributor
-from at2.methods.average_attention import AverageAttentionAttributor
+from at2.methods.average_attention import AverageAttentionAttributor, average_head_weights
 from at2.methods.base import Attributor
 from at2.methods.context_cite import NUM_ABLATIONS, ContextCiteAttributor
 from at2.methods.contrastive_attention import ContrastiveAttentionAttributor
@@ -23,6 +24,7 @@ from at2.methods.controls import (
 )
 from at2.methods.gradients import GradientNormAttributor, InputTimesGradientAttributor
 from at2.methods.leave_one_out import LeaveOneOutAttributor
+from at2.model.weighing import Weighing
 from at2.tasks import AttributionTask
 
 
@@ -51,6 +53,8 @@ class AttributionMethod:
         factory: makes the attributor of a task; the estimator is None where none is needed.
         passes: what it costs, given the number of sources.
         needs_estimator: whether it needs a trained score estimator.
+        weighing: what the scores are as weights of attention, given the model and the estimator;
+            None for a method that is something else.
     """
 
     name: str
@@ -58,6 +62,7 @@ class AttributionMethod:
     factory: Callable[[AttributionTask, LinearScoreEstimator | None], Attributor]
     passes: Callable[[int], Passes]
     needs_estimator: bool = False
+    weighing: Callable[[Any, LinearScoreEstimator | None], Weighing] | None = None
 
     def build(
         self, task: AttributionTask, estimator: LinearScoreEstimator | None = None
@@ -107,10 +112,14 @@ def method_named(name: str) -> AttributionMethod:
     return context_cite_method(int(numbered[1]))
 
 
-def _at2(task: AttributionTask, estimator: LinearScoreEstimator | None) -> Attributor:
+def _needed(estimator: LinearScoreEstimator | None) -> LinearScoreEstimator:
     if estimator is None:
         raise InputError("method at2 needs an estimator", param="estimator")
-    return AT2Attributor(task, estimator)
+    return estimator
+
+
+def _at2(task: AttributionTask, estimator: LinearScoreEstimator | None) -> Attributor:
+    return AT2Attributor(task, _needed(estimator))
 
 
 def _plain(
@@ -135,18 +144,21 @@ METHODS: Mapping[str, AttributionMethod] = MappingProxyType(
                 _at2,
                 lambda _: _ONE_PASS,
                 needs_estimator=True,
+                weighing=lambda _, estimator: _needed(estimator).weighing,
             ),
             AttributionMethod(
                 "average_attention",
                 "attention averaged over all layers and heads",
                 partial(_plain, AverageAttentionAttributor),
                 lambda _: _ONE_PASS,
+                weighing=lambda model, _: Weighing(average_head_weights(model)),
             ),
             AttributionMethod(
                 "contrastive_attention",
                 "attention averaged over all layers and heads, less that of the query",
                 partial(_plain, ContrastiveAttentionAttributor),
                 lambda _: _ONE_PASS,
+                weighing=lambda model, _: Weighing(average_head_weights(model), contrast=True),
             ),
             AttributionMethod(
                 "leave_one_out",

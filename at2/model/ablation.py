@@ -3,24 +3,27 @@
 Knows models, token ids and ranges; nothing of text or tasks. The plain way to hide a source is to
 mask attention to its tokens. A token that nothing attends to is dropped here instead, while the
 others keep their positions: the same result from a shorter sequence. Where that would not be exact
-(see `can_drop`), attention is masked.
+(see `hiding.can_drop`), attention is masked. What is found for one mask does not depend on those
+that share its pass.
 """
 
-import inspect
 from collections.abc import Iterator, Sequence
-from contextvars import ContextVar
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from at2.errors import InputError, ModelError, UnsupportedModelError
-from at2.model.attention import attention_shape, probe_ids
+from at2.errors import InputError
 from at2.model.capture import input_device
+from at2.model.hiding import attention_for_hiding, can_drop, check_hides, dropped, masked
+from at2.model.passes import before_pass
+from at2.model.positions import frequencies
+from at2.model.twin import twin_for_pass
+from at2.progress import Progress, silent
 
 TokenRange = tuple[int, int]
 Method = Literal["mask", "remove"]
@@ -38,13 +41,6 @@ _CPU_LOGIT_BYTES = 16 * 2**20
 _GPU_LOGIT_BYTES = 512 * 2**20
 # Below this log-probability, log(1 - p) is best computed from p, above it from 1 - p.
 _LOG1MEXP_SWITCH = -0.1
-
-_PROBE_TOKENS = 32
-_PROBE_DROPPED = (8, 20)
-# Error of dropping as a share of what hiding the tokens changes: rounding, against a wrong position
-# or state, which changes about as much as the hiding does.
-_PROBE_TOLERANCE = {torch.bfloat16: 0.1, torch.float16: 0.05}
-_PROBE_FLOAT_TOLERANCE = 1e-3
 
 
 def sample_masks(
@@ -95,6 +91,7 @@ def ablated_logit_probs(
     *,
     method: Method = "mask",
     token_budget: int | None = None,
+    description: str | None = None,
 ) -> NDArray[np.floating[Any]]:
     """The logit of each target token's probability, with some sources hidden.
 
@@ -111,6 +108,7 @@ def ablated_logit_probs(
         method: how to hide.
         token_budget: tokens in one forward pass, by default what suits the device; a longer
             sequence goes alone.
+        description: what progress is shown under; by default none is shown.
 
     Returns:
         [masks, targets] in float32 (float64 from a float64 model).
@@ -118,10 +116,11 @@ def ablated_logit_probs(
     Raises:
         InputError: a range, the masks or the method do not fit, or removing leaves nothing to
             predict the target from.
+        UnsupportedModelError: the model cannot hide tokens.
     """
     ablations = Ablations(input_ids, source_ranges, target_range, masks)
     return ablated_logit_probs_of_many(
-        model, [ablations], method=method, token_budget=token_budget
+        model, [ablations], method=method, token_budget=token_budget, description=description
     )[0]
 
 
@@ -131,17 +130,18 @@ def ablated_logit_probs_of_many(
     *,
     method: Method = "mask",
     token_budget: int | None = None,
+    description: str | None = None,
 ) -> list[NDArray[np.floating[Any]]]:
     """`ablated_logit_probs` of several sequences, whose ablations share forward passes.
 
     Args:
-        model, method, token_budget: see `ablated_logit_probs`.
+        model, method, token_budget, description: see `ablated_logit_probs`.
 
     Returns:
         Per sequence [masks, targets].
 
     Raises:
-        InputError: see `ablated_logit_probs`.
+        InputError, UnsupportedModelError: see `ablated_logit_probs`.
     """
     dtype = np.float64 if model.dtype == torch.float64 else np.float32
     cases = [_Case.of(model, each, method) for each in ablations]
@@ -152,21 +152,28 @@ def ablated_logit_probs_of_many(
     on_cpu = input_device(model).type == "cpu"
     logit_bytes = _CPU_LOGIT_BYTES if on_cpu else _GPU_LOGIT_BYTES
     most_targets = max(1, logit_bytes // (vocabulary * 4))
-    for dropping in (True, False):
-        rows = [
-            _Row(number, mask, int(case.lengths[mask]), len(case.labels))
+    rows = {
+        dropping: [
+            _row(model, number, case, mask, method)
             for number, case in enumerate(cases)
             for mask in (case.drops == dropping).nonzero()[:, 0].tolist()
             if len(case.labels)
         ]
-        for batch in _batches(rows, token_budget):
-            inputs, picks = _inputs(cases, batch, dropping, keep_positions=method == "mask")
-            labels = torch.cat([cases[row.case].labels for row in batch])
-            found = _target_logit_probs(model, inputs, picks, labels, most_targets)
-            for row, values in zip(
-                batch, torch.split(found, [r.targets for r in batch]), strict=True
-            ):
-                outputs[row.case][row.mask] = values
+        for dropping in (True, False)
+    }
+    shown = silent() if description is None else nullcontext()
+    total = sum(map(len, rows.values()))
+    with shown, Progress(total, description or "Ablations", brief=True) as progress:
+        for dropping, of_kind in rows.items():
+            for batch in _batches(of_kind, token_budget):
+                before_pass(len(batch) * batch[0].length)
+                inputs, picks = _inputs(cases, batch, dropping, keep_positions=method == "mask")
+                labels = torch.cat([cases[row.case].labels for row in batch])
+                found = _target_logit_probs(model, inputs, picks, labels, most_targets)
+                parts = torch.split(found, [row.targets for row in batch])
+                for row, values in zip(batch, parts, strict=True):
+                    outputs[row.case][row.mask] = values
+                progress.update(len(batch))
     return [
         output[case.inverse].numpy().astype(dtype)
         for case, output in zip(cases, outputs, strict=True)
@@ -225,6 +232,8 @@ class _Case:
         elif can_drop(model, end - 1):
             drops = visible[:, start - 1 :].all(1)
         else:
+            if not visible.all():
+                check_hides(model)
             drops = torch.zeros(len(unique), dtype=torch.bool)
         lengths = torch.where(drops, visible.sum(1), end - 1)
         return cls(
@@ -255,20 +264,30 @@ def _check(
 
 
 class _Row(NamedTuple):
-    """One mask of one case: its length in tokens, and its targets."""
+    """One mask of one case: its length in tokens, its targets, and its rotary frequencies."""
 
     case: int
     mask: int
     length: int
     targets: int
+    frequencies: tuple[int, ...]
+
+
+def _row(model: Any, number: int, case: _Case, mask: int, method: Method) -> _Row:
+    length = int(case.lengths[mask])
+    last_position = length if method == "remove" else len(case.ids)
+    return _Row(number, mask, length, len(case.labels), frequencies(model, last_position))
 
 
 def _batches(rows: list[_Row], token_budget: int) -> Iterator[list[_Row]]:
-    """Rows in order of length, as many at a time as fit when padded to the longest."""
-    order = sorted(rows, key=lambda row: -row.length)  # stable: by case and mask where equal
+    """Rows of the same frequencies in order of length, as many at a time as fit when padded to the
+    longest."""
+    # Stable: by case and mask where equal.
+    order = sorted(rows, key=lambda row: (row.frequencies, -row.length))
     batch: list[_Row] = []
     for row in order:
-        if batch and (len(batch) + 1) * batch[0].length > token_budget:
+        full = batch and (len(batch) + 1) * batch[0].length > token_budget
+        if full or (batch and row.frequencies != batch[0].frequencies):
             yield batch
             batch = []
         batch.append(row)
@@ -283,12 +302,14 @@ def _inputs(
 
     Padding comes after everything that counts, so the causal mask hides it.
     """
-    make = _dropped if dropping else _masked
     longest = batch[0].length
-    parts = [
-        make(case.ids, case.visible[row.mask], longest, keep_positions=keep_positions)
-        for row, case in ((row, cases[row.case]) for row in batch)
-    ]
+    parts = []
+    for row in batch:
+        ids, visible = cases[row.case].ids, cases[row.case].visible[row.mask]
+        if dropping:
+            parts.append(dropped(ids, visible, longest, keep_positions=keep_positions))
+        else:
+            parts.append(masked(ids, visible, longest))
     inputs = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
     places = []
     for row in batch:
@@ -300,39 +321,6 @@ def _inputs(
         torch.arange(len(batch)), torch.tensor([row.targets for row in batch])
     )
     return inputs, (sequences, torch.cat(places))
-
-
-def _dropped(
-    ids: Tensor, visible: Tensor, length: int, *, keep_positions: bool
-) -> dict[str, Tensor]:
-    """A sequence without its hidden tokens.
-
-    The attention mask is all ones: without any, transformers takes gaps in the positions for packed
-    sequences.
-    """
-    positions = visible.nonzero()[:, 0]
-    padding = length - len(positions)
-    inputs = {
-        "input_ids": torch.nn.functional.pad(ids[positions], (0, padding)),
-        "attention_mask": torch.ones(length, dtype=torch.long),
-    }
-    if keep_positions:
-        inputs["position_ids"] = torch.nn.functional.pad(positions, (0, padding))
-    return inputs
-
-
-def _masked(
-    ids: Tensor, visible: Tensor, length: int, *, keep_positions: bool = True
-) -> dict[str, Tensor]:
-    """A sequence with attention to its hidden tokens masked; positions are always kept."""
-    padding = length - len(ids)
-    return {
-        "input_ids": torch.nn.functional.pad(ids, (0, padding)),
-        "attention_mask": torch.nn.functional.pad(visible.long(), (0, padding)),
-    }
-
-
-_pass: ContextVar[object | None] = ContextVar("at2_ablation_pass", default=None)
 
 
 def _target_logit_probs(
@@ -353,40 +341,34 @@ def _target_logit_probs(
     waiting: list[Tensor] = []
     picked = False
     shape = inputs["input_ids"].shape
-    this_pass = object()
 
     def pick(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         nonlocal picked
-        if _pass.get() is not this_pass or not args or args[0].shape[:-1] != shape:
+        if not args or args[0].shape[:-1] != shape:
             return None
         if not picked:
             picked = True
             waiting.extend(torch.split(_at(args[0], places), most_targets))
         return (waiting.pop(0)[None], *args[1:])
 
-    head = model.get_output_embeddings()
-    hook = None if head is None else head.register_forward_pre_hook(pick)
-    token = _pass.set(this_pass)
     results = []
-    try:
-        with torch.no_grad():
-            inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
-            logits = model(**inputs, use_cache=False).logits
-            chunks = torch.split(labels.to(logits.device), most_targets)
-            if not picked:
-                logits = _at(logits, places)[None]
-                chunks = (labels.to(logits.device),)
-            for number, chunk in enumerate(chunks):
-                if number > 0:
-                    one = torch.zeros(1, 1, dtype=torch.long, device=device)
-                    shape = one.shape
-                    logits = model(input_ids=one, use_cache=False).logits
-                results.append(_logit_probs(logits[0], chunk).cpu())
-                del logits
-    finally:
-        _pass.reset(token)
-        if hook is not None:
-            hook.remove()
+    with twin_for_pass(model, attention_for_hiding(model)) as twin, torch.no_grad():
+        head = twin.get_output_embeddings()
+        if head is not None:
+            head.register_forward_pre_hook(pick)
+        inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
+        logits = twin(**inputs, use_cache=False).logits
+        chunks = torch.split(labels.to(logits.device), most_targets)
+        if not picked:
+            logits = _at(logits, places)[None]
+            chunks = (labels.to(logits.device),)
+        for number, chunk in enumerate(chunks):
+            if number > 0:
+                one = torch.zeros(1, 1, dtype=torch.long, device=device)
+                shape = one.shape
+                logits = twin(input_ids=one, use_cache=False).logits
+            results.append(_logit_probs(logits[0], chunk).cpu())
+            del logits
     return torch.cat(results)
 
 
@@ -402,55 +384,6 @@ def _at(values: Tensor, places: tuple[Tensor, Tensor]) -> Tensor:
     """Pick [targets, ...] of [batch, tokens, ...]."""
     sequences, tokens = (place.to(values.device) for place in places)
     return values[sequences, tokens]
-
-
-_droppable: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
-
-
-def can_drop(model: Any, length: int) -> bool:
-    """Whether dropping hidden tokens equals masking them, for sequences up to a length.
-
-    It does not where a sliding window or chunk is shorter than the sequence (dropped tokens would
-    let others slide into view), where positions follow from the attention mask (OPT), or where
-    layers other than attention mix tokens (state-space and convolution layers). The last two are
-    found by trying, once per model.
-    """
-    try:
-        window = attention_shape(model).window
-    except UnsupportedModelError:
-        return False
-    if window is not None and length > window:
-        return False
-    if model not in _droppable:
-        _droppable[model] = _dropping_is_exact(model)
-    return _droppable[model]
-
-
-def _dropping_is_exact(model: Any) -> bool:
-    if "position_ids" not in inspect.signature(model.forward).parameters:
-        return False
-    ids = probe_ids(model, _PROBE_TOKENS)
-    first, last = _PROBE_DROPPED
-    visible = torch.ones(_PROBE_TOKENS, dtype=torch.bool)
-    full = _masked(ids, visible, _PROBE_TOKENS)
-    visible[first:last] = False
-    masked = _masked(ids, visible, _PROBE_TOKENS)
-    dropped = _dropped(ids, visible, _PROBE_TOKENS - (last - first), keep_positions=True)
-    compared = _PROBE_TOKENS - last
-    device = input_device(model)
-
-    def logits(inputs: dict[str, Tensor]) -> Tensor:
-        inputs = {name: tensor[None].to(device) for name, tensor in inputs.items()}
-        with torch.no_grad():
-            output: Tensor = model(**inputs, use_cache=False).logits
-        return output[0, -compared:].float()
-
-    reference = logits(masked)
-    error = (logits(dropped) - reference).norm().item()
-    effect = (logits(full) - reference).norm().item()
-    if not np.isfinite(error) or not np.isfinite(effect):
-        raise ModelError(f"{type(model).__name__} returns logits that are not finite")
-    return bool(error <= _PROBE_TOLERANCE.get(model.dtype, _PROBE_FLOAT_TOLERANCE) * effect)
 
 
 def sequence_log_probs(logit_probs: ArrayLike) -> NDArray[np.float64]:

@@ -15,7 +15,6 @@ query only; an empty `query_range` takes nothing away.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,16 +25,20 @@ from at2.errors import CaptureMismatchError, InputError, UnsupportedModelError
 from at2.model.capture import (
     DEFAULT_ROW_BYTES,
     AttentionCall,
-    attention_implementation,
     capture_pass,
     input_device,
     learn_local_masks,
 )
-
-TokenRange = tuple[int, int]
-
-PLAIN = (1.0,)
-"""Exponents of attention as it is, which is what the published package uses."""
+from at2.model.passes import before_pass
+from at2.model.twin import twin_for_pass
+from at2.model.weighing import (
+    PLAIN,
+    TokenRange,
+    TokenScores,
+    Weighing,
+    Weighings,
+    check_exponents,
+)
 
 # The self-test's prompt is longer than the model's attention window where that stays short.
 _TEST_TOKENS = 24
@@ -153,46 +156,66 @@ def token_scores(
         InputError: the range, the weights or the exponents do not fit.
         UnsupportedModelError: the model's attention cannot be captured.
     """
+    shape = attention_shape(model)
+    weighing = Weighing(weights, exponents, contrast=query_range is not None)
+    weighings = Weighings({"": weighing}, shape.num_layers, shape.num_heads, input_device(model))
+    scores = weighed_scores(
+        model, input_ids, target_range, weighings, query_range=query_range, row_bytes=row_bytes
+    )
+    return torch.from_numpy(scores.of("", target_range)).to(input_device(model))
+
+
+def weighed_scores(
+    model: Any,
+    input_ids: Tensor | Sequence[int],
+    target_range: TokenRange,
+    weighings: Weighings,
+    *,
+    columns: TokenRange | None = None,
+    query_range: TokenRange | None = None,
+    row_bytes: int = DEFAULT_ROW_BYTES,
+) -> TokenScores:
+    """The scores of `token_scores` by several weighings at once, of one pass.
+
+    Args:
+        model: a transformers decoder.
+        input_ids: [tokens]; those after the target are not used.
+        target_range: which tokens are targets; the first token of all cannot be one.
+        weighings: what to weigh by.
+        columns: which tokens are scored; by default all up to the last target.
+        query_range: the query's positions, before the target's; None if nothing is contrasted.
+        row_bytes: memory for one block of one layer's attention rows.
+
+    Raises:
+        InputError: a range or the weighings do not fit.
+        UnsupportedModelError: the model's attention cannot be captured.
+    """
     ids = _as_ids(input_ids)
     first, last = _rows_of(target_range, len(ids))
     shape = attention_shape(model)
-    powers = check_exponents(exponents)
-    by_power = weights[None] if weights.dim() == 2 else weights
-    if tuple(by_power.shape) != (len(powers), shape.num_layers, shape.num_heads):
-        raise InputError(
-            f"weights have shape {tuple(weights.shape)}, but the model has {shape.num_layers} "
-            f"layers × {shape.num_heads} heads" + (f", of {len(powers)} powers" * (len(powers) > 1))
-        )
     query = _query_rows(query_range, first)
-    device = input_device(model)
-    by_power = by_power.to(device, torch.float32)
-    scores = torch.zeros(last - first, last + 1, dtype=torch.float32, device=device)
-    taken_off = torch.zeros(last + 1, dtype=torch.float32, device=device)
-    if first == last:
-        return scores
-
-    def weighted(layer: int, rows: Tensor) -> Tensor:
-        """[heads, rows, keys] to [rows, keys]."""
-        heads = by_power[:, layer].to(rows)
-        parts = [
-            of_power @ _raised(rows, power).flatten(1)
-            for power, of_power in zip(powers, heads, strict=True)
-        ]
-        return torch.stack(parts).sum(0).view(rows.shape[1:])
+    low, high = (0, last + 1) if columns is None else columns
+    rows = torch.zeros(len(weighings), last - first, high - low, device=weighings.device)
+    mean = torch.zeros(len(weighings), high - low, device=weighings.device)
 
     def on_layer(layer: int, call: AttentionCall) -> None:
         for start, end in call.blocks(*query, row_bytes):
-            block = weighted(layer, call.rows(start, end)[0])
-            taken_off[: block.shape[1]] += block.sum(0).to(taken_off)
+            block = weighings.weigh(layer, call.rows(start, end)[0, :, :, low:high])
+            mean[:, : block.shape[2]] += block.sum(1) / (query[1] - query[0])
         for start, end in call.blocks(first, last, row_bytes):
-            block = weighted(layer, call.rows(start, end)[0])
-            scores[start - first : end - first, : block.shape[1]] += block.to(scores)
+            block = weighings.weigh(layer, call.rows(start, end)[0, :, :, low:high])
+            rows[:, start - first : end - first, : block.shape[2]] += block
 
-    _capture_all(model, shape, ids[:last], on_layer)
-    start, end = query
-    if start < end:
-        scores[:, :start] -= taken_off[:start] / (end - start)
-    return scores
+    if first < last:
+        _capture_all(model, shape, ids[:last], on_layer)
+    return TokenScores(
+        weighings.by_name,
+        rows.cpu().numpy(),
+        low,
+        first + 1,
+        query,
+        mean.cpu().numpy() if query[0] < query[1] else None,
+    )
 
 
 def source_features(
@@ -298,20 +321,6 @@ def source_features(
     return features.flatten(2)
 
 
-def check_exponents(exponents: Sequence[float]) -> tuple[float, ...]:
-    """The powers of attention that features are made of, as they are kept.
-
-    Raises:
-        InputError: there are none, or one is not a number above zero, or is there twice.
-    """
-    powers = tuple(float(exponent) for exponent in exponents)
-    if not powers or len(set(powers)) < len(powers):
-        raise InputError(f"exponents {powers} are none, or not all different", param="exponents")
-    if not all(isfinite(power) and power > 0 for power in powers):
-        raise InputError(f"exponents {powers} are not all above zero", param="exponents")
-    return powers
-
-
 def _raised(rows: Tensor, power: float) -> Tensor:
     return rows if power == 1 else rows**power
 
@@ -372,6 +381,7 @@ def _rows_of(target_range: TokenRange, num_tokens: int) -> TokenRange:
 
 def _capture_all(model: Any, shape: AttentionShape, ids: Tensor, on_layer: Any) -> None:
     """A capture pass that ends with the last layer, and must get that far."""
+    before_pass(len(ids))
     report = capture_pass(model, ids, on_layer, stop_after=shape.num_layers)
     if report.num_layers != shape.num_layers:
         raise UnsupportedModelError(
@@ -387,7 +397,7 @@ def check_capture(model: Any, *, tolerance: float | None = None) -> float:
     longer than the model's attention window where that is at most about a hundred tokens.
 
     Args:
-        model: a transformers decoder that nothing else uses meanwhile.
+        model: a transformers decoder.
         tolerance: allowed error; by default one that fits dtype and depth. In float32 and float64
             the error is the largest difference of two attention weights. In half precision it is
             the larger of two shares: a layer's mean total variation distance between rows, and
@@ -417,8 +427,8 @@ def check_capture(model: Any, *, tolerance: float | None = None) -> float:
 
     _capture_all(model, shape, ids, on_layer)
     name = type(model).__name__
-    with attention_implementation(model, "eager"), torch.no_grad():
-        output = model(
+    with twin_for_pass(model, "eager") as twin, torch.no_grad():
+        output = twin(
             input_ids=ids[None].to(input_device(model)), use_cache=False, output_attentions=True
         )
     # Hybrids report nothing, or something that is no attention, for their other layers.

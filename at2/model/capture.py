@@ -1,20 +1,20 @@
 """A window into every attention layer of a transformers model, for one forward pass.
 
-An attention function and a mask function are registered with transformers under one name. A model
-switched to that name computes what its ordinary kernel would; while a capture is active in the
-calling context, each layer first hands over what its attention weights follow from. Knows nothing
-of what the weights are used for, and materialises none unless asked for rows of them.
+An attention function and a mask function are registered with transformers under one name. A pass
+runs on a twin of the model that bears that name, and computes what the ordinary kernel would; while
+a capture is active in the calling context, each layer first hands over what its attention weights
+follow from. The model itself is not touched, so that other threads may run it meanwhile. Knows
+nothing of what the weights are used for, and materialises none unless asked for rows of them.
 
 How the pieces fit (transformers 5): a layer looks up the function for `config._attn_implementation`
 and calls it with the query and key after normalisation and rotary embedding; the model builds its
 mask with the mask function registered under the same name.
 """
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,8 +23,10 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from at2.model.local_masks import LocalMask
+from at2.model.twin import twin_for_pass
 
 NAME = "at2_capture"
 """The name under which transformers knows the attention and mask functions."""
@@ -310,69 +312,16 @@ AttentionInterface.register(NAME, _attention)
 AttentionMaskInterface.register(NAME, _mask)
 
 
-class _Switches:
-    """Which configs run under another attention implementation now, and for how many passes.
-
-    Configs may be shared by passes and by models, so the first pass in switches and the last one
-    out restores. A pass that wants yet another implementation waits.
-    """
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._held: dict[int, tuple[str, str | None, int]] = {}  # id: (name, original, passes)
-
-    @contextmanager
-    def hold(self, configs: list[Any], name: str) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(
-                lambda: all(self._held.get(id(c), (name,))[0] == name for c in configs)
-            )
-            for config in configs:
-                original = config._attn_implementation
-                _, original, passes = self._held.get(id(config), (name, original, 0))
-                self._held[id(config)] = (name, original, passes + 1)
-                config._attn_implementation_internal = name
-        try:
-            yield
-        finally:
-            with self._changed:
-                for config in configs:
-                    _, original, passes = self._held.pop(id(config))
-                    if passes > 1:
-                        self._held[id(config)] = (name, original, passes - 1)
-                    else:
-                        config._attn_implementation_internal = original
-                self._changed.notify_all()
-
-
-_switches = _Switches()
-
-
-@contextmanager
-def attention_implementation(model: Any, name: str) -> Iterator[None]:
-    """Run the model's attention under another implementation, then put everything back.
-
-    Sets the configs that the layers themselves read, each of which may be a copy, and not the
-    property for all sub-models, which may re-dispatch kernels. Passes in other threads of a model
-    that shares a config see the switch too; under `NAME` they compute what they always do, only
-    never flash attention and never `output_attentions`.
-    """
-    configs: dict[int, Any] = {}
-    for module in model.modules():
-        config = module.__dict__.get("config")
-        if hasattr(config, "_attn_implementation_internal"):
-            configs[id(config)] = config
-    with _switches.hold(list(configs.values()), name):
-        yield
-
-
 def input_device(model: Any) -> torch.device:
     """Where token ids have to be; models spread over devices have several."""
     embeddings = model.get_input_embeddings()
-    device: torch.device = embeddings.weight.device
-    if device.type == "meta":  # kept elsewhere by accelerate, whose hook knows where it runs
-        device = torch.device(embeddings._hf_hook.execution_device)
-    return device
+    hook = getattr(embeddings, "_hf_hook", None)
+    for each in getattr(hook, "hooks", (hook,)):  # of accelerate: it knows where weights run
+        device = getattr(each, "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    found: torch.device = embeddings.weight.device
+    return found
 
 
 def capture_pass(
@@ -381,18 +330,20 @@ def capture_pass(
     on_layer: Callable[[int, AttentionCall], None],
     *,
     stop_after: int | None = None,
+    layer_inputs: Sequence[Tensor] | None = None,
 ) -> CaptureReport:
     """One forward pass over one sequence, calling `on_layer` for each attention layer in turn.
 
     Args:
-        model: a transformers decoder, left exactly as it was.
+        model: a transformers decoder, which is not touched.
         input_ids: [tokens].
         on_layer: receives the number of the layer among those seen and the call, batch of 1.
         stop_after: end the pass inside this many-th layer: its output and whatever comes after,
             the language-model head included, are never computed.
+        layer_inputs: hidden states [1, tokens, width] that the layers read in place of their own.
     """
     local_from = 1 if _leave_masks_alone.get(model) else None
-    return _pass(model, input_ids, _Capture(on_layer, stop_after, local_from))
+    return _pass(model, input_ids, _Capture(on_layer, stop_after, local_from), layer_inputs)
 
 
 _leave_masks_alone: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
@@ -415,15 +366,37 @@ def learn_local_masks(model: Any) -> bool:
     return alone
 
 
-def _pass(model: Any, input_ids: Tensor, capture: _Capture) -> CaptureReport:
+def _pass(
+    model: Any,
+    input_ids: Tensor,
+    capture: _Capture,
+    layer_inputs: Sequence[Tensor] | None = None,
+) -> CaptureReport:
     """A forward pass under a capture."""
     token = _active.set(capture)
     try:
         # Not inference mode: what a model caches on the way must stay usable for gradients.
-        with attention_implementation(model, NAME), torch.no_grad():
-            model(input_ids=input_ids[None].to(input_device(model)), use_cache=False)
+        with twin_for_pass(model, NAME) as twin, torch.no_grad():
+            if layer_inputs is not None:
+                _feed(twin, layer_inputs)
+            twin(input_ids=input_ids[None].to(input_device(model)), use_cache=False)
     except _Enough:
         pass
     finally:
         _active.reset(token)
     return CaptureReport(capture.num_layers, min(capture.windows, default=None))
+
+
+def _feed(model: Any, layer_inputs: Sequence[Tensor]) -> None:
+    """Let each layer of a twin read hidden states that are given."""
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+
+    def replace(
+        hidden: Tensor, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if args:
+            return (hidden.to(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"hidden_states": hidden.to(kwargs["hidden_states"])}
+
+    for layer, hidden in zip(layers, layer_inputs, strict=False):
+        layer.register_forward_pre_hook(partial(replace, hidden), with_kwargs=True)

@@ -25,6 +25,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from at2.errors import InputError, UnsupportedModelError
 from at2.model.capture import input_device
+from at2.model.passes import BACKWARD_COST, before_pass
 
 TokenRange = tuple[int, int]
 
@@ -84,6 +85,7 @@ def embedding_gradients(
     step = max(1, logit_bytes // (_COPIES * vocabulary * dtype.itemsize))
     total: Tensor | None = None
     for first in range(start, end, step):
+        before_pass((min(first + step, end) - 1) * (1 + BACKWARD_COST))
         with _lock_of(model):
             embeddings, gradients = _one_pass(model, ids[:end], first, min(first + step, end))
         # Gradients that barely differ from zero in half precision are added up in full.

@@ -16,6 +16,7 @@ from transformers import (
 from at2.errors import InputError, ModelError, UnsupportedModelError
 from at2.model import default
 from at2.model.gguf import find_gguf, finish_loading, parsed_once
+from at2.model.positions import set_context_length
 
 Quantization = Literal["4bit", "8bit"]
 """Weights in four bits (NF4) or eight, by bitsandbytes."""
@@ -42,6 +43,7 @@ def get_model_and_tokenizer(
     device_map: str | dict[str, Any] | None = None,
     quantization: Quantization | None = None,
     gguf_file: str | None = None,
+    context_length: int | None = None,
     **kwargs: Any,
 ) -> tuple[Any, Any]:
     """Load a causal language model and its tokenizer.
@@ -62,6 +64,7 @@ def get_model_and_tokenizer(
         quantization: "4bit" or "8bit", on a GPU or a CPU. Needs bitsandbytes and accelerate.
         gguf_file: name of a GGUF file in the folder or hub repository `model_name`. The weights of
             such a file are dequantised to `dtype`.
+        context_length: tokens that the model takes, where its config should not decide.
         **kwargs: passed on to `from_pretrained`, e.g. `quantization_config` or `max_memory`.
 
     Returns:
@@ -71,7 +74,8 @@ def get_model_and_tokenizer(
         ModelError: there is no such device, the checkpoint cannot be loaded, or a package is
             missing; one line with the reason.
         UnsupportedModelError: the tokenizer gives no character offsets.
-        InputError: arguments that do not go together, or an unknown dtype.
+        InputError: arguments that do not go together, an unknown dtype, or more tokens than the
+            model has positions for.
     """
     # 1. What was asked for.
     if dtype is None:
@@ -126,6 +130,8 @@ def get_model_and_tokenizer(
         model.to(device)
     model.eval()
     model.name_or_path = model_name
+    if context_length is not None:
+        set_context_length(model, context_length)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer

@@ -153,7 +153,7 @@ class AttributionTask(Exchange):
 
     @property
     def statements(self) -> list[CharRange]:
-        """The sentences of the target, in its characters; one for all of a target such as `42`."""
+        """The sentences of the target, in its characters; one for all of a target such as `👍`."""
         return self._target.statements
 
     def target_span(self, start: int | None = None, end: int | None = None) -> TargetSpan:
@@ -282,7 +282,6 @@ class AttributionTask(Exchange):
             PromptTooLongError: the model does not take prompt and response.
         """
         masks = sample_masks(num_masks, self.num_sources, alpha, base_seed)
-        budget = {} if batch_size is None else {"token_budget": batch_size * len(self.token_ids)}
         logit_probs = ablated_logit_probs(
             self.model,
             self.token_ids,
@@ -290,6 +289,6 @@ class AttributionTask(Exchange):
             self.target_token_range,
             masks,
             method=ablation_method,
-            **budget,
+            token_budget=None if batch_size is None else batch_size * len(self.token_ids),
         )
         return masks, np.asarray(logit_probs, dtype=np.float32)

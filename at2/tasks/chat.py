@@ -128,6 +128,28 @@ class AttributionTaskWithChatPrompt(AttributionTask):
         """The documents that `source_spans` point into, by their number there."""
         return [Document(self.prompt[start:end]) for start, end in self.document_ranges]
 
+    @property
+    def query_token_range(self) -> TokenRange:
+        """The tokens between the last document and the target, less the last one, at which the
+        model already predicts the target: the same whatever the documents are cut into."""
+        return self.query_before(self.target_token_range[0])
+
+    def query_before(self, target_start: int) -> TokenRange:
+        """`query_token_range` of a target that begins at a position."""
+        first, last = self.documents_token_range
+        end = max(0, target_start - 1)
+        return (end, end) if first == last else (min(last, end), end)
+
+    @property
+    def documents_token_range(self) -> TokenRange:
+        """From the first token of a document to the last one's end; empty without documents. All
+        sources lie within it."""
+        ranges = [self.prompt_range_to_token_range(*span) for span in self.document_ranges]
+        filled = [(start, end) for start, end in ranges if start < end]
+        if not filled:
+            return 0, 0
+        return min(start for start, _ in filled), max(end for _, end in filled)
+
     # Sources
 
     def _get_source_token_ranges(self) -> list[TokenRange]:

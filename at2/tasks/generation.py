@@ -6,7 +6,10 @@ from typing import Any
 import torch
 
 from at2.errors import InputError
-from at2.text.chat_template import context_length
+from at2.model.capture import input_device
+from at2.model.hiding import attention_for_hiding, check_hides, hides, needs_positions
+from at2.model.positions import context_length, frequencies
+from at2.model.twin import twin_for_pass
 
 DEFAULT_GENERATE_KWARGS: Mapping[str, Any] = {
     "max_new_tokens": 512,
@@ -16,6 +19,9 @@ DEFAULT_GENERATE_KWARGS: Mapping[str, Any] = {
     "temperature": None,
 }
 """Arguments of `model.generate`: greedy, up to 512 tokens."""
+
+_ENDLESS = 2**31
+"""The length of a sequence whose response has no limit."""
 
 
 def check_generate_kwargs(generate_kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,8 +62,10 @@ def generate_responses(
 ) -> list[list[int]]:
     """Respond to prompts in one batch, left-padded.
 
-    Padding takes room from a response: prompts so near the model's limit that it would be missed
-    are batched only with others of their length.
+    A response does not depend on the other prompts. Padding takes room from a response: prompts so
+    near the model's limit that it would be missed are batched only with others of their length. So
+    are those whose rotary frequencies change with their length, and all prompts of a model that
+    cannot hide padding. Hidden tokens are hidden as in ablations: the others keep their positions.
 
     Args:
         model: a causal language model.
@@ -68,14 +76,22 @@ def generate_responses(
 
     Returns:
         Ids of each response, up to and with its end-of-sequence token.
+
+    Raises:
+        UnsupportedModelError: tokens are hidden, and the model cannot do that.
     """
     limit, wanted = context_length(model), generate_kwargs.get("max_new_tokens")
-    groups: dict[int | None, list[int]] = {}  # prompts by the room for their responses
+    leaks = len({len(ids) for ids in prompts}) > 1 and not hides(model)
+    groups: dict[tuple[int | None, Any], list[int]] = {}  # by room for a response, and company
     for number, ids in enumerate(prompts):
         room = wanted if wanted is None or limit is None else min(wanted, limit - len(ids))
-        groups.setdefault(room, []).append(number)
+        last = _ENDLESS if room is None else len(ids) + room
+        company: Any = frequencies(model, len(ids))
+        if leaks or frequencies(model, last) != company:
+            company = len(ids)
+        groups.setdefault((room, company), []).append(number)
     responses: dict[int, list[int]] = {}
-    for room, numbers in groups.items():
+    for (room, _), numbers in groups.items():
         kwargs = dict(generate_kwargs)
         if room is not None:
             kwargs["max_new_tokens"] = room
@@ -98,12 +114,20 @@ def _in_one_batch(
     pad = kwargs["pad_token_id"]
     rows = [[pad] * (width - len(ids)) + list(ids) for ids in prompts]
     masks = [[0] * (width - len(row)) + list(row) for row in visible]
-    with torch.no_grad():
-        output = model.generate(
-            input_ids=torch.tensor(rows, device=model.device),
-            attention_mask=torch.tensor(masks, device=model.device),
-            **kwargs,
-        )  # [prompts, width + new]
+    inputs = {"input_ids": rows, "attention_mask": masks}
+    holes = not all(map(all, visible))
+    if holes:
+        check_hides(model)
+        if needs_positions(model):
+            inputs["position_ids"] = [
+                [0] * (width - len(ids)) + list(range(len(ids))) for ids in prompts
+            ]
+    device = input_device(model)
+    tensors = {name: torch.tensor(values, device=device) for name, values in inputs.items()}
+    # A twin has its first frequencies, whatever the model has read before.
+    attention = attention_for_hiding(model) if holes else None
+    with twin_for_pass(model, attention) as twin, torch.no_grad():
+        output = twin.generate(**tensors, **kwargs)  # [prompts, width + new]
     responses = []
     for row in output[:, width:].tolist():
         end = next((i + 1 for i, token_id in enumerate(row) if token_id in eos), len(row))

@@ -13,6 +13,7 @@ from typing import Any, cast
 from transformers import BatchEncoding
 
 from at2.errors import InputError
+from at2.model.positions import check_length
 from at2.tasks.generation import (
     DEFAULT_GENERATE_KWARGS,
     check_generate_kwargs,
@@ -20,7 +21,7 @@ from at2.tasks.generation import (
     generate_responses,
 )
 from at2.text.alignment import CharRange, TokenizedText
-from at2.text.chat_template import Prompt, check_length
+from at2.text.chat_template import Prompt
 from at2.text.decoding import decode_with_offsets
 from at2.text.encoding import check_text, encode_continuation, encode_text
 

@@ -4,12 +4,13 @@ Levels are nested. A token goes to one document first, then to a paragraph in it
 of that paragraph, then to a word of that sentence. So a source's tokens are never outside the
 coarser source that holds it, and scores add up: a coarse source scores the sum of the finer ones in
 it and of the tokens between these. What stands between sentences (bullets, rules) is in words of
-its own, white space in none. Knows text and ranges only: nothing of models, chats or
-scores.
+its own, white space in none. At the finest level every token is a source, but for tokens that only
+together make a character, as the bytes of an emoji do: these are one. Knows text and ranges only:
+nothing of models, chats or scores.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from at2.errors import InputError
 from at2.text.alignment import CharRange, TokenRange, assign_tokens
@@ -122,6 +123,39 @@ def cut_documents(
     Raises:
         InputError: given ranges overlap, are empty or outside their document.
     """
+    characters = _whole_characters(token_ranges)
+    ranges = [(token_ranges[first][0], token_ranges[last - 1][1]) for first, last in characters]
+    pieces = _cut(whole, ranges, documents, source_type, given)
+    starts = [*(first for first, _ in characters), len(token_ranges)]
+    ends = [0, *(last for _, last in characters)]
+    return [
+        replace(piece, tokens=(starts[first], ends[last] if first < last else starts[first]))
+        for piece in pieces
+        for first, last in [piece.tokens]
+    ]
+
+
+def _whole_characters(token_ranges: Sequence[CharRange]) -> list[TokenRange]:
+    """The tokens one by one, but together those that only together make a character."""
+    parts: list[TokenRange] = []
+    covered = 0
+    for token, (start, end) in enumerate(token_ranges):
+        if parts and start < covered:
+            parts[-1] = (parts[-1][0], token + 1)
+        else:
+            parts.append((token, token + 1))
+        covered = max(covered, end)
+    return parts
+
+
+def _cut(
+    whole: str,
+    token_ranges: Sequence[CharRange],
+    documents: Sequence[PlacedText],
+    source_type: str,
+    given: Sequence[Sequence[CharRange]] | None,
+) -> list[Piece]:
+    """`cut_documents` for tokens of which none shares a character with another."""
     whole_documents = [split_ranges(document.text, "document") for document in documents]
     pieces, remaining = _assign(whole, token_ranges, documents, whole_documents)
     if given is not None:

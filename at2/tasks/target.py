@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from at2.errors import SpanError
 from at2.tasks.spans import TargetSpan
 from at2.text.alignment import CharRange, TokenizedText, TokenRange
+from at2.text.markup import without_break_tags
 from at2.text.sentences import split_sentences
 
 _QUOTE_SHOWN = 60
@@ -44,10 +45,11 @@ class Target:
 
     @property
     def statements(self) -> list[CharRange]:
-        """The sentences of the target, in its characters; one for all of a target such as `42`."""
+        """The sentences of the target, in its characters; one for all of a target without letter or
+        figure, such as `👍`. A tag around thoughts (`<think>`) is none."""
         text = self.text
         sentences = list(split_sentences(text))
-        if sentences or not text.strip():
+        if sentences or not without_break_tags(text).strip():
             return sentences
         return [(len(text) - len(text.lstrip()), len(text.rstrip()))]
 

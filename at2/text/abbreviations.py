@@ -30,6 +30,8 @@ NEVER_FINAL = _words("""
 
 BEFORE_NUMBER = _words("""
     no nos n° nr nrs fig figs sec secs ch chap vol vols art arts eq eqs pp par para tab app ex op
+    wt ht qty amt temp avg max dia diam wid alt lat ext rm cat mod ser reg pat const amend cl subd
+    id iss suppl lfg jg
     ed eds est pt ver ff lect prop thm lem cor ref refs
     jan feb mar apr jun jul aug sep sept oct nov dec okt dez mai
     abb bd kap abs ziff rn str
@@ -41,7 +43,7 @@ BEFORE_NUMBER = _words("""
 FINAL_BEFORE_CAPITAL = _words("""
     etc a.m p.m am pm ph.d m.sc b.sc m.phil d.phil
     ft oz lb lbs yd mi mph hr hrs min mins gal cu tsp tbsp
-    usw u.s.w bn u.ä u.a.m o.ä u.v.m mio mrd ecc itd itp enz osv etcétera
+    usw u.s.w bn u.ä u.a.m o.ä u.v.m ecc itd itp enz osv etcétera
     т.д т.п др пр. проч тыс млн млрд руб коп чел
     н.э
 """)
@@ -62,6 +64,28 @@ FINAL_BEFORE_STARTER = _words("""
     κα π.χ κ.λπ κλπ
 """)
 """Abbreviations that end the sentence only if a typical first word of one follows."""
+
+CITATION_WORDS = _words("""
+    fed evid civ crim am proc app supp cir ct cal stat cert jur juris rptr harv yale univ colum
+    legis
+    rev lett phys chem soc acad sci natl am nat commun biol biochem physiol clin med surg
+    psychol psychiatr neurol immunol pharmacol epidemiol genet microbiol math appl comput mech symp
+    conf trans bull eur amer geophys astrophys astron opt mater env environ educ econ philos hist
+    ling engl q pub pat ann mod nutr const biophys oncol cardiol pediatr radiol pathol virol ecol
+    zool entomol sociol anthropol adv curr opin scand bankr exp bd educ
+    ala ariz ark colo del ga ill ind kan mass md mich minn mo mont neb nev okla ore pa tex va vt
+    wash wis wyo
+""")
+"""Written with a capital, these are parts of the names of courts, laws and journals (`Fed. R. Evid.
+403`, `Phys. Rev. Lett. 77`)."""
+
+COUNTED = _words("""
+    mio mrd tsd bio std sek min stk pkg
+""")
+"""With a capital and after a number, German measures of the noun that follows: `5 Mio. Euro`."""
+
+COMPOUND_ENDINGS = ("str", "nr", "pl")
+"""German compounds that end so are shortened before a number: `Hauptstr. 5`, `Hausnr. 7`."""
 
 TIME_FOLLOWERS = _words("""
     monday tuesday wednesday thursday friday saturday sunday
@@ -104,6 +128,10 @@ NAME_PARTICLES = _words("""
 """Sentence starters that also follow initials: `M. Le Pen`, `J. De Niro`."""
 
 LABEL_NOUNS = _words("""
+    size cup row seat lane wing hall channel key drive disk disc exit form annex zone area unit
+    region sample node vertex factor protein influenza virus series batch lot item tier track cell
+    column building bus line platform stage formula hypothesis condition method protocol scenario
+    chapter volume set index variable parameter state phase cohort arm fund bond share stock film
     plan vitamin vitamins group hepatitis type grade class category option team section part point
     appendix exhibit figure table box case step phase version block terminal gate platform
     schedule level room side line answer question company variant model
@@ -125,8 +153,54 @@ ORDINAL_CONTEXT = _words("""
 """)
 """Words before a number that make `2.` an ordinal (`der 2. Weltkrieg`)."""
 
+ORDINAL_NOUNS = _words("""
+    jahrhundert jahrhunderts jahrtausend weltkrieg weltkriegs bundesliga liga auflage platz klasse
+    stock etage kapitel akt
+""")
+"""German nouns that are counted: `2. Weltkrieg` begins with no item's number."""
+
+TITLED_PARTS = _words("""
+    chapter part section article figure table step exercise example theorem lemma proposition
+    corollary definition remark box appendix annex exhibit scene act book rule clause
+    kapitel teil abschnitt artikel abbildung tabelle schritt anhang
+    chapitre partie article titre tableau étape annexe capítulo artículo sección tabla figura paso
+    capitolo articolo sezione tabella passo capítulo artigo seção tabela hoofdstuk artikel
+    глава статья раздел часть таблица рисунок
+""") | {"§"}
+"""With a number or letter they begin a heading or a caption: `Figure 1. The whole model.`"""
+
 SPEECH_VERBS = _words("""
-    said says asked asks shouted cried replied answered whispered yelled exclaimed called added
-    snapped muttered screamed wondered demanded laughed sighed
+    said says say cried cries asked asks answered answers replied replies exclaimed exclaims called
+    calls shouted shouts yelled yells screamed screams shrieked howled roared bellowed barked
+    thundered boomed growled snarled hissed snapped spat whispered whispers murmured muttered
+    mumbled
+    mouthed breathed sighed sighs groaned moaned whimpered whined sobbed wept gasped panted croaked
+    laughed laughs giggled chuckled snickered grinned grins smiled smiles beamed smirked sneered
+    scoffed snorted jeered teased joked quipped crowed cheered sang chanted purred cooed drawled
+    stammered stuttered blurted sputtered spluttered gushed begged pleaded implored urged pressed
+    insisted protested objected argued countered retorted rejoined returned responded responds
+    repeated echoed agreed admitted conceded confessed acknowledged assured promised swore vowed
+    declared declares announced proclaimed stated remarked remarks observed noted commented mused
+    pondered wondered thought demanded commanded ordered warned threatened scolded chided accused
+    complained grumbled grunted lamented explained suggested offered proposed added continued
+    began interrupted interjected inquired enquired queried questioned prompted greeted told
+    squealed squeaked chirped piped hollered wailed rasped hooted marvelled marveled fumed raged
+    recalled concluded finished lied guessed ventured
 """)
 """`"Stop!" John shouted.` is one sentence."""
+
+CONNECTORS = _words("""
+    a an the of to at by in on for from with into onto upon and or nor but than that which who whose
+    whom as if when while because although though whether is are was were be been has have had will would could
+    may might must shall should its their his her our your my these those between among through
+    during under about against without within toward towards per via
+    der die das des dem den ein eine einen einem einer eines und oder aber als wie von vom zum zur
+    im am bei für durch unter seit dass daß weil ist sind war wird wurde sehr
+    le la les un une des du de et ou mais que qui dont dans aux pour par sur avec sans est sont
+    el los las unos unas del y pero con por para según sin es son se su sus
+    il lo gli uno di nel nella per tra fra che sono
+    um uma os dos das nos nas ao em com são het een van op voor uit bij en dat zijn
+    w z na od dla że jest oraz och att som på med av till det är
+    и в во на с к о об от до для из за что как но или у при
+""")
+"""A line without a stop that ends in one of these goes on in the next."""

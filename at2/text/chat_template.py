@@ -1,6 +1,6 @@
 """Chat messages to prompt: the template's markers are control tokens, what users wrote is text.
 
-Knows chat templates and the model's length limit; nothing of documents, sources or attribution.
+Knows chat templates; nothing of models, documents, sources or attribution.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from at2.errors import PromptError, PromptTooLongError
+from at2.errors import PromptError
 from at2.text.alignment import CharRange, TokenizedText
 from at2.text.encoding import check_text, encode_text
 
@@ -163,25 +163,3 @@ def _variants(content: str) -> Iterator[tuple[str, int]]:
         for cut in dict.fromkeys((0, left, newlines)):
             yield kept[cut:], begin + cut
             yield kept[cut:].rstrip(), begin + cut
-
-
-def context_length(model: Any) -> int | None:
-    """The number of tokens that a model takes, from its config; None if it names none."""
-    config = getattr(model, "config", model)
-    text_config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    limit = getattr(text_config, "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
-
-
-def check_length(model: Any, prompt_tokens: int, new_tokens: int = 0) -> None:
-    """Check that a prompt and a response fit the model.
-
-    Raises:
-        PromptTooLongError: they do not; the message names both numbers and the limit.
-    """
-    limit = context_length(model)
-    if limit is not None and prompt_tokens + new_tokens > limit:
-        raise PromptTooLongError(
-            f"the prompt has {prompt_tokens} tokens and the response up to {new_tokens}, "
-            f"but the model takes {limit} in all"
-        )

@@ -4,6 +4,8 @@ One implementation serves finished responses and streams. Nothing is ever encode
 and its offsets are right for any ids, also those that no text would encode to.
 """
 
+import codecs
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,12 +20,21 @@ _MAX_TOKENS_PER_CHARACTER = 4
 # Enough of the prompt to know whether a first token shows its leading space.
 _CONTEXT_TOKENS = 8
 
+# How vocabularies write bytes: as `<0xF0>`, or each byte as a visible character of its own.
+_BYTE_PIECE = re.compile("<0x([0-9A-F]{2})>")
+_VISIBLE_BYTES = (*range(33, 127), *range(161, 173), *range(174, 256))
+_BYTE_OF = {chr(byte): byte for byte in _VISIBLE_BYTES} | {
+    chr(256 + number): byte
+    for number, byte in enumerate(byte for byte in range(256) if byte not in _VISIBLE_BYTES)
+}
+
 
 class TextStream:
     """Decodes ids one by one; each step returns the text that became certain.
 
-    A token that ends inside a character is held back until the character is whole. Bytes that turn
-    out to be no character at all become U+FFFD each.
+    A token that ends inside a character is held back until the character is whole; if it never is,
+    because the response was cut there, it shows nothing. Bytes that turn out to be no character at
+    all become U+FFFD each.
 
     Args:
         tokenizer: a fast transformers tokenizer.
@@ -71,8 +82,27 @@ class TextStream:
         return delta
 
     def finish(self) -> str:
-        """Decide what is still held back: an unfinished character becomes U+FFFD."""
-        return self._emit_all(self._decode(self._pending)) if self._pending else ""
+        """Decide what is still held back. Tokens of an unfinished character show nothing of it and
+        have an empty range at the end."""
+        waiting = self._unfinished_tokens()
+        rest = self._pending[len(self._pending) - waiting :]
+        self._pending = self._pending[: len(self._pending) - waiting]
+        delta = self._emit_all(self._decode(self._pending)) if self._pending else ""
+        if rest:
+            self._pending = rest
+            delta += self._emit(len(rest), self._decode(rest).rstrip(REPLACEMENT))
+        return delta
+
+    def _unfinished_tokens(self) -> int:
+        """How many pending tokens, from the last one, hold bytes of a character that lacks more."""
+        pieces = [_bytes_of(self._backend.id_to_token(i) or "") for i in self._pending]
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        decoder.decode(b"".join(pieces))
+        missing, count = len(decoder.getstate()[0]), 0
+        while missing > 0:
+            count += 1
+            missing -= len(pieces[-count])
+        return count
 
     def _emit_all(self, shown: str) -> str:
         """Emit the pending tokens in the smallest groups that show the same text."""
@@ -118,6 +148,15 @@ class TextStream:
         return text
 
 
+def _bytes_of(piece: str) -> bytes:
+    """The bytes that an entry of a vocabulary stands for."""
+    if written := _BYTE_PIECE.fullmatch(piece):
+        return bytes([int(written[1], 16)])
+    if all(char in _BYTE_OF for char in piece):
+        return bytes(_BYTE_OF[char] for char in piece)
+    return piece.encode(errors="replace")
+
+
 def decode_with_offsets(
     tokenizer: Any,
     ids: Iterable[int],
@@ -129,7 +168,7 @@ def decode_with_offsets(
 
     Linear in the number of ids. For ids whose bytes are valid UTF-8 the text is that of
     `tokenizer.decode` without `clean_up_tokenization_spaces`, apart from leading white space, which
-    is shown as in a continuation.
+    is shown as in a continuation. Where they end inside a character, nothing is shown of it.
     """
     stream = TextStream(tokenizer, context_ids, skip_special_tokens=skip_special_tokens)
     taken = []

@@ -11,26 +11,26 @@ from itertools import pairwise
 import regex
 
 from at2.errors import InputError
-from at2.text.boundaries import sentences_of_line
+from at2.text.boundaries import sentences_of_passage
+from at2.text.markup import ADDRESS, BESIDE, SOLID
+from at2.text.passages import passages
 
 CharRange = tuple[int, int]
+_ITEM_NUMBER = regex.compile(r"\(?\d{1,3}(?:\.\)|[.)])")
+_REFERENCES = regex.compile(r"(?:\[[\w ,;–-]{1,20}\]\s*+)++")
 SentenceSplitter = Callable[[str], list[CharRange]]
 """The type of `split_sentences`, for those who supply their own."""
 
-_SOLID = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ーｰ"
-"""Scripts without spaces."""
-_BESIDE = rf"\s\x1c-\x1f<>{_SOLID}\u3000-\u30ff\uff00-\uffef"
-"""What an address ends before: spaces, and those scripts with their marks (，。）」ー)."""
-_MAIL = rf"(?:(?![{_BESIDE}])[\p{{L}}\p{{N}}-])"
+_MAIL = rf"(?:(?![{BESIDE}])[\p{{L}}\p{{N}}-])"
 _WORD = regex.compile(
     rf"""
-    (?:https?://|www\.)[^{_BESIDE}"]*[^{_BESIDE}\p{{P}}]/?          # an address of the web
+    {ADDRESS}
     | (?:{_MAIL}|[._%+]){{1,64}}+@{_MAIL}{{1,63}}+(?:\.{_MAIL}{{1,63}}+){{1,9}}+    # of mail
     | (?:\p{{L}}\.){{2,}}                                          # U.S., e.g.
     | \p{{Nd}}++(?:[.,:]\p{{Nd}}++)*+                              # 3.14, 1,000, 10:30
     | ['’](?i:s|re|ve|ll|d|m)\b                                  # clitics: it|'s, we|'ll
     | (?i:n['’]t)\b                                              # do|n't
-    | (?:(?!(?i:n['’]t\b)|[{_SOLID}])[\p{{L}}\p{{M}}\p{{N}}_\u200c\u200d])++
+    | (?:(?!(?i:n['’]t\b)|[{SOLID}])[\p{{L}}\p{{M}}\p{{N}}_\u200c\u200d])++
     | ([.\-=_*#~])\1++                                           # an ellipsis or a rule
     | (?![\s\x1c-\x1f])\X                                        # any other visible character
     """,
@@ -41,21 +41,31 @@ _WORD = regex.compile(
 def split_sentences(text: str) -> list[CharRange]:
     """The sentences of a text.
 
-    Every line break that `str.splitlines` knows ends a sentence, as in the published splitter:
-    headings and list items have no stop. Text that is hard-wrapped is therefore cut at its line
-    breaks; join its lines first. Inside a line `at2.text.boundaries` decides.
+    A line break ends a sentence, as in the published splitter: headings and items of lists have no
+    stop. Only where a text was hard-wrapped at a column and a line clearly goes on in the next one
+    are they read as one (`at2.text.passages`). Inside a passage `at2.text.boundaries` decides.
 
-    A piece without a letter (`1.`, `---`, `—`, an emoji) says nothing that could be attributed: it
-    is no sentence, and lies between two. The published splitter means the same but knows only
-    ASCII punctuation, so that a lone dash or quotation mark counts as a sentence there; here a
-    letter is what Unicode calls one. Bullets and numbers before a list item lie between sentences
-    too. Every letter is in exactly one sentence.
+    A piece without a letter or a figure (`---`, `—`, an emoji) says nothing that could be
+    attributed: it is no sentence, and lies between two. The published splitter means the same but
+    knows only ASCII punctuation, so that a lone dash or quotation mark counts as a sentence there;
+    here letters and figures are what Unicode calls so. Bullets and numbers before an item of a
+    list, fences of code and tags that break a line (`<br>`, `<think>`) lie between sentences too.
+    Every other letter and figure is in exactly one sentence. A row of a table and a line of code in
+    a fence are one sentence each.
 
     Returns:
-        Ranges `(start, end)` in characters; none if the text has no letter.
+        Ranges `(start, end)` in characters; none if the text has no letter and no figure.
     """
-    pieces = (piece for start, end in _lines(text) for piece in sentences_of_line(text, start, end))
-    return _with_letters(text, pieces)
+    found: list[CharRange] = []
+    for start, end, whole in passages(text):
+        pieces = [(start, end)] if whole else sentences_of_passage(text, start, end)
+        visible = _visible(text, pieces)
+        for first, last in visible:
+            if visible[0][0] < first and _REFERENCES.fullmatch(text, first, last):
+                found[-1] = (found[-1][0], last)  # [1] alone stays with what it is said of
+            else:
+                found.append((first, last))
+    return found
 
 
 def split_words(text: str) -> list[CharRange]:
@@ -132,7 +142,8 @@ def punkt_tab_splitter(language: str = "english") -> SentenceSplitter:
     """A splitter that uses NLTK's trained Punkt model, as the published package does.
 
     Its data is not part of this package or of NLTK; `python -m nltk.downloader punkt_tab` fetches
-    it. Line breaks end sentences and pieces without a letter are left out, as in `split_sentences`.
+    it. Line breaks end sentences; pieces without a letter or a figure and the numbers of a list's
+    items are left out, as in `split_sentences`.
 
     Raises:
         InputError: the data for this language is not installed.
@@ -151,12 +162,13 @@ def punkt_tab_splitter(language: str = "english") -> SentenceSplitter:
         ) from error
 
     def split(text: str) -> list[CharRange]:
-        pieces = (
-            (start + first, start + last)
-            for start, end in _lines(text)
-            for first, last in tokenizer.span_tokenize(text[start:end])
-        )
-        return _with_letters(text, pieces)
+        found: list[CharRange] = []
+        for start, end in _lines(text):
+            spans = tokenizer.span_tokenize(text[start:end])
+            pieces = _visible(text, ((start + first, start + last) for first, last in spans))
+            marked = len(pieces) > 1 and _ITEM_NUMBER.fullmatch(text, *pieces[0])
+            found += pieces[1:] if marked else pieces
+        return found
 
     return split
 
@@ -169,12 +181,12 @@ def _lines(text: str) -> Iterator[CharRange]:
         start += len(line)
 
 
-def _with_letters(text: str, pieces: Iterable[CharRange]) -> list[CharRange]:
-    """The pieces that hold a letter, trimmed."""
+def _visible(text: str, pieces: Iterable[CharRange]) -> list[CharRange]:
+    """The pieces that hold a letter or a figure, trimmed."""
     return [
         _trimmed(text, start, end)
         for start, end in pieces
-        if any(map(str.isalpha, text[start:end]))
+        if any(map(str.isalnum, text[start:end]))
     ]
 
 

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from at2.errors import InputError, TrainingError
 from at2.estimator.linear import LinearScoreEstimator
+from at2.progress import Progress
 from at2.training.heldout import HeldOut, measure
-from at2.training.progress import Progress
 from at2.training.shards import check_seal, sealed, write_file
 from at2.training.table import FeatureTable
 

@@ -23,6 +23,7 @@ from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import LinearScoreEstimator
 from at2.files import remove_leftovers
 from at2.model.attention import attention_shape
+from at2.progress import Progress
 from at2.tasks import AttributionTask
 from at2.training import compute, record, responses
 from at2.training.compute import NUM_MASKS, ComputeSettings, ExampleFeatures
@@ -36,7 +37,6 @@ from at2.training.fit import (
     rank_loss,
 )
 from at2.training.manifest import claim, fingerprint
-from at2.training.progress import Progress
 from at2.training.record import RECORD_FILE
 from at2.training.responses import Response
 from at2.training.settings import ExampleDataset, RunSettings, environment, estimator_fingerprint

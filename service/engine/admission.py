@@ -2,9 +2,11 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
+from service.engine.accounts import Accounts
 from service.failures import BusyError
 
 _WEIGHT = 0.1
@@ -13,34 +15,104 @@ _WEIGHT = 0.1
 _LONGEST_WAIT = 60
 """Seconds that a refused caller is told to wait at most."""
 
+MANY_PASSES = 16
+"""From here on an attribution is one of many passes: no attribution by attention is, nor the
+verification of one span."""
+
 
 class Admission:
-    """Counts requests in progress.
+    """Counts requests in progress, all of them and each caller's.
 
     Args:
         limit: how many there may be.
+        of_one_caller: how many of them may be of one named caller.
+        of_many_passes: how many of them may be attributions of many passes; of one named caller,
+            half as many.
+        accounts: where it is written down who was refused.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._seconds = 1.0
-        self.in_progress = 0
+    def __init__(
+        self, limit: int, of_one_caller: int, of_many_passes: int, accounts: Accounts
+    ) -> None:
+        self._accounts = accounts
+        self.limit = limit
+        self.of_one_caller = min(of_one_caller, limit)
+        self.of_many_passes = min(of_many_passes, limit)
+        self._places = _Places("requests are in progress", limit, of_one_caller)
+        self._many = _Places(
+            "attributions of many passes are in progress", of_many_passes, -(-of_many_passes // 2)
+        )
+
+    @property
+    def in_progress(self) -> int:
+        """Requests in progress."""
+        return self._places.taken
 
     @contextmanager
-    def request(self) -> Iterator[None]:
+    def request(self, caller: str = "") -> Iterator[None]:
         """A request in progress.
 
         Raises:
             BusyError: there are too many already.
         """
-        if self.in_progress >= self._limit:
-            # A place is free when the next request ends; on average that is soon.
-            wait = min(max(math.ceil(self._seconds), 1), _LONGEST_WAIT)
-            raise BusyError(self._limit, wait)
+        with self._counted(self._places, caller):
+            yield
+
+    @contextmanager
+    def attribution(self, passes: int, caller: str = "") -> Iterator[None]:
+        """An attribution that takes so many passes over the model, within its request.
+
+        Raises:
+            BusyError: it is one of many, and there are too many such already.
+        """
+        if passes < MANY_PASSES:
+            yield
+            return
+        with self._counted(self._many, caller):
+            yield
+
+    @contextmanager
+    def _counted(self, places: "_Places", caller: str) -> Iterator[None]:
+        with ExitStack() as place:
+            try:
+                place.enter_context(places.one(caller))
+            except BusyError:
+                self._accounts.of(caller).refused += 1
+                raise
+            yield
+
+
+class _Places:
+    """Places of one kind."""
+
+    def __init__(self, what: str, limit: int, of_one_caller: int) -> None:
+        self._what = what
+        self._limit = limit
+        self._of_one_caller = min(of_one_caller, limit)
+        self._seconds = 1.0
+        self._of: Counter[str] = Counter()
+        self.taken = 0
+
+    @contextmanager
+    def one(self, caller: str) -> Iterator[None]:
+        if self.taken >= self._limit:
+            raise BusyError(f"{self._limit} {self._what}, the most this server takes", self._wait())
+        if caller and self._of[caller] >= self._of_one_caller:
+            raise BusyError(
+                f"{self._of[caller]} of your {self._what}, the most one key may have", self._wait()
+            )
         started = time.monotonic()
-        self.in_progress += 1
+        self.taken += 1
+        self._of[caller] += 1
         try:
             yield
         finally:
-            self.in_progress -= 1
+            self.taken -= 1
+            self._of[caller] -= 1
+            if not self._of[caller]:
+                del self._of[caller]
             self._seconds += _WEIGHT * (time.monotonic() - started - self._seconds)
+
+    def _wait(self) -> int:
+        """A place is free when the next request ends; on average that is soon."""
+        return min(max(math.ceil(self._seconds), 1), _LONGEST_WAIT)

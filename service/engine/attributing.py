@@ -3,24 +3,33 @@
 Knows the model, tasks and methods; nothing of generation or HTTP.
 """
 
-import asyncio
 import gc
 import logging
-import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import torch
 
 from at2.display import attribution_page
 from at2.errors import SpanError, is_out_of_memory
 from at2.evaluation.verify import Verification, verify_spans
-from at2.methods import Attributor, TokenScoreAttributor
+from at2.methods import (
+    METHODS,
+    Attributor,
+    TokenScoreAttributor,
+    WeightedAttentionAttributor,
+)
+from at2.model.passes import between_passes
+from at2.progress import silent
 from at2.tasks import AttributionTask, DocumentsContextAttributionTask
 from at2.text.alignment import CharRange
+from service.caller import Caller, Departure
+from service.engine.accounts import Accounts
+from service.engine.admission import Admission
 from service.engine.limits import Limits
-from service.engine.loading import Loaded
+from service.engine.loading import Loaded, weighing_name
 from service.engine.requests import (
     DEFAULT_SOURCE_TYPE,
     Answer,
@@ -30,8 +39,8 @@ from service.engine.requests import (
 )
 from service.engine.scores import ScoreCache, ScoreKey
 from service.engine.threads import claim_threads
-from service.engine.worker import Worker
-from service.failures import DeadlineError, NoMemoryError
+from service.engine.worker import AbandonedError, Done, Job, Worker
+from service.failures import NoMemoryError
 from service.records import Generation, Prompt
 
 logger = logging.getLogger("at2.service")
@@ -42,6 +51,29 @@ _MOST_WAITING_TO_PREPARE = 64
 """Beyond these, scores are computed when they are asked for."""
 
 
+class Encode(Protocol):
+    """Runs what takes no pass over the model, but time, in another thread."""
+
+    def __call__(self, work: Callable[[], T]) -> Awaitable[T]: ...
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a question comes to: known before it gets its turn.
+
+    Attributes:
+        attributor: of the response, which may have no scores yet.
+        spans: which characters are asked for.
+        passes: over the model, at the most.
+        takes_passes: whether there is anything to do on the model's thread.
+    """
+
+    attributor: Attributor
+    spans: Sequence[CharRange]
+    passes: int
+    takes_passes: bool = True
+
+
 class Attributing:
     """Attributes responses to their sources.
 
@@ -49,16 +81,32 @@ class Attributing:
         loaded: the model and its estimators.
         limits: of one request.
         scores: where scores of recorded generations are kept.
+        admission: of attributions that take many passes.
+        encode: for what takes no pass.
+        busy: whether responses are being written, for which what is only prepared makes way.
+        accounts: where it is written down what each caller was given.
     """
 
-    def __init__(self, loaded: Loaded, limits: Limits, scores: ScoreCache) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        limits: Limits,
+        scores: ScoreCache,
+        admission: Admission,
+        *,
+        encode: Encode,
+        busy: Callable[[], bool],
+        accounts: Accounts,
+    ) -> None:
         self._loaded = loaded
         self._limits = limits
         self._scores = scores
-        self._worker = Worker("attribution", claim_threads())
-        self._preparing: dict[str, threading.Event] = {}
-        # Long methods take many passes: each begins by asking whether anybody still waits.
-        loaded.model.register_forward_pre_hook(lambda *_: self._worker.checkpoint())
+        self._admission = admission
+        self._encode = encode
+        self._worker = Worker("attribution", claim_threads(), busy, accounts)
+        self._preparing: dict[str, Job] = {}
+        self.passes = 0  # over the model, so far
+        loaded.model.register_forward_pre_hook(lambda *_: self._count())
 
     def start(self) -> None:
         """Begin."""
@@ -73,57 +121,80 @@ class Attributing:
         """Attributions that have not begun."""
         return self._worker.waiting
 
+    def nudge(self) -> None:
+        """No response is being written any more."""
+        self._worker.nudge()
+
+    def _count(self) -> None:
+        self.passes += 1
+
     # -- questions -----------------------------------------------------------------------------
 
-    async def of_generation(self, generation: Generation, question: Question) -> Findings:
+    async def of_generation(
+        self, generation: Generation, question: Question, caller: Caller
+    ) -> Findings:
         """See `Engine.attribute_generation`."""
-        name = self._loaded.estimator_name(question.method, question.estimator)
-        level = question.source_type or generation.source_type
-        key = ScoreKey(generation.id, level, question.method, name or "")
+        key = self._key(generation, question)
 
-        def answer_from(attributor: Attributor) -> Findings:
-            return self._findings(attributor, question, name, time.perf_counter())
+        def read() -> _Plan | Findings:
+            plan = self._plan(generation, question, key)
+            if plan.takes_passes:
+                return plan
+            return self._findings(plan, plan.attributor, question, key)
+
+        plan = await self._encode(read)
+        if isinstance(plan, Findings):
+            return plan
 
         def work() -> Findings:
-            started = time.perf_counter()
-            return self._findings(self._ready(generation, key, question), question, name, started)
+            return self._findings(plan, self._ready(plan, key), question, key)
 
-        attributor = self._scores.get(key)
-        if isinstance(attributor, TokenScoreAttributor) and not question.verify:
-            return await asyncio.to_thread(answer_from, attributor)  # takes no pass
-        return await self._pass(work)
+        done = await self._turn(work, plan, caller)
+        return replace(done.result, seconds=done.seconds)
 
-    async def page_of(self, generation: Generation, question: Question) -> str:
+    async def page_of(self, generation: Generation, question: Question, caller: Caller) -> str:
         """See `Engine.page_of_generation`."""
-        name = self._loaded.estimator_name(question.method, question.estimator)
-        level = question.source_type or generation.source_type
-        key = ScoreKey(generation.id, level, question.method, name or "")
+        key = self._key(generation, question)
+        plan = await self._encode(lambda: self._plan(generation, question, key))
 
         def work() -> str:
-            attributor = self._ready(generation, key, question)
+            attributor = self._ready(plan, key)
             return attribution_page(attributor, num_sources_to_show=question.top_k)
 
-        return await self._pass(work)
+        return (await self._turn(work, plan, caller)).result
 
-    async def of_response(self, prompt: Prompt, response: str, question: Question) -> Findings:
+    async def of_response(
+        self, prompt: Prompt, response: str, question: Question, caller: Caller
+    ) -> Findings:
         """See `Engine.attribute_response`."""
         name = self._loaded.estimator_name(question.method, question.estimator)
+        level = question.source_type or DEFAULT_SOURCE_TYPE
+        key = ScoreKey("", level, question.method, name or "")
         self._limits.check_documents(prompt)
 
-        def work() -> Findings:
-            started = time.perf_counter()
+        def read() -> _Plan:
             self._limits.check_texts(self._loaded.tokenizer, (*prompt.texts, response))
-            task = self._loaded.task(prompt, question.source_type or DEFAULT_SOURCE_TYPE)
+            task = self._loaded.task(prompt, level)
             task.set_generation(response)
             self._limits.check_length(len(task.input_ids), len(task.generation_ids))
-            attributor = self._loaded.attributor(task, question.method, name)
-            return self._findings(attributor, question, name, started)
+            spans, passes = self._spans(task, question)
+            return _Plan(self._loaded.attributor(task, question.method, name), spans, passes)
 
-        return await self._pass(work)
+        plan = await self._encode(read)
+        done = await self._turn(
+            lambda: self._findings(plan, plan.attributor, question, key), plan, caller
+        )
+        return replace(done.result, seconds=done.seconds)
 
     def prepare(self, answer: Answer) -> None:
-        """Compute the scores that are likely to be asked for next, once nothing else waits."""
+        """Keep the scores that were taken while the response was written; or else compute those
+        that are likely to be asked for next, once nothing else waits."""
         generation = answer.generation
+        if answer.token_scores is not None:
+            self._scores.put_token_scores(generation.id, answer.token_scores)
+            if answer.task is not None:
+                self._scores.put_task(generation.id, answer.task)
+            return
         pointless = not (generation.response and answer.sources)
         if pointless or len(self._preparing) >= _MOST_WAITING_TO_PREPARE:
             return
@@ -134,7 +205,8 @@ class Attributing:
         def work() -> None:
             try:
                 if self._scores.get(key) is None:
-                    self._prepare(self._loaded.task_of(generation, generation.source_type), key)
+                    task = self._loaded.task_of(generation, generation.source_type)
+                    self._prepared(self._loaded.attributor(task, key.method, name), key)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -143,53 +215,59 @@ class Attributing:
             finally:
                 self._preparing.pop(generation.id, None)
 
-        abandoned = self._preparing[generation.id] = threading.Event()
-        self._worker.spare(work, abandoned)
+        job = self._preparing[generation.id] = Job(self._listened(work))
+        self._worker.spare(job)
 
     def forget(self, generation_id: str) -> None:
         """Drop what is kept or prepared of a generation."""
-        abandoned = self._preparing.pop(generation_id, None)
-        if abandoned is not None:
-            abandoned.set()
         self._scores.forget(generation_id)
+        preparing = self._preparing.pop(generation_id, None)
+        if preparing is not None:
+            self._worker.abandon(preparing)
 
-    # -- on the worker's thread ----------------------------------------------------------------
+    def _key(self, generation: Generation, question: Question) -> ScoreKey:
+        name = self._loaded.estimator_name(question.method, question.estimator)
+        level = question.source_type or generation.source_type
+        return ScoreKey(generation.id, level, question.method, name or "")
 
-    def _ready(self, generation: Generation, key: ScoreKey, question: Question) -> Attributor:
-        """The attributor of a generation with what all spans share, kept under its key.
+    # -- in any thread -------------------------------------------------------------------------
+
+    def _plan(self, generation: Generation, question: Question, key: ScoreKey) -> _Plan:
+        """What a question about a recorded generation comes to.
 
         Raises:
-            InputError: the question is refused; before any pass.
+            InputError: the question is refused.
         """
         attributor = self._scores.get(key)
-        if attributor is not None:
-            self._spans(attributor.task, question)
-            return attributor
-        task = self._loaded.task_of(generation, key.source_type)
-        self._spans(task, question)
-        return self._prepare(task, key)
+        if attributor is None:
+            task = self._scores.task(generation.id, key.source_type)
+            if task is None:
+                task = self._loaded.task_of(generation, key.source_type)
+            spans, passes = self._spans(task, question)
+            attributor = self._loaded.attributor(task, key.method, key.estimator or None)
+            if not self._use_kept_scores(attributor, key):
+                return _Plan(attributor, spans, passes)
+        else:
+            spans, passes = self._spans(attributor.task, question)
+        passes -= METHODS[key.method].passes(attributor.task.num_sources).forward
+        only_reads = isinstance(attributor, TokenScoreAttributor) and not question.verify
+        return _Plan(attributor, spans, passes, takes_passes=not only_reads)
 
-    def _prepare(self, task: DocumentsContextAttributionTask, key: ScoreKey) -> Attributor:
-        attributor = self._loaded.attributor(task, key.method, key.estimator or None)
+    def _use_kept_scores(self, attributor: Attributor, key: ScoreKey) -> bool:
+        """Let an attributor do with the scores of tokens that are kept; whether it can."""
+        scores = self._scores.token_scores(key.generation_id)
+        name = weighing_name(key.method, key.estimator)
+        known = scores is not None and scores.holds(name)
+        if not isinstance(attributor, WeightedAttentionAttributor) or scores is None or not known:
+            return False
+        attributor.use_token_scores(scores.of(name, attributor.task.target_token_range))
         attributor.prepare_for_attribution()
-        self._worker.checkpoint()
         self._scores.put(key, attributor)
-        return attributor
+        return True
 
-    def _findings(
-        self, attributor: Attributor, question: Question, estimator: str | None, started: float
-    ) -> Findings:
-        top_k = question.top_k
-        spans = self._spans(attributor.task, question)
-        attributions = [attributor.attribute(start, end, top_k) for start, end in spans]
-        verifications: Sequence[Verification] = ()
-        if question.verify and spans and attributor.task.num_sources:
-            verifications = verify_spans(attributor, spans, top_k=top_k)
-        seconds = time.perf_counter() - started
-        return Findings(attributions, verifications, estimator, seconds)
-
-    def _spans(self, task: AttributionTask, question: Question) -> list[CharRange]:
-        """The spans that are asked for, each of which covers a token, within the limits."""
+    def _spans(self, task: AttributionTask, question: Question) -> tuple[list[CharRange], int]:
+        """The spans that are asked for, each of which covers a token, within the limits; and how
+        many passes they take."""
         spans = question.spans
         if spans is None:
             found = [(0, len(task.target))] if task.target else []
@@ -202,16 +280,63 @@ class Attributing:
             found = list(spans)
         for start, end in found:
             task.target_span(start, end)
-        self._limits.check_cost(question, task.num_sources, len(found))
-        return found
+        self._limits.check_reply(question, task, found)
+        return found, self._limits.check_cost(question, task.num_sources, len(set(found)))
 
-    async def _pass(self, work: Callable[[], T]) -> T:
-        """Run passes over the model in their turn, within the time and the memory there is."""
+    # -- on the worker's thread ----------------------------------------------------------------
+
+    def _ready(self, plan: _Plan, key: ScoreKey) -> Attributor:
+        """The attributor of a plan with what all spans share, kept under its key."""
+        return self._scores.get(key) or self._prepared(plan.attributor, key)
+
+    def _prepared(self, attributor: Attributor, key: ScoreKey) -> Attributor:
+        task = attributor.task
+        if (
+            isinstance(attributor, WeightedAttentionAttributor)
+            and isinstance(task, DocumentsContextAttributionTask)
+            and task.num_sources
+        ):
+            # One pass for all methods, estimators and kinds of sources there are.
+            scores = self._loaded.token_scores(task)
+            self._scores.put_token_scores(key.generation_id, scores)
+            name = weighing_name(key.method, key.estimator)
+            attributor.use_token_scores(scores.of(name, task.target_token_range))
+        attributor.prepare_for_attribution()
+        self._scores.put(key, attributor)
+        return attributor
+
+    def _findings(
+        self, plan: _Plan, attributor: Attributor, question: Question, key: ScoreKey
+    ) -> Findings:
+        started = time.perf_counter()
+        top_k, different = question.top_k, list(dict.fromkeys(plan.spans))
+        places = {span: place for place, span in enumerate(different)}  # equal ones answered once
+        attributions = [attributor.attribute(start, end, top_k) for start, end in different]
+        verifications: Sequence[Verification] = ()
+        if question.verify and different and attributor.task.num_sources:
+            verifications = verify_spans(attributor, different, top_k=top_k)
+            verifications = [verifications[places[span]] for span in plan.spans]
+        attributions = [attributions[places[span]] for span in plan.spans]
+        seconds = time.perf_counter() - started
+        return Findings(attributions, verifications, key.estimator or None, seconds)
+
+    def _listened(self, work: Callable[[], T]) -> Callable[[], T]:
+        """The same work, which others may go before between its passes."""
+
+        def listened() -> T:
+            with between_passes(self._worker.checkpoint), silent():
+                return work()
+
+        return listened
+
+    async def _turn(self, work: Callable[[], T], plan: _Plan, caller: Caller) -> Done[T]:
+        """Run passes over the model in their turn, within the memory there is."""
+        size = plan.passes * len(plan.attributor.task.token_ids)
         try:
-            async with asyncio.timeout(self._limits.seconds):
-                return await self._worker.run(work)
-        except TimeoutError:
-            raise DeadlineError(self._limits.seconds) from None
+            with self._admission.attribution(plan.passes, caller.name):
+                return await self._worker.run(self._listened(work), caller=caller.name, size=size)
+        except AbandonedError:
+            raise caller.error(Departure.STOPPING) from None
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -10,26 +10,31 @@ is failed by a supervisor, which starts another one where memory was the cause.
 """
 
 import asyncio
+import functools
 import itertools
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessor,
     ContinuousBatchingLogitsProcessorList,
 )
+from transformers.generation.continuous_batching.requests import FutureRequestState
 
 from at2.errors import is_out_of_memory
+from at2.model.paged import PackedPiece, PackedStep, ScoreRecorder
 from service.engine.sampling import Draw, Sampling, choose, number_at
+from service.engine.sharing import PrefixSharing, Sharing, can_share
 from service.engine.threads import adapt_threads
 from service.failures import EngineDownError, NoMemoryError, ServerFailure
 
@@ -44,6 +49,10 @@ _PAGE_TOKENS = 32
 _BATCH_TOKENS = {"cpu": 256, "cuda": 2048}
 """Tokens in one step: a prompt is read in pieces of this size, so that a long one does not hold up
 the others for long."""
+
+_KNOWN_STEPS = hasattr(FutureRequestState, "query_length")
+"""Whether this version of transformers says what each request adds to a step; before, it attends
+and is scored as it always was."""
 
 _WATCH_SECONDS = 0.1
 """How often the supervisor looks whether the loop lives."""
@@ -67,6 +76,14 @@ class BatcherLoad:
     capacity: int
 
 
+class _Writer(Protocol):
+    """What writes responses: the batcher or what stands in for it."""
+
+    def release(self, stream: "TokenStream") -> bool: ...
+    def forgive(self) -> None: ...
+    def cancel(self, request_id: str) -> None: ...
+
+
 class TokenStream:
     """The ids of one response, as they are made. Iterate over it once, on the event loop.
 
@@ -74,13 +91,22 @@ class TokenStream:
     finished. `close` ends it early and frees its place in the batch.
     """
 
-    def __init__(self, batcher: "Batcher", request_id: str, tokens: int) -> None:
+    def __init__(
+        self,
+        batcher: _Writer,
+        request_id: str,
+        tokens: int,
+        recorder: ScoreRecorder | None = None,
+        owner: str | None = None,
+    ) -> None:
         self._batcher = batcher
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[list[int] | ServerFailure | None] = asyncio.Queue()
         self._given = 0
         self.request_id = request_id
         self.tokens = tokens
+        self.recorder = recorder
+        self.owner = owner
 
     def receive(self, output: Any) -> None:
         """Take what the loop reports: all ids so far, and whether that was the end."""
@@ -93,6 +119,10 @@ class TokenStream:
             self._events.put_nowait(list(new))
         if output.is_finished():
             self._end(None)
+
+    def hand_over(self, output: Any) -> None:
+        """`receive`; safe to call from any thread."""
+        self._loop.call_soon_threadsafe(self.receive, output)
 
     def fail(self, failure: ServerFailure) -> None:
         """End the iteration with a failure; safe to call from any thread."""
@@ -127,16 +157,25 @@ class Batcher:
             passes have no gradients.
         end_ids: the ids that end a response.
         cache_tokens: tokens that all running sequences share.
+        split: whether the sequences of a step attend one by one; see `PackedStep`. By default on a
+            CPU.
 
     Raises:
         ValueError: the model cannot be batched.
     """
 
-    def __init__(self, model: Any, end_ids: Sequence[int], cache_tokens: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        end_ids: Sequence[int],
+        cache_tokens: int,
+        split: bool | None = None,
+    ) -> None:
         self._model = model
+        self._split = model.device.type == "cpu" if split is None else split
         adapt_threads(model)
-        # The loop runs it without gradients; without tensors' version counters it is 6 % faster.
-        model.forward = torch.inference_mode()(model.forward)
+        model.forward = self._in_steps(model.forward)
+        self._sharing = PrefixSharing(self._shared) if can_share(PagedAttentionCache) else None
         self._end_ids = sorted(end_ids)
         self._blocks = max(2, -(-cache_tokens // _PAGE_TOKENS))
         self._streams: dict[str, TokenStream] = {}
@@ -146,6 +185,7 @@ class Batcher:
         self._supervisor: threading.Thread | None = None
         self._restarts = 0
         self._dead = False
+        self._sampler = _Sampler()
         self._manager = self._new_manager()
 
     def _new_manager(self) -> Any:
@@ -155,8 +195,7 @@ class Batcher:
             "page_size": _PAGE_TOKENS,
             "block_size": _PAGE_TOKENS,  # the name of page_size before transformers 5.18
             "max_batch_tokens": _BATCH_TOKENS.get(device, _BATCH_TOKENS["cuda"]),
-            # Another user's prompt must not make this one faster: that could be measured.
-            "allow_block_sharing": False,
+            "allow_block_sharing": self._sharing is not None,
             "auto_switch_to_flash": False,
             # `_Sampler` decides on the CPU which rows are drawn.
             "use_cuda_graph": False,
@@ -173,10 +212,73 @@ class Batcher:
             ),
             continuous_batching_config=config,
         )
-        manager.logit_processor = _sampler_list()
+        manager.logit_processor = _sampler_list(self._sampler)
         return manager
 
+    # -- to be tested --------------------------------------------------------------------------
+
+    @property
+    def attention(self) -> str:
+        """The attention implementation that continuous batching has chosen."""
+        return str(self._model.config._attn_implementation)
+
+    @contextmanager
+    def watched(self, on_logits: Callable[[Tensor], None]) -> Iterator[None]:
+        """Meanwhile, hand over the logits [vocabulary] of each new token of a single request."""
+        self._sampler.watch = lambda scores: on_logits(scores[..., -1, :].flatten().float().cpu())
+        try:
+            yield
+        finally:
+            self._sampler.watch = None
+
+    def _in_steps(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """The model's pass within a `PackedStep` that knows whose the packed tokens are."""
+
+        # The loop runs it without gradients; without tensors' version counters it is 6 % faster.
+        @functools.wraps(forward)
+        @torch.inference_mode()
+        def step(*args: Any, **kwargs: Any) -> Any:
+            if self._sharing is not None:
+                self._sharing.install(self._manager.batch_processor.cache)
+            key_bounds = kwargs.get("cu_seq_lens_k")
+            if not _KNOWN_STEPS or not isinstance(key_bounds, dict):
+                return forward(*args, **kwargs)
+            packed = PackedStep(
+                self._pieces(),
+                [bounds.tolist() for bounds in key_bounds.values()],
+                split=self._split,
+            )
+            with packed.active():
+                return forward(*args, **kwargs)
+
+        return step
+
+    def _shared(self, request_id: str) -> Sharing | None:
+        """What a request may share with others."""
+        stream = self._streams.get(request_id)
+        if stream is None or stream.owner is None:
+            return None
+        recorder = stream.recorder
+        contrasted = recorder is not None and recorder.query[0] < recorder.query[1]
+        return Sharing(stream.owner, recorder.query[0] if recorder and contrasted else None)
+
+    def _pieces(self) -> list[PackedPiece]:
+        """What the sequences of the step that runs now add."""
+        pieces = []
+        for request in self._manager.batch_processor.inputs_and_outputs.requests_in_batch:
+            state, length = request.state, request.query_length
+            stream = self._streams.get(state.request_id)
+            recorder = None if stream is None else stream.recorder
+            start = state.position_offset - length  # it has been moved on already
+            pieces.append(PackedPiece(start, length, request.has_new_token, recorder))
+        return pieces
+
     # -- the loop ------------------------------------------------------------------------------
+
+    @property
+    def model(self) -> Any:
+        """The model that it generates with."""
+        return self._model
 
     @property
     def capacity(self) -> int:
@@ -267,6 +369,8 @@ class Batcher:
         seed: int,
         *,
         streaming: bool,
+        recorder: ScoreRecorder | None = None,
+        owner: str | None = None,
     ) -> TokenStream:
         """Begin a response; call it on the event loop.
 
@@ -276,6 +380,9 @@ class Batcher:
             sampling: how to choose them.
             seed: for draws.
             streaming: report every id as it is made, not all at the end.
+            recorder: takes the scores of the response as it is written.
+            owner: prompts of one owner that begin alike are read once; with None, nothing is
+                shared. For others it must not be faster: that could be measured.
 
         Raises:
             EngineDownError: the loop does not run.
@@ -287,7 +394,7 @@ class Batcher:
         if not self.alive:
             raise EngineDownError()
         manager = self._manager
-        stream = TokenStream(self, f"r{next(self._numbers)}", tokens)
+        stream = TokenStream(self, f"r{next(self._numbers)}", tokens, recorder, owner)
         with self._lock:
             self._streams[stream.request_id] = stream
         manager.register_result_handler(stream.request_id, stream.receive)
@@ -342,6 +449,7 @@ class _Sampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]  # it h
 
     def __init__(self) -> None:
         self._draws: list[Draw] = []
+        self.watch: Callable[[Tensor], None] | None = None
 
     def fill_defaults(self, int32_tensor: Tensor) -> None:
         """Nothing travels in the tensor: batches are prepared and run in turn, by one thread."""
@@ -366,6 +474,8 @@ class _Sampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]  # it h
     def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
         """Scores [rows, vocabulary] with minus infinity for all but the token, where drawn."""
         draws = self._draws
+        if self.watch is not None:
+            self.watch(scores)
         if not draws:
             return scores
         rows = torch.tensor([draw.row for draw in draws], device=scores.device)
@@ -376,7 +486,7 @@ class _Sampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]  # it h
         return scores
 
 
-def _sampler_list() -> ContinuousBatchingLogitsProcessorList:
-    processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([_Sampler()]))
+def _sampler_list(sampler: _Sampler) -> ContinuousBatchingLogitsProcessorList:
+    processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([sampler]))
     processors.tensors_required = 1
     return processors

@@ -9,26 +9,36 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, TypeVar
 
 from at2.errors import ModelError
 from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import LinearScoreEstimator
+from at2.model.paged import ScoreRecorder
+from at2.model.positions import context_length
+from at2.model.twin import same_weights
 from at2.tasks import DocumentsContextAttributionTask
-from at2.text.chat_template import context_length
+from service.caller import Caller
+from service.engine.accounts import Account, Accounts
 from service.engine.admission import Admission
 from service.engine.attributing import Attributing
-from service.engine.batching import Batcher
+from service.engine.batch_check import GenerationWay, choose_way
+from service.engine.batching import Batcher, TokenStream
 from service.engine.generating import Generating
 from service.engine.limits import Limits
-from service.engine.loading import load, same_weights
+from service.engine.loading import load
+from service.engine.memory import check_cache
+from service.engine.one_by_one import OneByOne
 from service.engine.requests import Answer, EngineLoad, Findings, Question
+from service.engine.room import Room
 from service.engine.sampling import Sampling
 from service.engine.scores import ScoreCache
-from service.failures import DeadlineError, EngineDownError
+from service.engine.scoring import Scoring, check_scores_as_written
+from service.engine.speed import Speed
+from service.failures import EngineDownError
 from service.records import Generation, Prompt
 from service.settings import Settings
 
@@ -43,6 +53,8 @@ CACHE_TOKENS = {"cpu": 8192, "cuda": 65_536}
 
 _TEXT_THREADS = 2
 _WARM_UP_TOKENS = 4
+_MEASURED_PROMPT = 64
+_MEASURED_TOKENS = 8
 _SEED_BITS = 63
 _MB = 2**20
 
@@ -64,41 +76,81 @@ class Engine:
         self._loaded = loaded = load(settings)
         device = loaded.model.device.type
         cache_tokens = settings.cache_tokens or CACHE_TOKENS.get(device, CACHE_TOKENS["cuda"])
+        check_cache(loaded.model, cache_tokens)
         try:
-            self._batcher = Batcher(
+            self._batcher: Batcher | OneByOne = Batcher(
                 same_weights(loaded.model), sorted(loaded.end_ids), cache_tokens
             )
         except (ValueError, AttributeError, NotImplementedError) as error:
             raise ModelError(f"{settings.model} cannot generate in batches: {error}") from error
-        lengths = (context_length(loaded.model), settings.max_context_tokens)
+        lengths = (self._batcher.capacity, context_length(loaded.model))
         self.limits = Limits(
-            context_tokens=min([self._batcher.capacity, *filter(None, lengths)]),
+            context_tokens=min(filter(None, lengths)),
             new_tokens=settings.max_new_tokens,
             documents=settings.max_documents,
             spans=settings.max_spans,
             passes=settings.max_passes,
             seconds=settings.request_seconds,
         )
+        self.generation_way = GenerationWay(batched=True)
         self._scores = ScoreCache(settings.score_cache_mb * _MB)
-        self._attributing = Attributing(loaded, self.limits, self._scores)
+        self.scoring = Scoring(as_written=False, reason="not tested yet")
+        self._generations = 0
         self._text = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="text")
-        self._admission = Admission(settings.max_requests)
+        self.accounts = Accounts()
+        limit = settings.max_requests
+        self.admission = Admission(
+            limit,
+            of_one_caller=settings.max_requests_per_key or -(-3 * limit // 4),
+            of_many_passes=settings.max_long_attributions or -(-limit // 4),
+            accounts=self.accounts,
+        )
+        self._room = Room(self._batcher.capacity, self.accounts)
+        self._speed = Speed()
+        self._attributing = Attributing(
+            loaded,
+            self.limits,
+            self._scores,
+            self.admission,
+            encode=self._encode,
+            busy=lambda: self._generations > 0,
+            accounts=self.accounts,
+        )
         logger.info("model %s loaded in %.1f s", settings.model, time.monotonic() - started)
 
     # -- life ----------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Start the threads and generate a few tokens, so that the first request finds all warm.
+        Where batches do not give what the model gives, responses are generated one at a time.
 
         Raises:
             ServerFailure: nothing can be generated.
         """
         self._attributing.start()
         self._batcher.start()
-        prompt = [0] * _WARM_UP_TOKENS
-        stream = self._batcher.submit(prompt, _WARM_UP_TOKENS, Sampling(), 0, streaming=False)
-        async for _ in stream:
-            pass
+        if isinstance(self._batcher, Batcher):
+            model, longest = self._loaded.model, self.limits.context_tokens
+            self._batcher, self.generation_way = await choose_way(
+                model, self._batcher, sorted(self._loaded.end_ids), longest
+            )
+        await self._write(_WARM_UP_TOKENS, _WARM_UP_TOKENS)
+        if isinstance(self._batcher, Batcher):
+            self.scoring = await check_scores_as_written(self._loaded, self._batcher, self._encode)
+        else:
+            self.scoring = Scoring(False, "scores take a pass: responses are written one by one")
+        logger.info("%s", self.scoring.reason)
+        prompt_tokens = min(_MEASURED_PROMPT, self._batcher.capacity - _MEASURED_TOKENS)
+        self._speed.measure(*await self._write(prompt_tokens, _MEASURED_TOKENS))
+
+    async def _write(self, prompt_tokens: int, new_tokens: int) -> tuple[int, float, int, float]:
+        """Write so many tokens, and how long it took; see `Speed.measure`."""
+        moments = [time.perf_counter()]
+        prompt = [0] * prompt_tokens
+        async for ids in self._batcher.submit(prompt, new_tokens, Sampling(), 0, streaming=True):
+            moments += [time.perf_counter()] * len(ids)
+        began, first, last = moments[0], moments[1], moments[-1]
+        return prompt_tokens, first - began, len(moments) - 1, last - first
 
     def close(self) -> None:
         """Stop everything; what still runs fails. Safe to call more than once."""
@@ -121,11 +173,13 @@ class Engine:
         """What it is doing now."""
         batch = self._batcher.load
         return EngineLoad(
-            in_progress=self._admission.in_progress,
+            in_progress=self.admission.in_progress,
             generating=batch.running,
+            generations_waiting=self._room.waiting,
             cache_used=min(batch.tokens / batch.capacity, 1.0),
             attributions_waiting=self._attributing.waiting,
             score_bytes=self._scores.size,
+            scoring_passes=self._attributing.passes,
         )
 
     # -- what it serves ------------------------------------------------------------------------
@@ -158,59 +212,94 @@ class Engine:
     # -- generation ----------------------------------------------------------------------------
 
     async def generate(
-        self, prompt: Prompt, source_type: str, sampling: Sampling, *, streaming: bool = False
+        self,
+        prompt: Prompt,
+        source_type: str,
+        sampling: Sampling,
+        caller: Caller | None = None,
+        on_tokens: Callable[[int], None] = lambda _: None,
     ) -> Generating:
         """Begin to write a response; iterate over it for its text, and close it.
+
+        Args:
+            prompt: what to answer.
+            source_type: what the context is cut into.
+            sampling: how to choose tokens.
+            caller: who waits for it.
+            on_tokens: called with the number of new tokens whenever some have come.
 
         Raises:
             PromptTooLongError: prompt and new tokens do not fit.
             InputError: the request exceeds a limit of the server.
             ServerFailure: see `service.failures`; iterating raises these as well.
         """
+        caller = caller or Caller()
         limits, wanted = self.limits, sampling.max_new_tokens
         limits.check_new_tokens(wanted)
         limits.check_documents(prompt)
-        deadline = asyncio.get_running_loop().time() + limits.seconds
-        place = ExitStack()
-        place.enter_context(self._admission.request())
-        try:
+        with ExitStack() as place:
+            place.enter_context(self.admission.request(caller.name))
             if not self._batcher.alive:
                 raise EngineDownError
             task = self._loaded.task(prompt, source_type)
-            async with self._until(deadline):
-                ids = await self._encode(lambda: self._ids(task, prompt, wanted or 1))
-            room = min(DEFAULT_MAX_NEW_TOKENS, limits.new_tokens, limits.context_tokens - len(ids))
+            place.enter_context(caller.within(limits.generation_seconds(0.0)))
+            ids, recorder = await caller.stay(
+                self._encode(lambda: self._read(task, prompt, wanted or 1))
+            )
+            most = min(DEFAULT_MAX_NEW_TOKENS, limits.new_tokens, limits.context_tokens - len(ids))
+            count = wanted or most
+            caller.allow(limits.generation_seconds(self._speed.seconds(len(ids), count)))
+            room = place.enter_context(self._room.asked(caller.name, len(ids), count))
             seed = secrets.randbits(_SEED_BITS) if sampling.seed is None else sampling.seed
-            tokens = self._batcher.submit(ids, wanted or room, sampling, seed, streaming=streaming)
-        except BaseException:
-            place.close()
-            raise
+            timed = _Timed(on_tokens, self._speed, self.accounts.of(caller.name), len(ids))
+            place.callback(timed.done)
+            kept = place.pop_all()
+
+        def begin() -> TokenStream:
+            kept.enter_context(self._generation())
+            # Every id as it is made: the first one is timed, and at a deadline all so far are kept.
+            tokens = self._batcher.submit(
+                ids,
+                count,
+                sampling,
+                seed,
+                streaming=True,
+                recorder=recorder,
+                owner=caller.name if self.settings.share_prefixes else None,
+            )
+            kept.callback(tokens.close)
+            return tokens
+
         return Generating(
             task,
             prompt,
-            tokens,
+            room,
+            begin,
             model=self._loaded.fingerprint,
             end_ids=self._loaded.end_ids,
-            deadline=deadline,
-            late=DeadlineError(limits.seconds),
-            place=place,
+            caller=caller,
+            place=kept,
+            on_tokens=timed,
         )
 
-    def _ids(
+    @contextmanager
+    def _generation(self) -> Iterator[None]:
+        """Count a generation; nothing is prepared meanwhile, or it would be slower."""
+        self._generations += 1
+        try:
+            yield
+        finally:
+            self._generations -= 1
+            if not self._generations:
+                self._attributing.nudge()
+
+    def _read(
         self, task: DocumentsContextAttributionTask, prompt: Prompt, new_tokens: int
-    ) -> list[int]:
-        """The ids of a prompt that fits."""
+    ) -> tuple[list[int], ScoreRecorder | None]:
+        """The ids of a prompt that fits, and what takes the scores of its response."""
         self.limits.check_texts(self._loaded.tokenizer, prompt.texts)
         self.limits.check_length(len(task.input_ids), new_tokens)
-        return task.input_ids
-
-    @asynccontextmanager
-    async def _until(self, deadline: float) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout_at(deadline):
-                yield
-        except TimeoutError:
-            raise DeadlineError(self.limits.seconds) from None
+        return task.input_ids, self._loaded.recorder(task) if self.scoring.as_written else None
 
     async def answer(self, generation: Generation) -> Answer:
         """The answer of a recorded generation, as it was given at first.
@@ -226,8 +315,8 @@ class Engine:
         return await self._encode(work)
 
     def prepare(self, answer: Answer) -> None:
-        """Compute the scores of a generation that was recorded, before anybody asks for them."""
-        if self.settings.prepare:
+        """Keep or compute scores of a generation that was recorded, before anybody asks."""
+        if self.settings.prepare or answer.token_scores is not None:
             self._attributing.prepare(answer)
 
     async def _encode(self, work: Callable[[], T]) -> T:
@@ -235,7 +324,9 @@ class Engine:
 
     # -- attribution ---------------------------------------------------------------------------
 
-    async def attribute_generation(self, generation: Generation, question: Question) -> Findings:
+    async def attribute_generation(
+        self, generation: Generation, question: Question, caller: Caller | None = None
+    ) -> Findings:
         """Ranked sources of spans of a recorded response; scores are kept for later spans.
 
         Raises:
@@ -243,11 +334,11 @@ class Engine:
             InputError: the method or estimator is not available here, or a limit is exceeded.
             ServerFailure: see `service.failures`.
         """
-        with self._admission.request():
-            return await self._attributing.of_generation(generation, question)
+        with self._attribution(caller) as caller:
+            return await caller.stay(self._attributing.of_generation(generation, question, caller))
 
     async def attribute_response(
-        self, prompt: Prompt, response: str, question: Question
+        self, prompt: Prompt, response: str, question: Question, caller: Caller | None = None
     ) -> Findings:
         """Ranked sources of spans of a response written elsewhere; nothing is kept.
 
@@ -257,19 +348,62 @@ class Engine:
             InputError: the method or estimator is not available here, or a limit is exceeded.
             ServerFailure: see `service.failures`.
         """
-        with self._admission.request():
-            return await self._attributing.of_response(prompt, response, question)
+        with self._attribution(caller) as caller:
+            work = self._attributing.of_response(prompt, response, question, caller)
+            return await caller.stay(work)
 
-    async def page_of_generation(self, generation: Generation, question: Question) -> str:
+    async def page_of_generation(
+        self, generation: Generation, question: Question, caller: Caller | None = None
+    ) -> str:
         """The attribution of every statement of a recorded response as a page that stands alone.
 
         Raises:
             InputError: the method or estimator is not available here, or a limit is exceeded.
             ServerFailure: see `service.failures`.
         """
-        with self._admission.request():
-            return await self._attributing.page_of(generation, question)
+        with self._attribution(caller) as caller:
+            return await caller.stay(self._attributing.page_of(generation, question, caller))
+
+    @contextmanager
+    def _attribution(self, caller: Caller | None) -> Iterator[Caller]:
+        """A place for an attribution, and the time it may take."""
+        caller = caller or Caller()
+        with (
+            self.admission.request(caller.name),
+            caller.within(self.limits.attribution_seconds),
+        ):
+            yield caller
 
     def forget(self, generation_id: str) -> None:
         """Drop what is kept or prepared of a generation."""
         self._attributing.forget(generation_id)
+
+
+class _Timed:
+    """Passes on how many tokens have come, writes them down, and in the end tells how fast."""
+
+    def __init__(
+        self,
+        on_tokens: Callable[[int], None],
+        speed: Speed,
+        account: Account,
+        prompt_tokens: int,
+    ) -> None:
+        self._on_tokens = on_tokens
+        self._speed = speed
+        self._account = account
+        self._prompt_tokens = prompt_tokens
+        self._count = 0
+        self._first = self._last = 0.0
+
+    def __call__(self, new: int) -> None:
+        self._last = time.perf_counter()
+        if not self._count:
+            self._first = self._last
+            self._account.prompt_tokens += self._prompt_tokens
+        self._count += new
+        self._account.new_tokens += new
+        self._on_tokens(new)
+
+    def done(self) -> None:
+        self._speed.observe(self._count, self._last - self._first)

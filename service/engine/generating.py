@@ -3,69 +3,97 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 
 from at2.tasks import DocumentsContextAttributionTask
 from at2.text.decoding import TextStream
+from service.caller import Caller, Departure
 from service.engine.batching import TokenStream
 from service.engine.requests import Answer
 from service.failures import DeadlineError
-from service.records import Generation, Prompt
+from service.records import FinishReason, Generation, Prompt
 
 
 class Generating:
     """The text of a response as it is written. Iterate over it once, on the event loop.
 
-    The pieces joined are the response; afterwards `answer` has the rest. `close` it in any case: it
-    gives up its place.
+    The pieces joined are the response; afterwards `answer` has the rest. A response whose caller's
+    time is over ends there. `close` it in any case: it gives up its place.
 
     Args:
         task: the task whose prompt is answered, and which gets the response.
         prompt: the same as the caller gave it.
-        tokens: ids as they come.
+        room: done when there is room for it in the batch.
+        begin: puts it there; ids come from what it returns.
         model: fingerprint of the model.
         end_ids: ids that end a response and are not shown.
-        deadline: by the event loop's clock.
-        late: what it fails with after that.
+        caller: who waits for it.
         place: what is given up at the end.
+        on_tokens: called with the number of new ids whenever some have come.
     """
 
     def __init__(
         self,
         task: DocumentsContextAttributionTask,
         prompt: Prompt,
-        tokens: TokenStream,
+        room: "asyncio.Future[None]",
+        begin: Callable[[], TokenStream],
         *,
         model: str,
         end_ids: frozenset[int],
-        deadline: float,
-        late: DeadlineError,
+        caller: Caller,
         place: ExitStack,
+        on_tokens: Callable[[int], None],
     ) -> None:
         self._task = task
         self._prompt = prompt
-        self._tokens = tokens
+        self._room = room
+        self._begin = begin
+        self._tokens: TokenStream | None = None
         self._model = model
         self._end_ids = end_ids
+        self._caller = caller
         self._place = place
+        self._on_tokens = on_tokens
+        self._late: DeadlineError | None = None
         self._answer: Answer | None = None
-        self._deadline = asyncio.get_running_loop().call_at(deadline, self._give_up, late)
+        self.prompt_tokens = len(task.input_ids)
+        place.enter_context(caller.listening(self._when_left))
 
-    def _give_up(self, late: DeadlineError) -> None:
-        self._tokens.close()
-        self._tokens.fail(late)
+    def _when_left(self, why: Departure) -> None:
+        """End what is made for a caller who is late. One who is gone closes this."""
+        if why is not Departure.LATE:
+            return
+        self._late = DeadlineError(self._caller.seconds)
+        if self._tokens is not None:
+            self._tokens.close()
+            self._tokens.fail(self._late)
+        elif not self._room.done():
+            self._room.set_exception(self._late)
 
     async def __aiter__(self) -> AsyncIterator[str]:
         ids: list[int] = []
         text = TextStream(self._task.tokenizer, self._task.input_ids)
-        async for new in self._tokens:
-            ids += new
-            delta = "".join(
-                text.step(token_id) for token_id in new if token_id not in self._end_ids
-            )
-            if delta:
-                yield delta
+        try:
+            await self._room
+            if self._late is not None:
+                raise self._late
+            self._tokens = self._begin()
+            async for new in self._tokens:
+                ids += new
+                self._on_tokens(len(new))
+                delta = "".join(
+                    text.step(token_id) for token_id in new if token_id not in self._end_ids
+                )
+                if delta:
+                    yield delta
+        except DeadlineError:
+            if not ids:
+                raise
+        else:
+            self._late = None  # all of it was there
+        self.close()  # whoever is next need not wait for what follows
         delta = text.finish()
         if delta:
             yield delta
@@ -74,6 +102,7 @@ class Generating:
     def _finish(self, ids: list[int]) -> Answer:
         task = self._task
         task.set_generation_ids(ids)
+        reason: FinishReason = "length" if self._late is None else "deadline"
         generation = Generation(
             id=f"gen-{uuid.uuid4().hex}",
             model=self._model,
@@ -83,9 +112,12 @@ class Generating:
             prompt_tokens=task.generation_token_start,
             response_ids=tuple(ids),
             response=task.generation,
-            finish_reason="stop" if ids and ids[-1] in self._end_ids else "length",
+            finish_reason="stop" if ids and ids[-1] in self._end_ids else reason,
         )
-        return Answer(generation, task.source_spans, task.statements)
+        recorder = None if self._tokens is None else self._tokens.recorder
+        first = task.generation_token_start
+        scores = None if recorder is None else recorder.scores((first, first + len(ids)))
+        return Answer(generation, task.source_spans, task.statements, scores, task)
 
     @property
     def answer(self) -> Answer:
@@ -102,6 +134,4 @@ class Generating:
 
     def close(self) -> None:
         """Stop what is not finished and give up the place. Safe to call more than once."""
-        self._deadline.cancel()
-        self._tokens.close()
         self._place.close()

@@ -3,20 +3,33 @@
 Every message names what was asked and the limit. Knows requests and counts; nothing of models.
 """
 
-from collections.abc import Iterable
+import heapq
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from at2.errors import InputError, PromptTooLongError
 from at2.methods import METHODS
+from at2.tasks import AttributionTask
+from at2.text.alignment import CharRange
 from service.engine.requests import Question
 from service.records import Prompt
+from service.settings import USUAL_SECONDS
+
+_COMPANY = 4.0
+"""How many times longer than alone a generation may take, among others."""
 
 _PIECE = 65_536
 """Characters that are encoded at once to see whether a text is far too long."""
 
 _CUT_TOKENS = 64
 """How many tokens more a text may have for being cut in two: those around the cut."""
+
+MOST_RANKED = 20_000
+"""Sources in one reply, counted once for each span: a few megabytes."""
+
+MOST_CHARACTERS = 8_000_000
+"""Characters of spans and sources in one reply; each span repeats its own."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +42,8 @@ class Limits:
         documents: documents of a prompt.
         spans: spans that one request gives.
         passes: passes over the model for one attribution.
-        seconds: what a request may take.
+        seconds: what a request may take; None for what is usual, or for a generation what its
+            tokens take at the speed of the machine, if that is more.
     """
 
     context_tokens: int
@@ -37,7 +51,22 @@ class Limits:
     documents: int
     spans: int
     passes: int
-    seconds: float
+    seconds: float | None
+
+    @property
+    def attribution_seconds(self) -> float:
+        """What an attribution may take."""
+        return USUAL_SECONDS if self.seconds is None else self.seconds
+
+    def generation_seconds(self, alone: float) -> float:
+        """What a generation may take.
+
+        Args:
+            alone: what it takes with the machine to itself, about.
+        """
+        if self.seconds is not None:
+            return self.seconds
+        return max(USUAL_SECONDS, _COMPANY * alone)
 
     def check_new_tokens(self, count: int | None) -> None:
         """Raises: InputError: more new tokens are asked for than there may be."""
@@ -94,8 +123,36 @@ class Limits:
                 f"there are {count} spans, the limit here is {self.spans}", param="spans"
             )
 
-    def check_cost(self, question: Question, num_sources: int, num_spans: int) -> None:
-        """Raises: InputError: the question takes too many passes over the model."""
+    def check_reply(
+        self, question: Question, task: AttributionTask, spans: Sequence[CharRange]
+    ) -> None:
+        """Raises: InputError: the reply would have too many sources, or too much of their text."""
+        sources = min(question.top_k, task.num_sources)
+        if len(spans) * sources > MOST_RANKED:
+            raise InputError(
+                f"{len(spans)} spans with {sources} sources each are {len(spans) * sources}, "
+                f"the limit here is {MOST_RANKED} in one reply: ask for fewer spans, or a smaller "
+                "top_k",
+                param="top_k",
+            )
+        longest = heapq.nlargest(
+            sources, (source.end - source.start for source in task.source_spans)
+        )
+        characters = len(spans) * sum(longest) + 2 * sum(end - start for start, end in spans)
+        if characters > MOST_CHARACTERS:
+            raise InputError(
+                f"{len(spans)} spans with the text of {sources} sources each have up to "
+                f"{characters} characters, the limit here is {MOST_CHARACTERS} in one reply: ask "
+                "for fewer spans, or a smaller top_k",
+                param="top_k",
+            )
+
+    def check_cost(self, question: Question, num_sources: int, num_spans: int) -> int:
+        """How many passes over the model a question takes at the most.
+
+        Raises:
+            InputError: there may not be so many.
+        """
         passes = METHODS[question.method].passes(num_sources)
         count = passes.forward + num_spans * (passes.forward_per_span + passes.backward_per_span)
         what, param = question.method, "method"
@@ -110,3 +167,4 @@ class Limits:
                 f"and {num_spans} spans, the limit here is {self.passes}",
                 param=param,
             )
+        return count

@@ -1,11 +1,5 @@
-"""What an engine serves: a model, the same weights in a second module, and estimators that fit.
+"""What an engine serves: a model with its tokenizer, and estimators that fit."""
 
-The second module is for generation: continuous batching and the capture of attention each choose
-the attention of the modules they run, and would get in each other's way.
-"""
-
-import copy
-import itertools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +12,12 @@ from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import LinearScoreEstimator, load_estimator
 from at2.methods import METHODS, Attributor
 from at2.model import default
-from at2.model.attention import check_capture
+from at2.model.attention import attention_shape, check_capture, weighed_scores
+from at2.model.capture import input_device
 from at2.model.loading import get_model_and_tokenizer
+from at2.model.paged import ScoreRecorder
+from at2.model.positions import context_length, set_context_length
+from at2.model.weighing import TokenScores, Weighings
 from at2.tasks import DocumentsContextAttributionTask
 from at2.tasks.generation import end_ids
 from at2.training.settings import weights_fingerprint
@@ -43,6 +41,8 @@ class Loaded:
         identity: what makes the model itself, for estimators.
         fingerprint: tells whether a recorded generation is of this model, with these weights.
         estimators: by name; the first is used where a request names none.
+        weighings: of all methods and estimators whose scores are weighted attention, by
+            `weighing_name`.
     """
 
     model: Any
@@ -50,6 +50,7 @@ class Loaded:
     identity: ModelIdentity
     fingerprint: str
     estimators: Mapping[str, LinearScoreEstimator]
+    weighings: Weighings
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -101,6 +102,22 @@ class Loaded:
         """What is used where a request names no method: AT2 where there is an estimator."""
         return "at2" if self.estimators else "contrastive_attention"
 
+    def recorder(self, task: DocumentsContextAttributionTask) -> ScoreRecorder:
+        """What takes the scores of a task's response while it is written."""
+        query = task.query_before(len(task.input_ids))
+        return ScoreRecorder(self.weighings, task.documents_token_range, query)
+
+    def token_scores(self, task: DocumentsContextAttributionTask) -> TokenScores:
+        """The same scores, by a pass over prompt and response."""
+        return weighed_scores(
+            task.model,
+            task.token_ids,
+            task.target_token_range,
+            self.weighings,
+            columns=task.documents_token_range,
+            query_range=task.query_token_range if self.weighings.contrasted else None,
+        )
+
     def estimator_name(self, method: str, estimator: str | None) -> str | None:
         """The estimator that a method will use; None for a method that needs none.
 
@@ -139,16 +156,48 @@ def load(settings: Settings) -> Loaded:
     model, tokenizer = get_model_and_tokenizer(
         settings.model, dtype=dtype, device=settings.device, revision=settings.revision
     )
+    if settings.max_context_tokens is not None:
+        _set_context(model, settings.max_context_tokens)
     check_capture(model)
     identity = ModelIdentity.of(model, tokenizer)
     fingerprint = f"{identity.config}-{identity.tokenizer}-{weights_fingerprint(model)}"
-    return Loaded(model, tokenizer, identity, fingerprint, _load_estimators(settings, identity))
+    estimators = _load_estimators(settings, identity)
+    weighings = weighings_of(model, estimators)
+    return Loaded(model, tokenizer, identity, fingerprint, estimators, weighings)
 
 
-def same_weights(model: Any) -> Any:
-    """A second module with its own configuration that shares every parameter and buffer."""
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+def weighing_name(method: str, estimator: str | None) -> str:
+    """What the weighing of a method with an estimator is called."""
+    return f"{method} {estimator}" if estimator else method
+
+
+def weighings_of(model: Any, estimators: Mapping[str, LinearScoreEstimator]) -> Weighings:
+    """How every method and estimator here weighs attention."""
+    found = {}
+    for name, method in METHODS.items():
+        if method.weighing is None:
+            continue
+        for estimator in estimators if method.needs_estimator else [None]:
+            weighing = method.weighing(model, None if estimator is None else estimators[estimator])
+            found[weighing_name(name, estimator)] = weighing
+    shape = attention_shape(model)
+    return Weighings(found, shape.num_layers, shape.num_heads, input_device(model))
+
+
+def _set_context(model: Any, tokens: int) -> None:
+    """Let the model take so many tokens, unless it has no positions for them."""
+    named = context_length(model)
+    try:
+        set_context_length(model, tokens)
+    except InputError as error:
+        logger.warning("%s", error)
+        return
+    if named is not None and tokens > named:
+        logger.warning(
+            "%d tokens are allowed, more than the %d that the model's configuration names",
+            tokens,
+            named,
+        )
 
 
 def _load_estimators(

@@ -1,12 +1,13 @@
 """What an engine is asked and what it answers: plain frozen values."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from at2.evaluation.verify import Verification
 from at2.methods import Attribution
-from at2.tasks import SourceSpan
+from at2.model.weighing import TokenScores
+from at2.tasks import DocumentsContextAttributionTask, SourceSpan
 from service.records import Generation
 
 DEFAULT_SOURCE_TYPE = "sentence"
@@ -49,11 +50,18 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """A generation with what its response can be attributed to, and its sentences."""
+    """A generation with what its response can be attributed to, and its sentences.
+
+    Attributes:
+        token_scores: the scores taken while it was written, if they were.
+        task: the same as a task, if it is at hand.
+    """
 
     generation: Generation
     sources: Sequence[SourceSpan]
     statements: Sequence[tuple[int, int]]
+    token_scores: TokenScores | None = field(default=None, compare=False, repr=False)
+    task: DocumentsContextAttributionTask | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -79,14 +87,18 @@ class EngineLoad:
 
     Attributes:
         in_progress: requests let in and not finished.
-        generating: sequences in the batch or waiting for it.
+        generating: generations that are being written.
+        generations_waiting: generations that wait for room in the cache.
         cache_used: share of the key-value cache that these may take at most.
         attributions_waiting: attributions that have not begun.
         score_bytes: memory of kept scores.
+        scoring_passes: passes over the model that attributions have taken so far.
     """
 
     in_progress: int
     generating: int
+    generations_waiting: int
     cache_used: float
     attributions_waiting: int
     score_bytes: int
+    scoring_passes: int

@@ -1,9 +1,10 @@
-"""Attributors of finished generations, kept in memory up to a number of bytes.
+"""Scores of finished generations, kept in memory up to a number of bytes.
 
-An attributor holds its scores, [target tokens, sources] on the CPU, so a later span needs no pass
-over the model, and several threads may ask it at once. One that needs passes for every span is the
-worker thread's alone. What is pushed out is computed again when it is asked for. Knows attributors,
-not how they come about.
+The scores of tokens serve every kind of source, and every method that weighs attention. An
+attributor holds those of its sources, [target tokens, sources] on the CPU, so a later span needs no
+pass over the model, and several threads may ask it at once. One that needs passes for every span is
+the worker thread's alone. What is pushed out is computed again when it is asked for. Knows
+attributors, not how they come about.
 """
 
 import threading
@@ -11,6 +12,8 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 from at2.methods import Attributor, TokenScoreAttributor
+from at2.model.weighing import TokenScores
+from at2.tasks import AttributionTask, DocumentsContextAttributionTask
 
 _BYTES_PER_TOKEN = 300
 """What a task keeps for a token of prompt or response: its id, its characters, the text."""
@@ -27,9 +30,12 @@ _RECENT_SPANS = 64
 """Spans whose scores a method without a matrix keeps."""
 
 
+_Kept = Attributor | TokenScores | DocumentsContextAttributionTask
+
+
 @dataclass(frozen=True)
 class ScoreKey:
-    """What scores depend on.
+    """What scores depend on; empty parts for what does not.
 
     Attributes:
         generation_id: the generation.
@@ -44,28 +50,29 @@ class ScoreKey:
     estimator: str
 
 
-def size_of(attributor: Attributor) -> int:
-    """Bytes of memory that an attributor with its task takes, about."""
-    task = attributor.task
-    in_matrix = isinstance(attributor, TokenScoreAttributor)
-    rows = len(task.target_ids) if in_matrix else _RECENT_SPANS
-    return (
-        rows * task.num_sources * _FLOAT_BYTES
-        + task.num_sources * _BYTES_PER_SOURCE
-        + len(task.token_ids) * _BYTES_PER_TOKEN
-    )
+def size_of(kept: Attributor | TokenScores | AttributionTask) -> int:
+    """Bytes of memory that something kept takes, about; an attributor with its task."""
+    if isinstance(kept, TokenScores):
+        return kept.nbytes
+    task = kept.task if isinstance(kept, Attributor) else kept
+    size = task.num_sources * _BYTES_PER_SOURCE + len(task.token_ids) * _BYTES_PER_TOKEN
+    if isinstance(kept, Attributor):
+        in_matrix = isinstance(kept, TokenScoreAttributor)
+        rows = len(task.target_ids) if in_matrix else _RECENT_SPANS
+        size += rows * task.num_sources * _FLOAT_BYTES
+    return size
 
 
 class ScoreCache:
-    """The attributors used last; safe to use from several threads.
+    """The scores used last; safe to use from several threads.
 
     Args:
-        capacity: bytes. An attributor that is larger on its own is not kept.
+        capacity: bytes. What is larger on its own is not kept.
     """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._entries: OrderedDict[ScoreKey, tuple[Attributor, int]] = OrderedDict()
+        self._entries: OrderedDict[ScoreKey, tuple[_Kept, int]] = OrderedDict()
         self._bytes = 0
         self._forgotten: deque[str] = deque(maxlen=_FORGOTTEN_IDS)
         self._lock = threading.Lock()
@@ -76,7 +83,33 @@ class ScoreCache:
         return self._bytes
 
     def get(self, key: ScoreKey) -> Attributor | None:
-        """What is kept under a key, which thereby is the one used last."""
+        """The attributor kept under a key, which thereby is the one used last."""
+        found = self._get(key)
+        return found if isinstance(found, Attributor) else None
+
+    def put(self, key: ScoreKey, attributor: Attributor) -> None:
+        """Keep an attributor, and let go of what was used longest ago."""
+        self._put(key, attributor)
+
+    def token_scores(self, generation_id: str) -> TokenScores | None:
+        """The scores of a generation's tokens."""
+        found = self._get(ScoreKey(generation_id, "", "", ""))
+        return found if isinstance(found, TokenScores) else None
+
+    def put_token_scores(self, generation_id: str, scores: TokenScores) -> None:
+        """Keep the scores of a generation's tokens."""
+        self._put(ScoreKey(generation_id, "", "", ""), scores)
+
+    def task(self, generation_id: str, source_type: str) -> DocumentsContextAttributionTask | None:
+        """A generation as a task with its sources."""
+        found = self._get(ScoreKey(generation_id, source_type, "", ""))
+        return found if isinstance(found, DocumentsContextAttributionTask) else None
+
+    def put_task(self, generation_id: str, task: DocumentsContextAttributionTask) -> None:
+        """Keep a generation as a task: reading its prompt again takes longer than its scores."""
+        self._put(ScoreKey(generation_id, task.source_type, "", ""), task)
+
+    def _get(self, key: ScoreKey) -> _Kept | None:
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -84,14 +117,13 @@ class ScoreCache:
             self._entries.move_to_end(key)
             return entry[0]
 
-    def put(self, key: ScoreKey, attributor: Attributor) -> None:
-        """Keep an attributor, and let go of those used longest ago."""
-        size = size_of(attributor)
+    def _put(self, key: ScoreKey, kept: _Kept) -> None:
+        size = size_of(kept)
         with self._lock:
             self._drop(key)
             if size > self._capacity or key.generation_id in self._forgotten:
                 return
-            self._entries[key] = (attributor, size)
+            self._entries[key] = (kept, size)
             self._bytes += size
             while self._bytes > self._capacity:
                 self._drop(next(iter(self._entries)))

@@ -1,59 +1,94 @@
-"""One thread that runs passes over the model, in order of urgency.
+"""One thread that runs passes over the model: short works between the passes of long ones.
 
-Attribution must not wait behind work that nobody asked for yet, and must stop when nobody waits for
-it any more: a long method runs many passes, and `checkpoint`, called before each, ends it there.
-Knows nothing of what it runs.
+A work may take one pass or hundreds. `checkpoint`, called before each, ends a work that nobody
+waits for any more, and runs others first whose turn it is. A work that has begun is set aside only
+for one that is at most half as long as what is left of it: two long ones one after the other are
+both done earlier, on average, than two in alternation, and no more than a few are under way at
+once. Works that nobody waits for yet run when nothing else wants the model. Knows nothing of what
+it runs.
 """
 
 import asyncio
-import itertools
-import queue
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
+
+from service.engine.accounts import Accounts
+from service.engine.turns import Turn, Turns
 
 T = TypeVar("T")
 
-URGENT = 0
-"""Somebody waits for it."""
-
-SPARE = 1
-"""Nobody waits for it yet."""
+_SHARE_TO_GO_FIRST = 0.5
+"""Of what is left of a work that has begun: how long another may be that is run before it."""
 
 
 class AbandonedError(Exception):
-    """Nobody waits for this piece of work any more."""
+    """Nobody waits for this work any more."""
 
 
-@dataclass(order=True)
-class _Job:
-    urgency: int
-    number: int
-    work: Callable[[], Any] | None = field(compare=False)
-    abandoned: threading.Event = field(compare=False, default_factory=threading.Event)
-    future: "Future[Any]" = field(compare=False, default_factory=Future)
+@dataclass(eq=False)
+class Job:
+    """A work that was handed in. Its turn is None if nobody waits for it yet."""
+
+    work: Callable[[], Any]
+    turn: Turn | None = None
+    handed_in: float = field(default_factory=time.perf_counter)
+    future: "Future[Any]" = field(default_factory=Future)
+    abandoned: bool = False
+    began: float | None = None
+    aside: float = 0.0  # seconds in which others ran although it had begun
+
+    @property
+    def waited(self) -> float:
+        """Seconds until it began, or until now, and in which others ran."""
+        began = time.perf_counter() if self.began is None else self.began
+        return began - self.handed_in + self.aside
 
 
-def _nothing() -> None:
-    """The work of a job that nobody waits for any more."""
+@dataclass(frozen=True)
+class Done(Generic[T]):
+    """A work that was done.
+
+    Attributes:
+        result: what it returned.
+        seconds: what it took, without those in which others were run first.
+    """
+
+    result: T
+    seconds: float
 
 
 class Worker:
-    """Runs pieces of work one after the other, urgent ones first, each kind in order of arrival.
+    """Runs works, one at a time.
 
     Args:
         name: of its thread.
         initializer: what that thread does before any work.
+        busy: whether something else wants the machine, so that works nobody waits for have to
+            wait. When it no longer is, call `nudge`.
+        accounts: where it is written down what each caller was given.
     """
 
-    def __init__(self, name: str, initializer: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        name: str,
+        initializer: Callable[[], None] = lambda: None,
+        busy: Callable[[], bool] = lambda: False,
+        accounts: Accounts | None = None,
+    ) -> None:
         self._initializer = initializer
-        self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue()
-        self._numbers = itertools.count()
-        self._waiting: set[int] = set()  # numbers of urgent jobs that have not begun
-        self._running: _Job | None = None
+        self._busy = busy
+        self._accounts = accounts or Accounts()
+        self._turns = Turns()
+        self._waiting: dict[Turn, Job] = {}  # somebody waits for them
+        self._spare: deque[Job] = deque()
+        self._begun: list[Job] = []  # the last one runs, the others are set aside
+        self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._closed = False
 
@@ -62,88 +97,144 @@ class Worker:
         self._thread.start()
 
     def close(self) -> None:
-        """Finish what is running, abandon what waits."""
-        if self._closed or not self._thread.ident:
+        """Finish the pass that runs, and abandon everything: who waits gets an `AbandonedError`.
+        Safe to call more than once."""
+        with self._changed:
             self._closed = True
-            return
-        self._closed = True
-        running = self._running
-        if running is not None:
-            running.abandoned.set()
-        self._jobs.put(_Job(-1, next(self._numbers), None))
-        self._thread.join()
-        while True:
-            try:
-                self._jobs.get_nowait().future.cancel()
-            except queue.Empty:
-                return
+            self._changed.notify_all()
+        if self._thread.ident:
+            self._thread.join()
+        for job in [*self._waiting.values(), *self._spare]:
+            with suppress(InvalidStateError):  # cancelled just now
+                job.future.set_exception(AbandonedError())
+            self.abandon(job)
 
     @property
     def waiting(self) -> int:
-        """Urgent pieces of work that have not begun, and that somebody waits for."""
+        """Works that have not begun, and that somebody waits for."""
         return len(self._waiting)
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """The result of an urgent piece of work; cancelling abandons it."""
-        job = self._put(URGENT, work)
-        try:
-            result: T = await asyncio.wrap_future(job.future)
-        except asyncio.CancelledError:
-            job.abandoned.set()
-            job.work = _nothing  # what it holds on to goes now, and not when its turn comes
-            raise
-        finally:
-            self._waiting.discard(job.number)
-        return result
+    def nudge(self) -> None:
+        """Look again whether there is something to do."""
+        with self._changed:
+            self._changed.notify_all()
 
-    def spare(self, work: Callable[[], object], abandoned: threading.Event) -> None:
-        """Put in a piece of work for later. Its result and its errors are nobody's.
+    # -- handing in ----------------------------------------------------------------------------
+
+    async def run(self, work: Callable[[], T], *, caller: str = "", size: float = 0.0) -> Done[T]:
+        """Do a work that somebody waits for; cancelling abandons it.
 
         Args:
             work: what to do.
-            abandoned: set it when it is not wanted any more.
-        """
-        self._put(SPARE, work, abandoned)
-
-    def _put(
-        self, urgency: int, work: Callable[[], Any], abandoned: threading.Event | None = None
-    ) -> _Job:
-        job = _Job(urgency, next(self._numbers), work, abandoned or threading.Event())
-        if urgency == URGENT:
-            self._waiting.add(job.number)
-        self._jobs.put(job)
-        return job
-
-    def checkpoint(self) -> None:
-        """Call this in between, from within a piece of work.
+            caller: who waits for it.
+            size: tokens that it will take through the model, about.
 
         Raises:
-            AbandonedError: on the worker's thread, if nobody waits for what it is doing.
+            AbandonedError: the worker was closed before it was done.
         """
-        job = self._running
-        if (
-            job is not None
-            and threading.current_thread() is self._thread
-            and job.abandoned.is_set()
-        ):
+        with self._changed:
+            job = Job(work, self._turns.join(caller, size))
+            assert job.turn is not None
+            self._waiting[job.turn] = job
+            self._changed.notify_all()
+        try:
+            done: Done[T] = await asyncio.wrap_future(job.future)
+        finally:
+            self.abandon(job)
+            self._accounts.of(caller).waited += job.waited
+        return done
+
+    def spare(self, job: Job) -> None:
+        """Hand in a work for later, whose result and errors are nobody's."""
+        with self._changed:
+            self._spare.append(job)
+            self._changed.notify_all()
+
+    def abandon(self, job: Job) -> None:
+        """Nobody wants a work any more: it does not begin, or ends before its next pass."""
+        with self._changed:
+            job.abandoned = True
+            job.future.cancel()
+            if job.turn is not None and job.turn in self._waiting:
+                del self._waiting[job.turn]
+                self._turns.leave(job.turn)
+            if job in self._spare:
+                self._spare.remove(job)
+            self._changed.notify_all()
+
+    # -- on the thread -------------------------------------------------------------------------
+
+    def checkpoint(self, tokens: int) -> None:
+        """What a work calls before each pass.
+
+        Args:
+            tokens: that the pass takes through the model.
+
+        Raises:
+            AbandonedError: nobody waits for the work.
+        """
+        job = self._begun[-1]
+        while (first := self._next(job)) is not None:
+            set_aside = time.perf_counter()
+            self._do(first)
+            job.aside += time.perf_counter() - set_aside
+        if job.abandoned or self._closed:
             raise AbandonedError
+        if job.turn is not None:
+            with self._changed:
+                self._turns.give(job.turn, tokens)
+            self._accounts.of(job.turn.caller).scored_tokens += tokens
 
     def _loop(self) -> None:
         self._initializer()
-        while True:
-            job = self._jobs.get()
-            if job.work is None:
-                return
-            self._waiting.discard(job.number)
-            if job.abandoned.is_set() or not job.future.set_running_or_notify_cancel():
-                continue
-            self._running = job
-            try:
-                result = job.work()
-            except BaseException as error:
-                job.future.set_exception(error)
-            else:
-                job.future.set_result(result)
-            finally:
-                self._running = None
+        while (job := self._next(None)) is not None:
+            self._do(job)
             del job  # or it would keep its work's memory until the next one comes
+
+    def _next(self, current: Job | None) -> Job | None:
+        """The work to begin now; None to go on with the current one, or to end without one."""
+        with self._changed:
+            while not (self._closed or (current is not None and current.abandoned)):
+                wanted = self._wanted(current)
+                if wanted is not None:
+                    return wanted if wanted is not current else None
+                if not self._busy():
+                    if current is not None:
+                        return None
+                    if self._spare:
+                        return self._spare.popleft()
+                self._changed.wait()
+        return None
+
+    def _wanted(self, current: Job | None) -> Job | None:
+        """Whose turn it is of those that somebody waits for; taken out, if it has not begun."""
+        at_most = float("inf")
+        turns = []
+        if current is not None and current.turn is not None:
+            at_most = current.turn.left * _SHARE_TO_GO_FIRST
+            turns.append(current.turn)
+        turns += [turn for turn in self._waiting if turn.left <= at_most]
+        if not turns:
+            return None
+        first = self._turns.first(turns)
+        if current is not None and first is current.turn:
+            return current
+        return self._waiting.pop(first)
+
+    def _do(self, job: Job) -> None:
+        job.began = began = time.perf_counter()
+        self._begun.append(job)
+        try:
+            if job.future.set_running_or_notify_cancel():
+                try:
+                    result = job.work()
+                except BaseException as error:
+                    job.future.set_exception(error)
+                else:
+                    seconds = time.perf_counter() - began - job.aside
+                    job.future.set_result(Done(result, seconds))
+        finally:
+            self._begun.pop()
+            if job.turn is not None:
+                with self._changed:
+                    self._turns.leave(job.turn)

@@ -1,8 +1,10 @@
 """What happens to every request around the routes, as plain ASGI: no reply is ever buffered.
 
 From the outside in: headers → cross-origin → observe (id, log line, metrics, the last resort) →
-key → drain (no new work while stopping) → body size → routes.
+host → key → drain (no new work while stopping) → full → body size → routes.
 """
+
+from collections.abc import Callable
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -11,11 +13,13 @@ from service.lifecycle import Lifecycle
 from service.metrics import Metrics
 from service.middleware.body import BodyLimit
 from service.middleware.drain import Drain
+from service.middleware.full import RefuseWhenFull
 from service.middleware.headers import SecurityHeaders
+from service.middleware.hosts import RequireHost
 from service.middleware.key import RequireKey
 from service.middleware.observe import REQUEST_ID_HEADER, Observe
-from service.security import ApiKeys, origins
-from service.settings import Settings
+from service.security import Keyring, TrustedHosts, origins
+from service.settings import USUAL_SECONDS, Settings
 
 __all__ = ["install"]
 
@@ -24,17 +28,31 @@ _PREFLIGHT_SECONDS = 600
 
 
 def install(
-    app: FastAPI, settings: Settings, keys: ApiKeys, metrics: Metrics, lifecycle: Lifecycle
+    app: FastAPI,
+    settings: Settings,
+    keys: Keyring,
+    metrics: Metrics,
+    lifecycle: Lifecycle,
+    in_progress: Callable[[], int],
 ) -> None:
     """Put all of it around an application, the innermost first.
 
     Raises:
-        ValueError: `cors_origins` names something that is no origin.
+        ValueError: `cors_origins` names something that is no origin, or `trusted_hosts` no host.
     """
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.request_seconds)
+    app.add_middleware(
+        BodyLimit,
+        limit=settings.max_body_bytes,
+        seconds=settings.request_seconds or USUAL_SECONDS,
+        still=settings.header_seconds,
+    )
+    app.add_middleware(RefuseWhenFull, limit=settings.max_requests, in_progress=in_progress)
     app.add_middleware(Drain, lifecycle=lifecycle)
     if keys:
         app.add_middleware(RequireKey, keys=keys, open_metrics=settings.open_metrics)
+    hosts = TrustedHosts.of(settings)
+    if not keys or settings.trusted_hosts:  # what calls with a key is no page of somebody else's
+        app.add_middleware(RequireHost, hosts=hosts)
     app.add_middleware(Observe, metrics=metrics, log_text=settings.log_text)
     allowed = origins(settings)
     if allowed:

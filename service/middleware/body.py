@@ -1,5 +1,5 @@
 """No body larger than the limit, whether its length is announced or it comes in chunks; none that
-takes for ever to come, and not too many bytes of all of them at once."""
+takes for ever to come, and not too many bytes of all large ones at once."""
 
 import asyncio
 
@@ -17,6 +17,9 @@ a client that is still sending when the connection closes often never sees the r
 _MOST_AT_ONCE = 16
 """Bodies of the largest size that may be in memory at once."""
 
+_SMALL = 1 / 64
+"""Of the largest size; for smaller bodies there is always room, whatever the large ones do."""
+
 _RETRY_AFTER_S = 1
 """Seconds; a body is gone from memory as soon as its request is answered."""
 
@@ -33,12 +36,14 @@ class BodyLimit:
         app: what is inside.
         limit: bytes of one body.
         seconds: in which it has to come.
+        still: seconds in which some of it has to come.
     """
 
-    def __init__(self, app: ASGIApp, *, limit: int, seconds: float) -> None:
+    def __init__(self, app: ASGIApp, *, limit: int, seconds: float, still: float) -> None:
         self._app = app
         self._limit = limit
         self._seconds = seconds
+        self._still = still
         self._held = 0  # bytes of all bodies in memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,7 +68,7 @@ class BodyLimit:
             async with asyncio.timeout(self._seconds):
                 refusal = await self._read(receive, body)
         except TimeoutError:
-            refusal = self._too_slow()
+            refusal = self._too_slow(self._seconds)
         except _Gone:
             self._held -= len(body)
             return
@@ -79,7 +84,11 @@ class BodyLimit:
         """Read a body to its end; what is said instead, if it cannot be taken."""
         more = True
         while more:
-            message = await receive()
+            try:
+                async with asyncio.timeout(self._still):
+                    message = await receive()
+            except TimeoutError:
+                return self._too_slow(self._still)
             if message["type"] != "http.request":
                 raise _Gone
             chunk, more = message.get("body", b""), message.get("more_body", False)
@@ -88,7 +97,7 @@ class BodyLimit:
             refusal = None
             if len(body) > self._limit:
                 refusal = self._too_large(f"more than {self._limit} bytes")
-            elif self._held > _MOST_AT_ONCE * self._limit:
+            elif len(body) > _SMALL * self._limit and self._held > _MOST_AT_ONCE * self._limit:
                 refusal = self._no_room()
             if refusal is not None:
                 if more:
@@ -116,10 +125,10 @@ class BodyLimit:
             code="body_too_large",
         )
 
-    def _too_slow(self) -> Response:
+    def _too_slow(self, seconds: float) -> Response:
         return reply(
             408,
-            f"the body was not here within {self._seconds:g} seconds, the limit here",
+            f"the body was not here within {seconds:g} seconds, the limit here",
             kind="invalid_request_error",
             code="body_too_slow",
         )

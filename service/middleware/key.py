@@ -4,13 +4,15 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import reply
-from service.security import ApiKeys, is_open
+from service.logs import note
+from service.security import Keyring, is_open
 
 _REALM = 'Bearer realm="at2"'
 
 
 class RequireKey:
-    """Answers 401 unless `Authorization: Bearer` has one of the keys.
+    """Answers 401 unless `Authorization: Bearer` has one of the keys. The id of the one that a
+    request has is in its `state.key_id`, for which records belong to it, and in its log line.
 
     Args:
         app: what is inside.
@@ -18,7 +20,7 @@ class RequireKey:
         open_metrics: whether `/metrics` needs none.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: ApiKeys, open_metrics: bool) -> None:
+    def __init__(self, app: ASGIApp, *, keys: Keyring, open_metrics: bool) -> None:
         self._app = app
         self._keys = keys
         self._open_metrics = open_metrics
@@ -35,13 +37,15 @@ class RequireKey:
                 "missing_api_key",
                 _REALM,
             )
-        elif not self._keys.accept(key.strip()):
+        elif (key_id := self._keys.accept(key.strip())) is None:
             message, code, challenge = (
                 "this key is not known here",
                 "invalid_api_key",
                 f'{_REALM}, error="invalid_token"',
             )
         else:
+            scope.setdefault("state", {})["key_id"] = key_id
+            note(key_id=key_id)
             await self._app(scope, receive, send)
             return
         response = reply(401, message, kind="authentication_error", code=code)

@@ -90,6 +90,7 @@ class Observe:
             "method": scope["method"],
             "route": route,
             "status": status,
+            "client": (scope.get("client") or (None,))[0],
             "duration_ms": round(seconds * 1000, 1),
             **notes.facts,
         }

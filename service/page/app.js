@@ -218,7 +218,8 @@ async function open(record, prompt) {
   byId("whole").hidden = record.statements.length < 2;
   byId("link").hidden = byId("export-html").hidden = record.expires === null;
   answer.show(record.response, record.statements);
-  const ending = record.finish_reason === "length" ? " It was cut off at the limit of its length." : "";
+  const limit = { length: "length", deadline: "time" }[record.finish_reason];
+  const ending = limit ? ` It was cut off at the limit of its ${limit}.` : "";
   announce(`Answer: ${record.response || "empty"}.${ending}`);
   view = { span: record.statements[0] ?? null };
   await measure();

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 
 from at2.tasks.spans import Document
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "deadline"]
 
 
 @dataclass(frozen=True)
@@ -92,18 +92,25 @@ class Kept:
 class RecordStore(Protocol):
     """Keeps generations by id for a time.
 
+    A generation belongs to its owner, a name that means nothing here; for anybody else it is not
+    there. One without an owner, the empty name, is everybody's.
+
     Methods raise `StoreError` where the place of the records cannot be read or written, and `get`
     raises `DamagedRecordError` where the record makes no sense.
     """
 
-    async def put(self, generation: Generation) -> int | None:
+    async def put(self, generation: Generation, owner: str = "") -> int | None:
         """Keep a generation. When it goes, in seconds since 1970; None if it is not kept."""
 
-    async def get(self, generation_id: str) -> Kept | None:
+    async def get(self, generation_id: str, owner: str = "") -> Kept | None:
         """The generation of this id, if it is still kept."""
 
-    async def delete(self, generation_id: str) -> bool:
+    async def delete(self, generation_id: str, owner: str = "") -> bool:
         """Forget a generation; whether there was one."""
+
+    @property
+    def erased(self) -> bool:
+        """Whether all that was forgotten is gone from the place of the records, too."""
 
     async def sweep(self) -> list[str]:
         """Forget what has expired; the ids that went, for whatever reason, since the last call."""

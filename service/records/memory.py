@@ -21,40 +21,49 @@ class MemoryStore:
         self._seconds = seconds
         self._max_bytes = max_bytes
         self._max_records = max_records
-        self._records: OrderedDict[str, tuple[bytes, int]] = OrderedDict()  # record, when it goes
+        self._records: OrderedDict[str, tuple[bytes, int, str]] = (
+            OrderedDict()  # record, when it goes, owner
+        )
         self._bytes = 0
         self._gone: list[str] = []
 
-    async def put(self, generation: Generation) -> int | None:
+    async def put(self, generation: Generation, owner: str = "") -> int | None:
         """Keep a generation, the oldest going where there is no room; see `RecordStore`."""
         data, expires = generation.to_json(), int(time.time()) + self._seconds
         if len(data) > self._max_bytes:
             return None
-        self._records[generation.id] = (data, expires)
+        self._records[generation.id] = (data, expires, owner)
         self._bytes += len(data)
         while self._bytes > self._max_bytes or len(self._records) > self._max_records:
             self._drop(next(iter(self._records)))
         return expires
 
-    async def get(self, generation_id: str) -> Kept | None:
+    async def get(self, generation_id: str, owner: str = "") -> Kept | None:
         """See `RecordStore`."""
-        data, expires = self._records.get(generation_id, (b"", 0))
-        if expires <= time.time():
+        data, expires, its_owner = self._records.get(generation_id, (b"", 0, ""))
+        if expires <= time.time() or its_owner not in ("", owner):
             return None
         return Kept(Generation.from_json(data), expires)
 
-    async def delete(self, generation_id: str) -> bool:
+    async def delete(self, generation_id: str, owner: str = "") -> bool:
         """See `RecordStore`."""
-        there = await self.get(generation_id) is not None
-        if generation_id in self._records:
-            self._drop(generation_id)
-        return there
+        if await self.get(generation_id, owner) is None:
+            return False
+        self._drop(generation_id)
+        return True
+
+    @property
+    def erased(self) -> bool:
+        """See `RecordStore`."""
+        return True
 
     async def sweep(self) -> list[str]:
         """See `RecordStore`."""
-        now = time.time()
-        for generation_id in [key for key, (_, expires) in self._records.items() if expires <= now]:
-            self._drop(generation_id)
+        while self._records:
+            oldest = next(iter(self._records))
+            if self._records[oldest][1] > time.time():
+                break
+            self._drop(oldest)
         gone, self._gone = self._gone, []
         return gone
 
@@ -70,17 +79,22 @@ class MemoryStore:
 class NoStore:
     """Keeps nothing."""
 
-    async def put(self, generation: Generation) -> int | None:
+    async def put(self, generation: Generation, owner: str = "") -> int | None:
         """See `RecordStore`: it is not kept."""
         return None
 
-    async def get(self, generation_id: str) -> Kept | None:
+    async def get(self, generation_id: str, owner: str = "") -> Kept | None:
         """See `RecordStore`: there is none."""
         return None
 
-    async def delete(self, generation_id: str) -> bool:
+    async def delete(self, generation_id: str, owner: str = "") -> bool:
         """See `RecordStore`: there was none."""
         return False
+
+    @property
+    def erased(self) -> bool:
+        """See `RecordStore`."""
+        return True
 
     async def sweep(self) -> list[str]:
         """See `RecordStore`: nothing went."""

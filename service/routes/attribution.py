@@ -1,28 +1,31 @@
 """POST /attribute."""
 
+import asyncio
 from collections.abc import Sequence
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from at2.evaluation import verify
 from at2.methods import Attribution
 from at2.tasks import Document
-from service.dependencies import EngineDep, MetricsDep, StoreDep, known
-from service.disconnect import unless_gone
-from service.engine import Question, Quote, Spans
+from service.body import JsonRoute
+from service.dependencies import CallerDep, EngineDep, MetricsDep, StoreDep, known
+from service.disconnect import connected
+from service.engine import Findings, Question
 from service.errors import DOCUMENTED
 from service.logs import note
-from service.routes.generations import prompt_of
 from service.schemas import (
     AttributeReply,
     AttributeRequest,
+    Method,
     ScoredSource,
     SpanAttribution,
     Verification,
     VerifiedSource,
 )
+from service.translation import prompt_of, spans_of
 
-router = APIRouter(tags=["attribution"], responses=DOCUMENTED)
+router = APIRouter(tags=["attribution"], responses=DOCUMENTED, route_class=JsonRoute)
 
 
 def _attribution(
@@ -77,52 +80,62 @@ def _verification(found: verify.Verification) -> Verification:
     )
 
 
-def _spans(body: AttributeRequest) -> Spans:
-    if body.spans is not None:
-        return [(span.start, span.end) for span in body.spans]
-    if body.quote is not None:
-        return Quote(body.quote, body.occurrence)
-    if body.start is not None and body.end is not None:
-        return [(body.start, body.end)]
-    return body.split_by
+def _encoded(
+    model: str,
+    generation_id: str | None,
+    method: Method,
+    findings: Findings,
+    documents: tuple[Document, ...],
+) -> bytes:
+    """The reply as JSON; fields that were not set are left out."""
+    verifications: Sequence[verify.Verification | None] = findings.verifications or [None] * len(
+        findings.attributions
+    )
+    made: dict[tuple[int, int], SpanAttribution] = {}  # spans may be given more than once
+    for attribution, verification in zip(findings.attributions, verifications, strict=True):
+        span = (attribution.start, attribution.end)
+        if span not in made:
+            made[span] = _attribution(attribution, verification, documents)
+    reply = AttributeReply(
+        id=generation_id,
+        model=model,
+        method=method,
+        estimator=findings.estimator,
+        attributions=[made[found.start, found.end] for found in findings.attributions],
+    )
+    return reply.model_dump_json(exclude_unset=True).encode()
 
 
-@router.post("/attribute", response_model_exclude_unset=True)
+@router.post("/attribute", response_model=AttributeReply)
 async def attribute(
     body: AttributeRequest,
     request: Request,
     engine: EngineDep,
     store: StoreDep,
     metrics: MetricsDep,
-) -> AttributeReply:
+    caller: CallerDep,
+) -> Response:
     """Rank the sources that the model used for spans of a response.
 
     Without `start` and `end`, `spans`, `quote` or `split_by`, the whole response is one span.
     """
     method = body.method or engine.default_method
     question = Question(
-        _spans(body), method, body.estimator, body.source_type, body.top_k, body.verify
+        spans_of(body), method, body.estimator, body.source_type, body.top_k, body.verify
     )
     if body.id is not None:
-        kept = await known(store, body.id)
+        kept = await known(store, body.id, caller.name)
         prompt = kept.generation.prompt
-        work = engine.attribute_generation(kept.generation, question)
+        work = engine.attribute_generation(kept.generation, question, caller)
     else:
         prompt = prompt_of(body)
-        work = engine.attribute_response(prompt, body.response or "", question)
-    findings = await unless_gone(request, work)
+        work = engine.attribute_response(prompt, body.response or "", question, caller)
+    async with connected(request.receive, caller):
+        findings = await work
     metrics.observe_attribution(method=method, seconds=findings.seconds)
     note(attribution_method=method, spans=len(findings.attributions))
-    verifications: Sequence[verify.Verification | None] = findings.verifications or [None] * len(
-        findings.attributions
+    # in another thread, as it may have megabytes
+    content = await asyncio.to_thread(
+        _encoded, engine.settings.model, body.id, method, findings, prompt.documents
     )
-    return AttributeReply(
-        id=body.id,
-        model=engine.settings.model,
-        method=method,
-        estimator=findings.estimator,
-        attributions=[
-            _attribution(attribution, verification, prompt.documents)
-            for attribution, verification in zip(findings.attributions, verifications, strict=True)
-        ],
-    )
+    return Response(content, media_type="application/json")

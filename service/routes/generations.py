@@ -1,23 +1,30 @@
 """POST /generate, GET and DELETE /generations/{id}."""
 
-import time
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import closing
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 
-from at2.tasks import Document
-from service.dependencies import EngineDep, MetricsDep, StoreDep, known
-from service.disconnect import unless_gone
-from service.engine import Answer, Engine, Generating, Sampling
+from service.body import JsonRoute
+from service.dependencies import (
+    CallerDep,
+    EngineDep,
+    GenerationsDep,
+    OwnerDep,
+    StoreDep,
+    known,
+)
+from service.disconnect import connected
+from service.engine import Answer, Sampling
 from service.errors import DOCUMENTED, UnknownGenerationError, event
+from service.generations import Writing
 from service.logs import note, note_text
-from service.metrics import Metrics
-from service.records import Prompt, RecordStore
 from service.schemas import (
-    AttributeRequest,
+    DeletionReply,
     Delta,
-    Done,
     GenerateReply,
     GenerateRequest,
     Source,
@@ -25,8 +32,9 @@ from service.schemas import (
     Usage,
 )
 from service.stream import EventStream
+from service.translation import prompt_of
 
-router = APIRouter(tags=["generation"], responses=DOCUMENTED)
+router = APIRouter(tags=["generation"], responses=DOCUMENTED, route_class=JsonRoute)
 
 _EVENT_SCHEMA = {  # of one event: before OpenAPI 3.2 there is no way to say so
     "type": "object",
@@ -43,17 +51,6 @@ _STREAM_DOCUMENTED: dict[int | str, dict[str, Any]] = {
         "content": {"text/event-stream": {"schema": _EVENT_SCHEMA}},
     }
 }
-
-
-def prompt_of(request: GenerateRequest | AttributeRequest) -> Prompt:
-    """The prompt of a request; a single context is one document without a title."""
-    documents = (
-        (Document(text=request.context),)
-        if request.context is not None
-        else tuple(Document(d.text, d.id, d.title) for d in request.documents or ())
-    )
-    messages = tuple((m.role, m.content) for m in request.messages)
-    return Prompt(documents, request.query or "", messages)
 
 
 def _reply(model: str, answer: Answer, expires: int | None) -> GenerateReply:
@@ -86,99 +83,93 @@ def _reply(model: str, answer: Answer, expires: int | None) -> GenerateReply:
     )
 
 
-class _Clock:
-    """Times one generation and tells the metrics."""
+async def _encoded(model: str, answer: Answer, expires: int | None) -> tuple[GenerateReply, bytes]:
+    """A reply, and the same as JSON; made in another thread, as it may have megabytes."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._metrics = metrics
-        self._started = time.perf_counter()
-        self._first = True
+    def work() -> tuple[GenerateReply, bytes]:
+        reply = _reply(model, answer, expires)
+        return reply, reply.model_dump_json().encode()
 
-    def token(self) -> None:
-        """A piece of the response is there."""
-        if self._first:
-            self._first = False
-            self._metrics.observe_first_token(time.perf_counter() - self._started)
-
-    def done(self, reply: GenerateReply) -> None:
-        """The response is finished."""
-        usage = reply.usage.model_dump()
-        self._metrics.observe_generation(
-            seconds=time.perf_counter() - self._started,
-            finish_reason=reply.finish_reason,
-            **usage,
-        )
-        note(generation=reply.id, finish_reason=reply.finish_reason, **usage)
-        note_text(response=reply.response)
+    return await asyncio.to_thread(work)
 
 
-async def _finish(
-    generating: Generating, engine: Engine, store: RecordStore, clock: _Clock
-) -> GenerateReply:
-    """Keep a finished generation and make the reply; its place is given up before it is sent."""
-    generating.close()
-    expires = await store.put(generating.answer.generation)
-    if expires is not None:  # nobody can ask about what is not kept
-        engine.prepare(generating.answer)
-    reply = _reply(engine.settings.model, generating.answer, expires)
-    clock.done(reply)
-    return reply
+async def _finished(model: str, answer: Answer, expires: int | None) -> bytes:
+    """The reply of a generation that has just been written, as JSON."""
+    reply, content = await _encoded(model, answer, expires)
+    note(generation=reply.id, finish_reason=reply.finish_reason, **reply.usage.model_dump())
+    note_text(response=reply.response)
+    return content
 
 
-async def _events(
-    generating: Generating, engine: Engine, store: RecordStore, clock: _Clock
-) -> AsyncIterator[dict[str, Any]]:
+async def _events(writing: Writing, model: str) -> AsyncIterator[dict[str, Any] | bytes]:
     try:
-        async for text in generating:
-            clock.token()
+        async for text in writing:
             yield Delta(type="delta", text=text).model_dump()
-        generation = await _finish(generating, engine, store, clock)
-        yield Done(type="done", generation=generation).model_dump()
+        generation = await _finished(model, writing.answer, writing.expires)
+        yield b'{"type":"done","generation":' + generation + b"}"  # see `Done`
     except Exception as error:  # the status is sent: it can only be told in the stream
         yield event(error)
 
 
 @router.post("/generate", responses=_STREAM_DOCUMENTED, response_model=GenerateReply)
 async def generate(
-    body: GenerateRequest, request: Request, engine: EngineDep, store: StoreDep, metrics: MetricsDep
-) -> GenerateReply | EventStream:
+    body: GenerateRequest,
+    request: Request,
+    engine: EngineDep,
+    generations: GenerationsDep,
+    caller: CallerDep,
+) -> Response:
     """Answer a query from a context, and keep the answer for POST /attribute.
 
     With `stream`, the reply is `text/event-stream`: events `{"type": "delta", "text": …}`, whose
     texts joined are the response, then `{"type": "done", "generation": …}` with what the reply is
     without `stream`, then `[DONE]`.
     """
-    clock = _Clock(metrics)
     note_text(query=body.query or "")
     sampling = Sampling(body.max_new_tokens, body.temperature, body.top_p, body.seed)
-    generating = await unless_gone(
-        request,
-        engine.generate(prompt_of(body), body.source_type, sampling, streaming=body.stream),
-    )
-    if body.stream:
-
-        async def close() -> None:
-            generating.close()
-
-        return EventStream(_events(generating, engine, store, clock), close)
-    try:
-        await unless_gone(request, generating.finished())
-        return await _finish(generating, engine, store, clock)
-    finally:
-        generating.close()
+    model = engine.settings.model
+    async with connected(request.receive, caller):
+        writing = await generations.begin(prompt_of(body), body.source_type, sampling, caller)
+        if not body.stream:
+            with closing(writing):
+                answer = await caller.stay(writing.finished(), though_late=True)
+                content = await _finished(model, answer, writing.expires)
+                return Response(content, media_type="application/json")
+    return EventStream(_events(writing, model), caller, writing.close)
 
 
-@router.get("/generations/{generation_id}")
-async def get_generation(generation_id: str, engine: EngineDep, store: StoreDep) -> GenerateReply:
+@router.get("/generations/{generation_id}", response_model=GenerateReply)
+async def get_generation(
+    generation_id: str, engine: EngineDep, store: StoreDep, owner: OwnerDep
+) -> Response:
     """The reply of an earlier POST /generate."""
-    kept = await known(store, generation_id)
+    kept = await known(store, generation_id, owner)
     answer = await engine.answer(kept.generation)
-    return _reply(engine.settings.model, answer, kept.expires)
+    _, content = await _encoded(engine.settings.model, answer, kept.expires)
+    return Response(content, media_type="application/json")
 
 
-@router.delete("/generations/{generation_id}", status_code=204, response_class=Response)
-async def delete_generation(generation_id: str, engine: EngineDep, store: StoreDep) -> None:
+_DELETED_DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    202: {
+        "model": DeletionReply,
+        "description": "It is forgotten, but its text is still in the store's file, which another "
+        "process reads: it goes as soon as that has ended.",
+    }
+}
+
+
+@router.delete(
+    "/generations/{generation_id}",
+    status_code=204,
+    response_class=Response,
+    responses=_DELETED_DOCUMENTED,
+)
+async def delete_generation(
+    generation_id: str, generations: GenerationsDep, store: StoreDep, owner: OwnerDep
+) -> Response:
     """Forget a generation and its scores."""
-    engine.forget(generation_id)
-    if not await store.delete(generation_id):
+    if not await generations.forget(generation_id, owner):
         raise UnknownGenerationError(generation_id)
+    if store.erased:
+        return Response(status_code=204)
+    return JSONResponse(DeletionReply(id=generation_id, erased=False).model_dump(), 202)

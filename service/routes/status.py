@@ -12,8 +12,10 @@ from service.errors import DOCUMENTED
 from service.failures import EngineDownError
 from service.schemas import (
     EstimatorInfo,
+    GenerationInfo,
     InfoReply,
     Limits,
+    ScoringInfo,
     SourceType,
     StatusReply,
     StoreInfo,
@@ -54,6 +56,9 @@ async def info(engine: EngineDep) -> InfoReply:
         max_context_tokens=engine.limits.context_tokens,
         max_new_tokens=settings.max_new_tokens,
         limits=_limits(engine),
+        generation=GenerationInfo(
+            batched=engine.generation_way.batched, reason=engine.generation_way.reason
+        ),
         store=_store(engine),
         methods=engine.methods,
         default_method=engine.default_method,
@@ -68,6 +73,7 @@ async def info(engine: EngineDep) -> InfoReply:
             )
             for name, estimator in engine.estimators.items()
         ],
+        scoring=ScoringInfo(as_written=engine.scoring.as_written, reason=engine.scoring.reason),
     )
 
 
@@ -79,8 +85,10 @@ def _limits(engine: Engine) -> Limits:
         max_documents=settings.max_documents,
         max_spans=settings.max_spans,
         max_passes=settings.max_passes,
-        max_requests=settings.max_requests,
-        request_seconds=settings.request_seconds,
+        max_requests=engine.admission.limit,
+        max_requests_per_key=engine.admission.of_one_caller,
+        max_long_attributions=engine.admission.of_many_passes,
+        request_seconds=engine.limits.attribution_seconds,
     )
 
 

@@ -19,10 +19,10 @@ from at2.model.ablation import (
     ablated_logit_probs,
     ablated_logit_probs_of_many,
     aggregate_logit_probs,
-    can_drop,
     sample_masks,
     sequence_log_probs,
 )
+from at2.model.hiding import can_drop
 from tests.helpers.models import WINDOW, random_ids, tiny_model
 
 TOKENS = 48

@@ -224,11 +224,36 @@ def test_only_recent_spans_are_kept(model: Any) -> None:
     assert attributor.asked == [*spans, spans[0]]
 
 
-def test_spans_of_a_matrix_are_not_kept(model: Any) -> None:
-    attributor = AT2Attributor(small_task(model), _estimator(model))
+def test_scores_are_a_copy(model: Any) -> None:
+    cache: dict[str, Any] = {}
+    attributor = AT2Attributor(small_task(model), _estimator(model), cache=cache)
     before = attributor.get_attribution_scores(0, 5)
-    attributor.scores[:] *= 2
-    np.testing.assert_allclose(attributor.get_attribution_scores(0, 5), 2 * before, rtol=1e-6)
+    attributor.scores[:] = 0
+    cache["scores"][:] = 0
+    np.testing.assert_array_equal(attributor.get_attribution_scores(0, 5), before)
+    assert attributor.scores.any()
+
+
+def test_scores_of_tokens_that_are_known_take_the_place_of_a_pass(model: Any) -> None:
+    task = small_task(model)
+    computed = AT2Attributor(task, _estimator(model))
+    scores = computed.score_estimator.get_scores(task, *task.target_token_range).numpy()
+    given = AT2Attributor(task, _estimator(model))
+    with pytest.raises(InputError):
+        given.use_token_scores(scores[1:])
+    with pytest.raises(InputError):
+        given.use_token_scores(scores[:, : task.source_token_ranges[-1][1] - 1])
+    given.use_token_scores(scores)
+    hook = model.register_forward_pre_hook(lambda *_: pytest.fail("a pass"))
+    try:
+        found = given.scores
+    finally:
+        hook.remove()
+    np.testing.assert_array_equal(found, computed.scores)
+    # another response is another matter
+    task.set_generation_ids(task.target_ids[::-1])
+    np.testing.assert_array_equal(given.scores, computed.scores)
+    assert not np.array_equal(given.scores, found)
 
 
 @pytest.mark.parametrize("given", [False, True])

@@ -70,13 +70,29 @@ def test_bytes_of_one_emoji_share_its_range_and_show_only_when_it_is_whole(kind)
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "metaspace_first"])
-def test_response_cut_off_inside_a_character_ends_in_the_replacement_character(kind):
+@pytest.mark.parametrize("text", ["x🦜", "🦜", "x你", "你🦜"])
+def test_response_cut_off_inside_a_character_shows_nothing_of_it(kind, text):
     tokenizer = tiny_tokenizer(kind)
-    ids = tokenizer("x🦜", add_special_tokens=False).input_ids
-    decoded = decode_with_offsets(tokenizer, ids[:-1])
-    assert decoded.text.rstrip("\N{REPLACEMENT CHARACTER}") == "x"
-    assert len(decoded.text) > 1
-    assert decoded.ranges[-1][1] == len(decoded.text)
+    before = tokenizer("a", add_special_tokens=False).input_ids
+    ids = tokenizer("a" + text, add_special_tokens=False).input_ids[len(before) :]
+    for cut in range(len(ids) + 1):
+        stream = TextStream(tokenizer, before)
+        shown = "".join([stream.step(i) for i in ids[:cut]] + [stream.finish()])
+        assert text.startswith(shown)
+        assert cut < len(ids) or shown == text
+        assert decode_with_offsets(tokenizer, ids[:cut], before).text == shown
+        assert len(stream.ranges) == cut
+        assert all(end <= len(shown) for _, end in stream.ranges)
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "metaspace_first"])
+def test_a_replacement_character_that_the_model_wrote_is_kept(kind):
+    tokenizer = tiny_tokenizer(kind)
+    ids = tokenizer("x\N{REPLACEMENT CHARACTER}", add_special_tokens=False).input_ids
+    assert decode_with_offsets(tokenizer, ids).text == "x\N{REPLACEMENT CHARACTER}"
+    x = tokenizer("x", add_special_tokens=False).input_ids
+    broken = tokenizer("x🦜", add_special_tokens=False).input_ids[-1]  # no character begins so
+    assert decode_with_offsets(tokenizer, [broken], x).text == "\N{REPLACEMENT CHARACTER}"
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "metaspace_first"])

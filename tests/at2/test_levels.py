@@ -43,6 +43,10 @@ AWKWARD = [
     "  ",
     "¡",
     "…",
+    "12\n",
+    "| 1 | 2 |\n",
+    "\n```\n",
+    "<br>",
 ]
 texts = st.lists(
     st.sampled_from([*AWKWARD, "The fox. ", "It was 42! ", "Ada wrote it", "你好。", "🦜", "é"])
@@ -111,10 +115,6 @@ def check_sums(tasks: dict[str, Any]) -> None:
         for level, task in tasks.items()
     }
     assert all(np.isfinite(values).all() for values in scores.values())
-    token_scores = {
-        first: scores["token"][index]
-        for index, (first, _) in enumerate(tasks["token"].source_token_ranges)
-    }
     for coarse, fine in pairwise(SOURCE_TYPES):
         of_coarse, of_fine = owners(tasks[coarse]), owners(tasks[fine])
         sums = np.zeros(tasks[coarse].num_sources)
@@ -122,9 +122,11 @@ def check_sums(tasks: dict[str, Any]) -> None:
         for index, (first, last) in enumerate(tasks[fine].source_token_ranges):
             if first < last and first in of_coarse:
                 sums[of_coarse[first]] += scores[fine][index]
-        for token, index in of_coarse.items():
-            if token not in of_fine:
-                sums[index] += token_scores[token]
+        for score, (first, _) in zip(
+            scores["token"], tasks["token"].source_token_ranges, strict=True
+        ):
+            if first in of_coarse and first not in of_fine:
+                sums[of_coarse[first]] += score
         np.testing.assert_allclose(sums, scores[coarse], rtol=0, atol=1e-6)
 
 
@@ -191,6 +193,52 @@ def test_numbers_without_a_sentence_are_words_with_tokens() -> None:
     task = tasks_of("byte_level", ["--- 42\n\n1. 7"])["word"]
     assert task.sources == ["---", "42", "1", ".", "7"]
     assert all(first < last for first, last in task.source_token_ranges)
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "metaspace_first"])
+def test_tokens_that_together_make_a_character_are_one_source(kind: str) -> None:
+    tasks = tasks_of(kind, ["It is a 🦜 now.", "🦜"])
+    task = tasks["token"]
+    holding = [
+        (source, last - first)
+        for source, (first, last) in zip(task.sources, task.source_token_ranges, strict=True)
+        if "🦜" in source
+    ]
+    assert [source.strip() for source, _ in holding] == ["🦜", "🦜"]
+    assert all(count > 1 for _, count in holding)
+    assert all(
+        last - first == 1
+        for source, (first, last) in zip(task.sources, task.source_token_ranges, strict=True)
+        if "🦜" not in source
+    )
+    check_sums(tasks)
+
+
+@pytest.mark.parametrize(
+    "context", ["12\n13.5\n14", "265086", "a,b,c\n1,2,3\n4,5,6", "| 1 | 2 |\n|---|---|\n| 3 | 4 |"]
+)
+def test_figures_of_tables_and_lists_belong_to_sentences_that_add_up(context: str) -> None:
+    tasks = tasks_of("byte_level", [context])
+    figures = [char for char in context if char.isdigit()]
+    for level in ("paragraph", "sentence", "word"):
+        assert [c for source in tasks[level].sources for c in source if c.isdigit()] == figures
+    check_sums(tasks)
+
+
+def test_a_character_that_begins_in_the_token_of_a_sentence_stays_in_one_source() -> None:
+    text = "One.🦜Two."
+    tokens = [(0, 3), (3, 5), (4, 5), (4, 5), (5, 8), (8, 9)]  # ".🦜" begins with the stop
+
+    def cut(level: str) -> list[tuple[int, int]]:
+        pieces = cut_documents(text, tokens, [PlacedText(text, 0, 0, len(text))], level)
+        return [piece.tokens for piece in pieces if piece.tokens[0] < piece.tokens[1]]
+
+    assert cut("document") == [(0, 6)]
+    assert cut("token") == [(0, 1), (1, 4), (4, 5), (5, 6)]
+    for coarse, fine in pairwise(SOURCE_TYPES):
+        assert all(
+            any(a <= first and last <= b for a, b in cut(coarse)) for first, last in cut(fine)
+        )
 
 
 def test_turns_of_a_chat_are_documents() -> None:

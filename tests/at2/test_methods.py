@@ -27,8 +27,9 @@ from at2.methods import (
     context_cite_method,
     method_named,
 )
-from at2.model.ablation import Method, can_drop
+from at2.model.ablation import Method
 from at2.model.attention import attention_shape
+from at2.model.hiding import can_drop
 from at2.seeds import EVALUATION_SEEDS, FITTING_SEEDS, TRAINING_SEEDS
 from at2.tasks import SimpleContextAttributionTask, SimpleThoughtAttributionTask
 from tests.helpers.attribution import (
@@ -132,6 +133,22 @@ def test_context_cite_fits_each_span_on_one_set_of_passes(model: Any) -> None:
     assert counts == [] and not np.array_equal(first, second)
 
 
+def test_context_cite_measures_the_first_span_alone(model: Any) -> None:
+    task = small_task(model)
+    alone, prepared = (ContextCiteAttributor(task, num_ablations=8) for _ in range(2))
+    prepared.prepare_for_attribution()
+    sizes: list[int] = []
+    hook = model.register_forward_pre_hook(
+        lambda _, __, kwargs: sizes.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    first, second = _span_scores(alone)
+    of_first = len(task.token_ids) - len(task.target_ids) + 3
+    hook.remove()
+    assert sizes[0] < of_first < max(sizes)
+    expected = _span_scores(prepared)
+    np.testing.assert_allclose([first, second], expected, atol=1e-3 * np.abs(expected).max())
+
+
 def test_masks_of_training_fitting_and_evaluation_share_no_seed() -> None:
     ranges = [TRAINING_SEEDS, FITTING_SEEDS, EVALUATION_SEEDS]
     for index, one in enumerate(ranges):
@@ -213,6 +230,24 @@ def test_gradient_norm_is_the_norm_of_all_slopes_of_each_token(
             slopes = (values[:width] - values[width:]) / (2 * step)
             expected += torch.linalg.vector_norm(slopes, ord=order).item()
         assert scores[source] == pytest.approx(expected, rel=1e-4)
+
+
+def test_gradient_methods_share_the_passes_of_a_span(model: Any) -> None:
+    task = small_task(model)
+    with _counted(model) as counts:
+        norms = [
+            GradientNormAttributor(task, order).get_attribution_scores(token_start=2, token_end=5)
+            for order in (1, 2)
+        ]
+        products = InputTimesGradientAttributor(task)
+        of_span = products.get_attribution_scores(token_start=2, token_end=5)
+        assert len(counts) == 1
+        products.get_attribution_scores(token_start=3, token_end=5)
+        assert len(counts) == 2
+    assert not np.allclose(*norms) and not np.allclose(of_span, norms[0])
+    task.set_generation_ids(task.target_ids[::-1])
+    changed = products.get_attribution_scores(token_start=2, token_end=5)
+    assert not np.allclose(changed, of_span)
 
 
 def test_input_times_gradient_of_a_span_is_the_mean_of_its_tokens(model: Any) -> None:
@@ -309,6 +344,7 @@ def test_methods_have_the_names_of_the_api() -> None:
     assert list(METHODS) == [
         "at2",
         "average_attention",
+        "contrastive_attention",
         "leave_one_out",
         "context_cite",
         "gradient_norm",
@@ -328,7 +364,9 @@ def test_every_method_scores_every_source_in_the_passes_that_it_states(
     task = small_task(model, "word")
     attention_shape(model), can_drop(model, 100)  # found once per model, by passes of their own
     with _counted(model) as counts:
-        scores = _span_scores(METHODS[name].build(task, _estimator(model)))
+        attributor = METHODS[name].build(task, _estimator(model))
+        attributor.prepare_for_attribution()
+        scores = _span_scores(attributor)
     passes = METHODS[name].passes(task.num_sources)
     assert sum(counts) == passes.forward + 2 * passes.forward_per_span
     for of_span in scores:

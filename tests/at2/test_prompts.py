@@ -9,7 +9,8 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from at2.errors import PromptError, PromptTooLongError, UnsupportedModelError
-from at2.text.chat_template import build_prompt, check_length, context_length
+from at2.model.positions import check_length, context_length
+from at2.text.chat_template import build_prompt
 from at2.text.encoding import encode_continuation, encode_text
 from tests.helpers.tokenizers import (
     CONTROL,

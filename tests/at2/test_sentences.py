@@ -1,5 +1,7 @@
 """Splitting: a table of hard cases, and properties that hold for any text."""
 
+import re
+import textwrap
 import unicodedata
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from nltk.tokenize.punkt import PunktSentenceTokenizer
 
 from at2.errors import InputError
+from at2.text.boundaries import RULES, Rule, sentences_of_passage
 from at2.text.sentences import (
     CharRange,
     punkt_tab_splitter,
@@ -17,7 +20,7 @@ from at2.text.sentences import (
     split_text,
     split_words,
 )
-from tests.helpers.sentences import Case, read_cases
+from tests.helpers.sentences import Case, parse_case, read_cases
 
 CASES = read_cases("sentences.txt")
 HELD_OUT = read_cases("sentences_heldout.txt")
@@ -28,7 +31,9 @@ PIECES = st.sampled_from([
     "\r\n", "...", ". . .", "Dr.", "U.S.", "z. B.", "3. ", "[...]", "[1]", "e.g. ", "I", "a",
     "The ", "word", "don't", "n’t", "'", "été", "e\u0301", "\u0301", "子", "で", "ไทย", "한글",
     "مرحبا", "नमस्ते", "\u200d", "\ufe0f", "😀", "👩\u200d👩\u200d👧", "🇩🇪",
-    "http://a.b/c", "a@b.cd", "_", "ß",
+    "http://a.b/c", "a@b.cd", "_", "ß", "`", "```", "\n```\n", "|", "|---|", "<br>", "<think>",
+    "<td>", "12.", "4)", "१२", "½", "2024", ",5", "noon?We", "“", "„", "said", "\n2. ", "the\nnew",
+    "a long line of words that was wrapped at a column of characters\n",
 ])
 # fmt: on
 """What the rules look at, so that random texts reach them."""
@@ -84,18 +89,63 @@ def test_more_cases_are_right_than_with_bare_punkt(cases: list[Case], least: flo
     assert ours / len(cases) >= bare / len(cases) + 0.3
 
 
+NO_SOURCE = re.compile(
+    r"""
+    ^[ \t>]*(?:`{3,}[^`\n]*|~{3,}.*)$            # a fence
+    | (?<!\d)\(?\d{1,3}(?:\.\)|[.)])(?!\S)       # the number of an item
+    | </?(?:br|think|td)>
+    """,
+    re.VERBOSE | re.MULTILINE,
+)
+
+
 @settings(max_examples=400, deadline=None)
 @given(TEXTS)
 @example("\u0301a. \u0301B")
 @example("1. 2. a) b. ¿?!")
-def test_every_letter_is_in_exactly_one_sentence(text: str) -> None:
+@example("12.\n13.\n14.")
+@example("1987\n265086. 12. 5")
+@example("| 5 | 6 |\n7,8,9\n7,8,9")
+@example("```5\nx = 5. Y\n``` 6\n~~~\n7")
+def test_every_letter_and_figure_is_in_exactly_one_sentence(text: str) -> None:
     ranges = split_sentences(text)
 
     check_ranges(text, ranges)
     covered = {i for start, end in ranges for i in range(start, end)}
-    assert all(i in covered for i, char in enumerate(text) if char.isalpha())
-    assert all(any(map(str.isalpha, part)) for part in texts_of(text, ranges))
-    assert all(len(part.splitlines()) == 1 for part in texts_of(text, ranges))
+    lines = "\n".join(text.splitlines())  # as long as the text, but for \r\n and a last line end
+    if len(lines) == len(text.removesuffix("\n")):
+        apart = {i for found in NO_SOURCE.finditer(lines) for i in range(*found.span())}
+    else:
+        apart = set(range(len(text)))
+    assert all(i in covered or i in apart for i, char in enumerate(text) if char.isalnum())
+    assert all(any(map(str.isalnum, part)) for part in texts_of(text, ranges))
+
+
+@settings(max_examples=200, deadline=None)
+@given(TEXTS, TEXTS)
+@example("The first line of a text that was wrapped at a column\n", "goes on. Does it?")
+def test_what_a_blank_line_parts_is_split_as_if_it_stood_alone(before: str, after: str) -> None:
+    """But for fences, which blank lines do not end."""
+    before = before.replace("```", "")
+    text = f"{before}\n\n{after}"
+    shift = len(before) + 2
+
+    assert split_sentences(text) == split_sentences(before) + [
+        (start + shift, end + shift) for start, end in split_sentences(after)
+    ]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.kind}-{rule.name}")
+def test_each_rule_decides_its_example(rule: Rule) -> None:
+    case = parse_case(f"en {rule.example}")
+    others = tuple(other for other in RULES if other is not rule)
+
+    def pieces(rules: tuple[Rule, ...]) -> list[str]:
+        found = sentences_of_passage(case.text, 0, len(case.text), rules)
+        return [case.text[start:end].strip() for start, end in found if start < end]
+
+    assert pieces(RULES) == case.sentences
+    assert pieces(others) != case.sentences
 
 
 @settings(max_examples=400, deadline=None)
@@ -161,11 +211,64 @@ def check_ranges(text: str, ranges: list[CharRange]) -> None:
     assert all(part == part.strip() for part in texts_of(text, ranges))
 
 
-@pytest.mark.parametrize(
-    "text", ["", " ", "\n\n", "42", "1.", "—", "“”", "...", "😀", "१२", "---\n***"]
-)
-def test_text_without_a_letter_has_no_sentence(text: str) -> None:
+@pytest.mark.parametrize("text", ["", " ", "\n\n", "—", "“”", "...", "😀", "---\n***", "|---|---|"])
+def test_text_without_a_letter_or_a_figure_has_no_sentence(text: str) -> None:
     assert split_sentences(text) == []
+
+
+@pytest.mark.parametrize("text", ["265086", "42.", "1.", "१२", "½", "-3.5 %", "1987)", "Ⅳ"])
+def test_figures_alone_are_a_sentence(text: str) -> None:
+    assert texts_of(text, split_sentences(text)) == [text]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1987\n1988\n265086",
+        "year,sum\n1987,12\n1988,14.5",
+        "year\tsum\n1987\t12",
+        "| 1987 | 12 |\n| 1988 | 13. 5 |",
+        "Total: 12\n13",
+    ],
+)
+def test_every_line_of_a_table_or_a_list_of_values_can_be_cited(text: str) -> None:
+    assert texts_of(text, split_sentences(text)) == text.splitlines()
+
+
+WRAPPED = (
+    "The committee met on Monday, 3 May 1987, and decided to close the old school in Oldham, "
+    "because the number of pupils had fallen for years. Dr. Smith and the parents of New Mills "
+    "were not asked. They protested in front of the town hall, but nobody came out to see them."
+)
+
+
+@pytest.mark.parametrize("width", [50, 60, 66, 72, 80, 100])
+@pytest.mark.parametrize("indent", ["", "  ", "- "])
+def test_text_wrapped_at_a_column_is_split_as_if_it_were_not(width: int, indent: str) -> None:
+    wrapped = textwrap.fill(
+        WRAPPED, width, initial_indent=indent, subsequent_indent=" " * len(indent)
+    )
+
+    pieces = texts_of(wrapped, split_sentences(wrapped))
+
+    assert [" ".join(piece.split()) for piece in pieces] == texts_of(
+        WRAPPED, split_sentences(WRAPPED)
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "milk\neggs\nbread",
+        "A heading\nA line without a stop",
+        "install the package from the registry\nrun the command in the terminal",
+        "Roses are red,\nViolets are blue,\nSugar is sweet,\nAnd so are you",
+        "2024-05-01 12:00:01 INFO started the server\n2024-05-01 12:00:02 INFO got the request",
+        "Things to take along on the trip to the mountains:\nshoes that fit",
+    ],
+)
+def test_lines_that_do_not_clearly_go_on_are_pieces(text: str) -> None:
+    assert texts_of(text, split_sentences(text)) == text.split("\n")
 
 
 def test_numbers_and_bullets_of_a_list_are_separators() -> None:
@@ -261,11 +364,13 @@ def test_unknown_unit_is_refused_by_name() -> None:
 @pytest.mark.parametrize(
     "unit",
     ["word ", ".", ". ", "! ", "a. ", "aa.", 'x."', "!😀", "1. ", "- ", "a@", "a-", "[1] ", "\n",
-     "http://", "e\u0301", "'", "。」"],
+     "http://", "e\u0301", "'", "。」", "`", "``", "`a ", "\n```\n", "|", "|-", "\n|", "[", ".[",
+     ".[1]", "(", "<", "<p ", "<br>", "<td>", "\t", "”.“", "a\n", "\n1. ", "\n- ", ".¹", ", ", "1,",
+     "    a"],
 )  # fmt: skip
 def test_long_monotonous_texts_are_split_at_once(unit: str) -> None:
     """Nothing is timed: with a quadratic step this would take minutes."""
-    text = "A" + unit * (300_000 // len(unit))
+    text = "A" + unit * (100_000 // len(unit))
 
     for split in (split_sentences, split_words, split_paragraphs):
         check_ends(text, split(text))

@@ -469,7 +469,22 @@ def test_statements_cut_sentences_and_a_bare_number_is_one():
     assert [task.target[s:e] for s, e in task.statements] == ["One is here.", "Two is there."]
     task.set_generation(" 42\n")
     assert task.statements == [(1, 3)]
+    assert task.get_sub_target_token_ranges("sentence") == [task.target_token_range]
+    task.set_generation("👍")
+    assert task.statements == [(0, 1)]
     assert task.get_sub_target_token_ranges("sentence") == []
+
+
+@pytest.mark.parametrize("tags", [("<think>", "</think>"), ("<|think|>", "<|/think|>")])
+def test_tag_around_thoughts_is_no_statement(tags):
+    opening, closing = tags
+    task = context_task()
+    task.set_generation(f"{opening}\nOne. Two.\n{closing}\n\n42")
+    assert [task.target[s:e] for s, e in task.statements] == ["One.", "Two.", "42"]
+    task.set_generation(f"{opening}One. Two.{closing}Three.")
+    assert [task.target[s:e] for s, e in task.statements] == ["One.", "Two.", "Three."]
+    task.set_generation(f"{opening}\n")
+    assert task.statements == []
 
 
 def test_indices_are_printed_before_each_sentence(capsys, monkeypatch):

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from safetensors.torch import save_file
 from scipy.stats import pearsonr, spearmanr
 
 from at2 import files
+from at2 import progress as progress_module
 from at2.errors import DamagedFileError, TrainingError
 from at2.files import remove_leftovers, write_whole
+from at2.progress import SECONDS_BETWEEN_LINES, Progress, silent
 from at2.training.heldout import measure
 from at2.training.manifest import claim, differences, fingerprint
-from at2.training.progress import SECONDS_BETWEEN_LINES, Progress
 from at2.training.shards import ShardFolder, ShardPlan, check_seal, sealed
 from at2.training.table import FeatureTable, free_memory
 
@@ -305,7 +307,7 @@ class Clock:
 def test_a_log_gets_rare_lines_with_rate_and_time_left(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock()
     with (
-        caplog.at_level(logging.INFO, "at2.training.progress"),
+        caplog.at_level(logging.INFO, "at2.progress"),
         Progress(1000, "Computing", bar=False, clock=clock) as progress,
     ):
         progress.found(400)
@@ -319,6 +321,22 @@ def test_a_log_gets_rare_lines_with_rate_and_time_left(caplog: pytest.LogCapture
     ]
 
 
+def test_lines_are_printed_where_nobody_logs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    clock = Clock()
+    with Progress(20, "Computing", bar=False, clock=clock) as progress:
+        for _ in range(2):
+            clock.now += SECONDS_BETWEEN_LINES
+            progress.update(5)
+    assert capsys.readouterr().out.splitlines() == [
+        "Computing: 5/20, 0.167/s, 1:30 left",
+        "Computing: 10/20, 0.167/s, 1:00 left",
+        "Computing: 10/20, 0.167/s, 1:00 left",
+    ]
+
+
 def test_a_bar_is_drawn_where_somebody_watches(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(10, "Computing", bar=True) as progress:
         progress.update(10)
@@ -326,3 +344,31 @@ def test_a_bar_is_drawn_where_somebody_watches(capsys: pytest.CaptureFixture[str
     captured = capsys.readouterr()
     assert "Computing: 100%" in captured.err and "10/10" in captured.err
     assert captured.out == "Step 0: loss=-0.1\n"
+
+
+def test_a_line_is_on_time_while_one_step_takes_long(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_module, "_SECONDS_BETWEEN_LOOKS", 0.01)
+    clock, said = Clock(), threading.Event()
+    monkeypatch.setattr(progress_module.logger, "info", lambda *_: said.set())
+    with Progress(4, "Slow", bar=False, clock=clock):
+        assert not said.wait(0.1)
+        clock.now += SECONDS_BETWEEN_LINES
+        assert said.wait(60)
+
+
+def test_progress_within_progress_says_nothing(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level(logging.INFO, "at2.progress"):
+        with Progress(1, "Outer", bar=False), Progress(9, "Inner", bar=True) as inner:
+            inner.update(9)
+        with silent(), Progress(9, "Silent", bar=False):
+            pass
+        with Progress(9, "Brief", bar=False, brief=True) as brief:
+            brief.update(9)
+        with Progress(2, "After", bar=False):
+            pass
+    assert [record.getMessage() for record in caplog.records] == ["Outer: 0/1", "After: 0/2"]
+    assert capsys.readouterr().err == ""

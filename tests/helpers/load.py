@@ -144,12 +144,13 @@ async def _one(http: httpx.AsyncClient, kind: str, body: Body) -> Outcome:
     return Outcome(kind, status, time.perf_counter() - started, reply)
 
 
-async def _run(
+async def run(
     address: str,
     jobs: Sequence[tuple[str, Body]],
     concurrency: int,
-    after: Callable[[int], None] | None,
+    after: Callable[[int], None] | None = None,
 ) -> list[Outcome]:
+    """See `send`."""
     outcomes: list[Outcome | None] = [None] * len(jobs)
     places = iter(range(len(jobs)))
     finished = itertools.count(1)
@@ -190,7 +191,7 @@ def send(
     Returns:
         How each went, in the order of the jobs.
     """
-    return asyncio.run(_run(address, jobs, concurrency, after))
+    return asyncio.run(run(address, jobs, concurrency, after))
 
 
 def alone(address: str, jobs: Sequence[tuple[str, Body]]) -> dict[str, Outcome]:

@@ -110,16 +110,26 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mpt": {"d_model": 32, "n_heads": 4, "n_layers": 3, "max_seq_len": 512, "expansion_ratio": 2},
 }
 
+# Their recurrences do not know of the attention mask.
+LEAKING: dict[str, dict[str, Any]] = {
+    "recurrent_gemma": {
+        "lru_width": 32,
+        "attention_window_size": WINDOW,
+        "block_types": ["recurrent", "recurrent", "attention"],
+    },
+    "rwkv": {"attention_hidden_size": 32},
+}
+
 
 def tiny_model(family: str, *, dtype: torch.dtype = torch.float32, **overrides: Any) -> Any:
     """A causal language model of a family, in evaluation mode.
 
     Args:
-        family: a key of `FAMILIES`, which is transformers' `model_type`.
+        family: a key of `FAMILIES` or `LEAKING`, which is transformers' `model_type`.
         dtype: of the weights, which are drawn in float32.
         **overrides: values of its config.
     """
-    settings = copy.deepcopy(_COMMON | FAMILIES[family] | overrides)
+    settings = copy.deepcopy(_COMMON | (FAMILIES | LEAKING)[family] | overrides)
     if family == "falcon":  # its head size follows from the others
         del settings["head_dim"]
     config = AutoConfig.for_model(family, **settings)

@@ -30,10 +30,11 @@ class Case:
 def read_cases(name: str) -> list[Case]:
     """The cases of one file of tests/data."""
     lines = (DATA / name).read_text(encoding="utf-8").split("\n")
-    return [_parse(line) for line in lines if line and not line.startswith("#")]
+    return [parse_case(line) for line in lines if line and not line.startswith("#")]
 
 
-def _parse(line: str) -> Case:
+def parse_case(line: str) -> Case:
+    """One line of such a file."""
     language, marked = line.split(" ", 1)
     marked = marked.replace("⏎", "\n")
     marks = [(m.start() - i, m.group()) for i, m in enumerate(_BRACKETS.finditer(marked))]

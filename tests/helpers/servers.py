@@ -18,6 +18,9 @@ from service.server import Server
 from service.settings import Settings
 
 SECRET = "what a user wrote"
+LARGE = 32 * 2**20
+"""Bytes of the reply of `/large`: more than sockets hold."""
+
 _START_LIMIT_S = 30.0
 
 
@@ -62,6 +65,15 @@ def small_app(own: Settings) -> FastAPI:
     @app.get("/bug")
     async def bug() -> None:
         {}[SECRET]
+
+    @app.get("/large")
+    async def large() -> StreamingResponse:
+        async def parts() -> AsyncIterator[bytes]:
+            for _ in range(LARGE // len(part)):
+                yield part
+
+        part = b"x" * 2**20
+        return StreamingResponse(parts(), media_type="text/plain")
 
     @app.get("/broken-stream")
     async def broken_stream() -> StreamingResponse:

@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
+from at2.model.twin import same_weights
 from at2.tasks import SimpleContextAttributionTask
 from service.engine.batching import Batcher, TokenStream
-from service.engine.loading import same_weights
 from service.engine.sampling import Sampling
 from service.failures import EngineDownError, NoMemoryError
+from tests.helpers.models import random_ids, tiny_model
 from tests.helpers.tiny import tiny_pair
 
 T = TypeVar("T")
@@ -221,3 +222,86 @@ def test_what_waits_when_it_is_closed_is_told(model: Any, prompts: list[list[int
     _run(main())
     batcher.close()
     assert not batcher.alive
+
+
+# -- prompts that begin alike ---------------------------------------------------------------------
+
+
+def _steps(batcher: Batcher) -> list[int]:
+    """How many tokens each step takes from now on."""
+    sizes: list[int] = []
+    batcher.model.register_forward_pre_hook(
+        lambda _, __, kwargs: sizes.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    return sizes
+
+
+@pytest.fixture()
+def tiny_batcher() -> Iterator[Batcher]:
+    batcher = Batcher(tiny_model("llama"), [], CACHE)
+    batcher.start()
+    yield batcher
+    batcher.close()
+
+
+def test_a_prompt_is_read_once_for_one_owner_and_again_for_another(tiny_batcher: Batcher) -> None:
+    prompt, new = random_ids(200).tolist(), 3
+    sizes = _steps(tiny_batcher)
+
+    async def read(owner: str | None, ids: list[int] = prompt) -> tuple[list[int], int]:
+        before = sum(sizes)
+        stream = tiny_batcher.submit(ids, new, GREEDY, 0, streaming=False, owner=owner)
+        return await _ids(stream), sum(sizes) - before - (new - 1)
+
+    async def main() -> None:
+        first, tokens = await read("ada")
+        assert tokens == len(prompt)
+        again, tokens = await read("ada")
+        assert again == first and tokens < 40  # less than two blocks
+        other, tokens = await read("bob")
+        assert other == first and tokens == len(prompt)
+        other, tokens = await read("bob")
+        assert other == first and tokens < 40
+        nobody, tokens = await read(None)
+        assert nobody == first and tokens == len(prompt)
+        # the beginning alone is shared with what goes on differently
+        _, tokens = await read("ada", prompt[:100] + random_ids(100, 1).tolist())
+        assert 100 <= tokens < 140
+        # what begins differently shares nothing, though it goes on the same
+        _, tokens = await read("ada", [prompt[0] + 1, *prompt[1:]])
+        assert tokens == len(prompt)
+
+    _run(main())
+
+
+def test_equal_prompts_at_once_share_as_well(tiny_batcher: Batcher) -> None:
+    prompt, new = random_ids(300).tolist(), 3
+    sizes = _steps(tiny_batcher)
+
+    async def main() -> None:
+        streams = [
+            tiny_batcher.submit(prompt, new, GREEDY, 0, streaming=False, owner="ada")
+            for _ in range(8)
+        ]
+        responses = await asyncio.gather(*map(_ids, streams))
+        assert responses == [responses[0]] * 8
+        assert sum(sizes) < 3 * len(prompt)
+
+    _run(main())
+
+
+def test_kept_prefixes_make_way_for_whoever_needs_the_room(tiny_batcher: Batcher) -> None:
+    async def main() -> None:
+        for seed in range(6):  # more than the cache holds, one after the other
+            prompt = random_ids(CACHE - 100, seed).tolist()
+            stream = tiny_batcher.submit(prompt, 3, GREEDY, 0, streaming=False, owner="ada")
+            assert len(await _ids(stream)) == 3
+        streams = [
+            tiny_batcher.submit(
+                random_ids(400, seed).tolist(), 3, GREEDY, 0, streaming=False, owner="ada"
+            )
+            for seed in range(10, 16)
+        ]
+        assert [len(ids) for ids in await asyncio.gather(*map(_ids, streams))] == [3] * 6
+
+    _run(main())

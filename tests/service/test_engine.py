@@ -91,7 +91,7 @@ async def _settled(engine: Engine) -> None:
 )
 def test_the_pieces_joined_are_the_response(engine: Engine, run: Any, sampling: Sampling) -> None:
     async def main() -> None:
-        generating = await engine.generate(PROMPT, "sentence", sampling, streaming=True)
+        generating = await engine.generate(PROMPT, "sentence", sampling)
         pieces = [piece async for piece in generating]
         generating.close()
         generation = generating.answer.generation
@@ -107,7 +107,7 @@ def test_the_pieces_joined_are_the_response(engine: Engine, run: Any, sampling: 
 
 def test_a_closed_generation_frees_its_place(engine: Engine, run: Any) -> None:
     async def main() -> None:
-        generating = await engine.generate(PROMPT, "sentence", ENDLESS, streaming=True)
+        generating = await engine.generate(PROMPT, "sentence", ENDLESS)
         async for _ in generating:
             break
         assert engine.load.in_progress == engine.load.generating == 1
@@ -121,10 +121,7 @@ def test_a_closed_generation_frees_its_place(engine: Engine, run: Any) -> None:
 
 def test_beyond_the_most_requests_comes_busy_with_a_time(engine: Engine, run: Any) -> None:
     async def main() -> None:
-        running = [
-            await engine.generate(PROMPT, "sentence", ENDLESS, streaming=True)
-            for _ in range(MAX_REQUESTS)
-        ]
+        running = [await engine.generate(PROMPT, "sentence", ENDLESS) for _ in range(MAX_REQUESTS)]
         with pytest.raises(BusyError, match=str(MAX_REQUESTS)) as caught:
             await engine.generate(PROMPT, "sentence", Sampling())
         assert 1 <= caught.value.retry_after <= 60
@@ -163,13 +160,11 @@ def test_what_takes_too_long_is_given_up(run: Any, engine: Engine) -> None:
     limits = engine.limits
 
     async def main() -> None:
-        object.__setattr__(limits, "seconds", 0.3)
-        generating = await engine.generate(PROMPT, "sentence", ENDLESS, streaming=True)
-        with pytest.raises(DeadlineError, match=r"0\.3"):
-            await generating.finished()
-        generating.close()
-        assert engine.load.in_progress == engine.load.generating == 0
         object.__setattr__(limits, "seconds", 1e-4)
+        with pytest.raises(DeadlineError, match=r"0\.0001"):
+            generating = await engine.generate(PROMPT, "sentence", ENDLESS)
+            await generating.finished()
+        assert engine.load.in_progress == engine.load.generating == 0
         with pytest.raises(DeadlineError):
             await engine.attribute_response(PROMPT, "Yes.", _question(method="leave_one_out"))
         assert engine.load.in_progress == 0

@@ -153,17 +153,17 @@ def test_a_full_disk_costs_the_record_and_not_the_reply(stored: tuple[int, str, 
         assert client.delete(f"/generations/{kept['id']}").status_code == 204
 
 
-def test_a_request_beyond_its_time_gets_504_in_or_before_the_stream() -> None:
+def test_an_attribution_beyond_its_time_gets_504_and_the_next_one_its_reply() -> None:
+    text = {"context": " ".join([CONTEXT] * 20), "query": "Who?", "response": CONTEXT}
+    long = text | {"method": "leave_one_out", "source_type": "word"}  # hundreds of passes
     with (
         tiny_server(AT2_REQUEST_SECONDS="0.4") as (_, address),
         _client(address) as client,
     ):
-        late = client.post("/generate", json=BODY | ENDLESS)
+        late = client.post("/attribute", json=long)
         assert late.status_code == 504
         assert late.json()["error"]["code"] == "deadline_exceeded"
-        events = client.post("/generate", json=BODY | ENDLESS | {"stream": True}).text
-        assert '"code":"deadline_exceeded"' in events.split("\n\n")[-3]
-        assert events.endswith("data: [DONE]\n\n")
+        assert client.post("/attribute", json=text | {"method": "random"}).status_code == 200
 
 
 def test_nothing_is_kept_where_nothing_is_to_be(storeless: tuple[int, str]) -> None:

@@ -6,7 +6,8 @@ import logging
 import re
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from fastapi import FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from service import logs
+from service.engine.accounts import Account
 from service.metrics import Metrics
 from service.server import Server
 from tests.helpers.servers import SECRET, samples, serving, settings, small_app
@@ -77,6 +79,7 @@ def test_each_request_leaves_one_line_of_json(
     assert (line["method"], line["route"], line["status"]) == ("POST", "/echo/{name}", 200)
     assert line["size"] == len(SECRET)  # what the route noted
     assert line["duration_ms"] >= 0
+    assert line["client"] == "127.0.0.1"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
     assert "gen-17" not in log.getvalue()
 
@@ -170,6 +173,43 @@ def test_by_default_a_terminal_gets_text_and_a_collector_json(
     assert stream.getvalue().startswith("{") is is_json
 
 
+def test_what_repeats_is_written_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    once = logs.OncePerMinute(60.0)
+
+    def written(
+        message: str, *values: object, level: int = logging.WARNING
+    ) -> dict[str, Any] | None:
+        record = logging.LogRecord("at2", level, "", 0, message, values, None)
+        return getattr(record, "facts", {}) if once.filter(record) else None
+
+    assert written("lost %s", 1) == {} and written("lost %s", 2) is None
+    assert written("found %s", 1) == {}
+    assert [written("request", level=logging.INFO) for _ in range(3)] == [{}] * 3
+    now += 59
+    assert written("lost %s", 3) is None
+    now += 1
+    assert written("lost %s", 4) == {"left_out": 2}
+    assert written("lost %s", 5) is None
+    now += 61
+    assert written("lost %s", 6) == {"left_out": 1}
+
+
+def test_different_stacks_are_different_errors() -> None:
+    once = logs.OncePerMinute()
+
+    def written(raising: Callable[[], object]) -> bool:
+        try:
+            raising()
+        except Exception as error:
+            exc_info = (type(error), error, error.__traceback__)
+        return once.filter(logging.LogRecord("at2", 40, "", 0, "unexpected", (), exc_info))
+
+    first, second = (lambda: {}[1]), (lambda: [][1])
+    assert [written(raising) for raising in (first, second, first)] == [True, True, False]
+
+
 # -- metrics -------------------------------------------------------------------------------------
 
 
@@ -205,20 +245,33 @@ def test_requests_and_errors_are_counted_by_route(running: tuple[str, Server]) -
 
 def test_what_the_engine_does_is_told_under_the_usual_names() -> None:
     metrics = Metrics(version="1.2", model="m")
-    metrics.observe_first_token(0.03)
+    metrics.observe_first_token(0.03, prompt_tokens=82)
+    metrics.observe_tokens(1, seconds=None)
+    metrics.observe_tokens(15, seconds=0.3)
     for _ in range(2):
-        metrics.observe_generation(
-            prompt_tokens=82, completion_tokens=16, seconds=0.4, finish_reason="stop"
-        )
+        metrics.observe_generation(seconds=0.4, finish_reason="stop")
+    metrics.observe_abort(reason="gone")
     metrics.observe_attribution(method="at2", seconds=0.001)
     waiting = [3.0]
-    metrics.watch(running=lambda: 2.0, waiting=lambda: waiting[0], cache_usage=lambda: 0.25)
+    metrics.watch(
+        running=lambda: 2.0,
+        waiting=lambda: waiting[0],
+        cache_usage=lambda: 0.25,
+        scoring_passes=lambda: 7,
+        accounts=lambda: {"k1": Account(3, 4, 5, 0.5, 6)},
+    )
     waiting[0] = 5.0
     text, _ = metrics.exposition()
     found = samples(text.decode())
     assert found["at2_info", (("model", "m"), ("version", "1.2"))] == 1
-    assert found["at2_prompt_tokens_total", ()] == 164
-    assert found["at2_generation_tokens_total", ()] == 32
+    assert found["at2_prompt_tokens_total", ()] == 82
+    assert found["at2_generation_tokens_total", ()] == 16
+    assert found["at2_time_between_tokens_seconds_sum", ()] == pytest.approx(0.02)
+    assert found["at2_generations_aborted_total", (("reason", "gone"),)] == 1
+    for kind, count in (("prompt", 3), ("generated", 4), ("scored", 5)):
+        assert found["at2_key_tokens_total", (("key", "k1"), ("kind", kind))] == count
+    assert found["at2_key_waiting_seconds_total", (("key", "k1"),)] == 0.5
+    assert found["at2_key_refused_total", (("key", "k1"),)] == 6
     assert found["at2_time_to_first_token_seconds_sum", ()] == 0.03
     assert found["at2_time_to_first_token_seconds_bucket", (("le", "0.02"),)] == 0
     assert found["at2_time_to_first_token_seconds_bucket", (("le", "0.04"),)] == 1
@@ -228,11 +281,12 @@ def test_what_the_engine_does_is_told_under_the_usual_names() -> None:
     assert found["at2_requests_running", ()] == 2
     assert found["at2_requests_waiting", ()] == 5
     assert found["at2_cache_usage", ()] == 0.25
+    assert found["at2_scoring_passes_total", ()] == 7
 
 
 def test_two_applications_count_for_themselves() -> None:
     first, second = Metrics(version="1", model="a"), Metrics(version="1", model="b")
-    first.observe_first_token(1.0)
+    first.observe_first_token(1.0, prompt_tokens=1)
     assert (
         samples(second.exposition()[0].decode())["at2_time_to_first_token_seconds_count", ()] == 0
     )

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from service.client import AuthenticationError, Client
+from service.security import key_id
 from tests.helpers.processes import start_server, wait_until_ready
 from tests.helpers.servers import samples
 from tests.helpers.tiny import tiny_environment
@@ -50,7 +51,7 @@ def test_a_stop_under_load_loses_nothing_and_ends_well() -> None:
     _check_metrics(metrics, whole.usage.prompt_tokens, whole.usage.completion_tokens)
     lines = [json.loads(line) for line in output.splitlines()]
     _check_lines(lines, whole.usage.completion_tokens)
-    assert WORD not in output and "Lisbon" not in output
+    assert KEY not in output and WORD not in output and "Lisbon" not in output
     assert not any("exception" in line for line in lines)
 
 
@@ -78,6 +79,7 @@ def _check_lines(lines: list[dict[str, Any]], completion_tokens: int) -> None:
     assert generated["completion_tokens"] == completion_tokens
     assert generated["finish_reason"] == "stop"
     assert len({line["request_id"] for line in requests}) == len(requests)
+    assert {line["key_id"] for line in requests if line["status"] == 200} == {key_id(KEY)}
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])

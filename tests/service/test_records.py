@@ -152,6 +152,26 @@ def test_the_oldest_go_where_there_is_too_much(kind: str, tmp_path: Path) -> Non
     _run(main())
 
 
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_a_record_is_its_owners_and_one_without_is_everybodys(kind: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        store = _open(kind, tmp_path)
+        await store.put(_generation("a"), "ann")
+        await store.put(_generation("b"))
+        assert await store.get("a", "ann") is not None
+        for other in ("bob", ""):
+            assert await store.get("a", other) is None
+            assert await store.delete("a", other) is False
+            assert await store.get("b", other) is not None
+        assert await store.delete("a", "ann") is True
+        assert await store.delete("b", "bob") is True
+        assert sorted(await store.sweep()) == ["a", "b"]
+        assert store.erased
+        await store.close()
+
+    _run(main())
+
+
 def test_nothing_is_kept_where_nothing_is_to_be(tmp_path: Path) -> None:
     async def main() -> None:
         store = _open("none", tmp_path)

@@ -1,6 +1,7 @@
 """Who may call, how much they may send, and what browsers are told."""
 
 import asyncio
+import hashlib
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,7 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from service.security import ApiKeys, check_exposure, is_loopback, is_open, origins
+from service.security import (
+    ApiKeys,
+    Keyring,
+    TrustedHosts,
+    check_exposure,
+    is_loopback,
+    is_open,
+    key_id,
+    origins,
+)
 from tests.helpers.servers import serving, settings, small_app
 
 KEY = "a-key-of-sixteen-or-more"
@@ -184,6 +194,126 @@ def test_no_key_is_kept_in_memory() -> None:
     assert KEY not in repr(own)
 
 
+def _renewed(path: Path, content: str, keyring: Keyring) -> None:
+    path.write_text(content)
+    keyring.look_again()
+
+
+def test_a_file_of_keys_is_read_again_when_it_changes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text(KEY)
+    keyring = Keyring(settings(api_keys_file=path))
+    assert keyring.accept(KEY) == key_id(KEY) and keyring.accept(OTHER) is None
+    _renewed(path, f"{KEY}\n{OTHER}\n", keyring)
+    assert keyring.accept(KEY) == key_id(KEY) and keyring.accept(OTHER) == key_id(OTHER)
+    _renewed(path, OTHER, keyring)
+    assert keyring.accept(KEY) is None and keyring.accept(OTHER) is not None
+    for broken in ("", "short", f"{KEY}\nshort"):
+        _renewed(path, broken, keyring)
+        assert keyring.accept(OTHER) is not None and keyring.accept(KEY) is None
+    path.unlink()
+    keyring.look_again()
+    assert keyring.accept(OTHER) is not None
+    assert "the keys stay as they were" in caplog.text
+    assert KEY not in caplog.text and OTHER not in caplog.text
+
+
+def test_a_server_takes_a_new_key_without_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(KEY)
+    call = _caller(api_keys_file=path)
+    headers = {"Authorization": f"Bearer {OTHER}"}
+    assert call("POST", "/echo/a", headers=headers).status_code == 401
+    path.write_text(OTHER)  # it is looked at once a second
+    while call("POST", "/echo/a", headers=headers).status_code == 401:
+        pass
+    headers = {"Authorization": f"Bearer {KEY}"}
+    assert call("POST", "/echo/a", headers=headers).status_code == 401
+
+
+def test_the_id_of_a_key_tells_keys_apart_and_nothing_of_them() -> None:
+    ids = {key_id(key) for key in (KEY, OTHER, KEY.upper())}
+    assert len(ids) == 3
+    for one in ids:
+        assert len(one) == 12 and not hashlib.sha256(KEY.encode()).hexdigest().startswith(one)
+
+
+# -- hosts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "LOCALHOST:8000",
+        "127.0.0.1",
+        "127.0.0.1:1",
+        "[::1]:8000",
+        "[::1]",
+        "192.168.1.7:8000",
+        "app.localhost",
+        "localhost.",
+        socket.gethostname(),
+        "",
+    ],
+)
+def test_own_names_and_addresses_are_trusted(host: str) -> None:
+    assert TrustedHosts.of(settings()).accept(host, "127.0.0.1")
+
+
+FOREIGN = [
+    "evil.example",
+    "evil.example:8000",
+    "localhost.evil.example",
+    "127.0.0.1.evil.example",
+    "127.0.0.1.nip.io:80",
+    "evil",
+    "localhost:80:80.evil",
+    "[evil]",
+    "xlocalhost",
+]
+
+
+@pytest.mark.parametrize("host", FOREIGN)
+def test_names_of_others_are_not(host: str) -> None:
+    assert not TrustedHosts.of(settings()).accept(host, "127.0.0.1")
+
+
+def test_more_names_are_a_setting() -> None:
+    hosts = TrustedHosts.of(settings(trusted_hosts="At2.example.org, *.intern.example"))
+    for name in (
+        "at2.example.org",
+        "AT2.example.org:443",
+        "a.intern.example",
+        "b.a.intern.example",
+    ):
+        assert hosts.accept(name, "")
+    for name in ("x.at2.example.org", "intern.example", "xintern.example", "example.org"):
+        assert not hosts.accept(name, "")
+    assert TrustedHosts.of(settings(trusted_hosts="*")).accept("evil.example", "")
+    for name in ("https://a.org", "a.org:80", "a.*.org", "a b"):
+        with pytest.raises(ValueError, match="AT2_TRUSTED_HOSTS"):
+            TrustedHosts.of(settings(trusted_hosts=name))
+
+
+@pytest.mark.parametrize("path", ["/health", "/", "/echo/a", "/metrics"])
+def test_a_page_whose_name_leads_here_is_refused(open_call: Call, path: str) -> None:
+    headers = {"Host": "evil.example:8000", "Origin": "http://evil.example:8000"}
+    reply = open_call("GET", path, headers=headers)
+    assert reply.status_code == 421
+    error = _error(reply)
+    assert error["code"] == "untrusted_host" and "'evil.example:8000'" in error["message"]
+
+
+def test_with_keys_any_name_will_do_unless_names_are_set(keyed_call: Call) -> None:
+    headers = {"Host": "at2.example.org", "Authorization": f"Bearer {KEY}"}
+    assert keyed_call("POST", "/echo/a", headers=headers).status_code == 200
+    call = _caller(api_keys=SecretStr(KEY), trusted_hosts="other.example.org")
+    assert call("POST", "/echo/a", headers=headers).status_code == 421
+
+
 # -- exposure ------------------------------------------------------------------------------------
 
 
@@ -344,11 +474,12 @@ def test_bodies_together_take_up_no_more_than_there_is_room_for(address: str) ->
     with ExitStack() as stack:
         full = [stack.enter_context(_half_sent(address, LIMIT - 1)) for _ in range(16)]
         with httpx.Client(base_url=address, timeout=30) as client:
-            refused = client.post("/echo/a", content=b"x" * 17)
+            refused = client.post("/echo/a", content=b"x" * 40)
             while refused.status_code == 200:  # the others' bytes are still on their way
-                refused = client.post("/echo/a", content=b"x" * 17)
+                refused = client.post("/echo/a", content=b"x" * 40)
             assert refused.status_code == 429
             assert _error(refused)["code"] == "server_busy"
+            assert client.post("/echo/a", content=b"x" * 30).status_code == 200  # a small one
             assert int(refused.headers["Retry-After"]) >= 1
             for connection in full:
                 connection.sendall(b"x")

@@ -12,6 +12,7 @@ import pytest
 from starlette.types import Message
 
 from service import logs
+from service.caller import Caller
 from service.stream import EventStream
 
 CONTEXT = (
@@ -121,7 +122,7 @@ def test_a_stream_that_nobody_reads_is_closed_and_noted() -> None:
         yield 1
         await asyncio.Event().wait()
 
-    async def close() -> None:
+    def close() -> None:
         closed.append(True)
 
     async def receive() -> Message:
@@ -135,7 +136,8 @@ def test_a_stream_that_nobody_reads_is_closed_and_noted() -> None:
 
     async def main() -> None:
         with logs.request_notes("r") as notes:
-            await asyncio.wait_for(EventStream(events(), close)({}, receive, send), _LIMIT_S)
+            stream = EventStream(events(), Caller(), close)
+            await asyncio.wait_for(stream({}, receive, send), _LIMIT_S)
             assert notes.facts == {"client_gone": True}
 
     asyncio.run(main())

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from at2.model.twin import same_weights
 from at2.tasks import Document
 from service.engine import Engine, Question, Sampling
-from service.engine.loading import same_weights
 from service.engine.threads import adapt_threads
 from service.records import Prompt
 from service.settings import Settings

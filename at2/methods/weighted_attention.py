@@ -1,0 +1,51 @@
+"""What AT2 and average attention have in common: weighted attention, token by token.
+
+score(t, s) = Σ over tokens k of s of score(t, k), which sums weight × attention over the heads
+
+Scores of all tokens serve sources of any size, and may have been taken while the response was
+written: then there is no pass over the model.
+"""
+
+from abc import abstractmethod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from at2.errors import InputError
+from at2.methods.base import TokenScoreAttributor, sum_by_source
+
+
+class WeightedAttentionAttributor(TokenScoreAttributor):
+    """A method that scores every token of the prompt for every token of the target."""
+
+    _given: tuple[int, NDArray[np.float32]] | None = None
+
+    @abstractmethod
+    def _compute_token_scores(self) -> NDArray[np.float32]:
+        """Scores [targets, tokens] by a pass over the model."""
+
+    def use_token_scores(self, token_scores: NDArray[np.float32]) -> None:
+        """Take scores that are known already in place of a pass, as long as the response stays.
+
+        Args:
+            token_scores: [targets, tokens], from the first token of all to the last source at
+                least; see `at2.model.weighing.TokenScores.of`.
+
+        Raises:
+            InputError: they are of another number of targets, or some sources have none.
+        """
+        targets = len(self.task.target_ids)
+        needed = max((end for _, end in self.task.source_token_ranges), default=0)
+        if token_scores.shape[0] != targets or token_scores.shape[1] < needed:
+            raise InputError(
+                f"scores of shape {list(token_scores.shape)} for {targets} target tokens "
+                f"and sources up to token {needed}",
+                param="token_scores",
+            )
+        self._given = self.task.response_number, token_scores
+
+    def _compute_scores(self) -> NDArray[np.float32]:
+        number, known = self._given or (None, None)
+        if known is None or number != self.task.response_number:
+            known = self._compute_token_scores()
+        return sum_by_source(known, self.task.source_token_ranges)

@@ -1,0 +1,162 @@
+"""Generations from their place in line to their record: written, kept, prepared, forgotten.
+
+The one owner of all three, so that routes translate and nothing else. Knows nothing of HTTP.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+from at2.errors import InputError
+from service.caller import Caller, ClientGoneError, Departure
+from service.engine import Answer, Engine, Generating, Sampling
+from service.failures import BusyError
+from service.metrics import Aborted, Metrics
+from service.records import Prompt, RecordStore
+
+_LEFT = (ClientGoneError, asyncio.CancelledError, GeneratorExit)
+"""How a generation ends whose caller has left."""
+
+
+class Generations:
+    """All generations of an application.
+
+    Args:
+        engine: what writes them.
+        store: what keeps them.
+        metrics: what counts them.
+    """
+
+    def __init__(self, engine: Engine, store: RecordStore, metrics: Metrics) -> None:
+        self._engine = engine
+        self._store = store
+        self._metrics = metrics
+
+    async def begin(
+        self, prompt: Prompt, source_type: str, sampling: Sampling, caller: Caller
+    ) -> "Writing":
+        """Begin to write a response: iterate over it, and close it.
+
+        Raises:
+            InputError, ServerFailure, ClientGoneError: see `Engine.generate`.
+        """
+        clock = _Clock(self._metrics, caller)
+        try:
+            generating = await self._engine.generate(
+                prompt, source_type, sampling, caller, clock.tokens
+            )
+        except (InputError, BusyError):
+            raise  # it was not let in
+        except BaseException as error:
+            clock.aborted(error)
+            raise
+        clock.prompt_tokens = generating.prompt_tokens
+        return Writing(generating, self._engine, self._store, clock, caller.name)
+
+    async def forget(self, generation_id: str, owner: str) -> bool:
+        """Forget a generation of an owner and its scores; whether there was one."""
+        if not await self._store.delete(generation_id, owner):
+            return False
+        self._engine.forget(generation_id)
+        return True
+
+    async def sweep(self) -> None:
+        """Forget what has expired, from the store and from memory."""
+        for generation_id in await self._store.sweep():
+            self._engine.forget(generation_id)
+            await asyncio.sleep(0)  # there may be many
+
+
+class Writing:
+    """A response on its way to its record: iterate over it once, and close it in any case.
+
+    Args:
+        generating: the response as it is written.
+        engine: prepares its scores.
+        store: keeps it.
+        clock: times it.
+        owner: whose record it will be.
+    """
+
+    def __init__(
+        self,
+        generating: Generating,
+        engine: Engine,
+        store: RecordStore,
+        clock: "_Clock",
+        owner: str,
+    ) -> None:
+        self._generating = generating
+        self._engine = engine
+        self._store = store
+        self._clock = clock
+        self._owner = owner
+        self.expires: int | None = None
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        try:
+            async for text in self._generating:
+                yield text
+            self._generating.close()
+            answer = self._generating.answer
+            self._clock.done(answer.generation.finish_reason)
+            self.expires = await self._store.put(answer.generation, self._owner)
+        except BaseException as error:
+            self._clock.aborted(error)
+            raise
+        if self.expires is not None:  # nobody can ask about what is not kept
+            self._engine.prepare(answer)
+
+    async def finished(self) -> Answer:
+        """The whole answer, kept, without its pieces."""
+        async for _ in self:
+            pass
+        return self.answer
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer, once the iteration has ended; `expires` says how long it is kept."""
+        return self._generating.answer
+
+    def close(self) -> None:
+        """Stop what is not finished. Safe to call more than once."""
+        self._generating.close()
+        self._clock.aborted()
+
+
+class _Clock:
+    """Times one generation and tells the metrics."""
+
+    def __init__(self, metrics: Metrics, caller: Caller) -> None:
+        self._metrics = metrics
+        self._caller = caller
+        self._started = time.perf_counter()
+        self._latest: float | None = None  # when the last token came
+        self._ended = False
+        self.prompt_tokens = 0
+
+    def tokens(self, count: int) -> None:
+        """Some more tokens are there."""
+        now = time.perf_counter()
+        if self._latest is None:
+            self._metrics.observe_first_token(now - self._started, prompt_tokens=self.prompt_tokens)
+        seconds = None if self._latest is None else now - self._latest
+        self._metrics.observe_tokens(count, seconds=seconds)
+        self._latest = now
+
+    def done(self, finish_reason: str) -> None:
+        """The response is finished."""
+        self._ended = True
+        seconds = time.perf_counter() - self._started
+        self._metrics.observe_generation(seconds=seconds, finish_reason=finish_reason)
+
+    def aborted(self, error: BaseException | None = None) -> None:
+        """There will be no response, if there was none yet."""
+        if not self._ended:
+            self._ended = True
+            self._metrics.observe_abort(reason=self._reason(error))
+
+    def _reason(self, error: BaseException | None) -> Aborted:
+        if Departure.STOPPING in self._caller.departures:
+            return "stopping"
+        return "gone" if error is None or isinstance(error, _LEFT) else "failed"
