@@ -18,11 +18,12 @@ from transformers.utils.logging import disable_progress_bar
 from at2.estimator.linear import load_estimator
 from at2.model import default
 from at2.model.paged import ScoreRecorder
+from at2.model.twin import same_weights
 from at2.model.weighing import Weighings
 from at2.tasks import SimpleContextAttributionTask
 from at2.utils import get_model_and_tokenizer
 from service.engine.batching import Batcher
-from service.engine.loading import same_weights, weighings_of
+from service.engine.loading import weighings_of
 from service.engine.sampling import Sampling
 from tests.helpers.processes import running_server
 

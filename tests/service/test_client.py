@@ -357,6 +357,7 @@ def _closed_port() -> str:
         ("ftp://a", UnsendableError),
         ("http://[::", UnsendableError),
     ],
+    ids=["nobody", "no scheme", "ftp", "half an address"],
 )
 def test_where_no_server_is_the_error_names_the_address(
     make: Callable[..., Both], address: str, kind: type[Exception]

@@ -12,12 +12,12 @@ import torch
 
 from at2.model.attention import attention_shape, token_scores
 from at2.model.paged import PackedStep, ScoreRecorder
+from at2.model.twin import same_weights
 from at2.model.weighing import TokenScores, Weighing, Weighings
 from at2.tasks import Document
 from service.engine import Answer, Engine, Question, Sampling
 from service.engine import batching as batching_module
 from service.engine.batching import Batcher
-from service.engine.loading import same_weights
 from service.records import Prompt
 from service.settings import Settings
 from tests.helpers.models import WINDOW, random_ids, tiny_model
