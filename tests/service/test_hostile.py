@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.helpers.processes import running_server
+from tests.helpers.tiny import tiny_server
 
 KEY, OTHER = "a-key-of-sixteen-or-more", "another-key-just-as-long"
 CONTEXT = "Charlotte Bennett lives in Lisbon. Omar Whitfield plays the cello. " * 8
@@ -26,7 +26,7 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.fixture(scope="module")
 def running() -> Iterator[tuple[int, str]]:
     """A server with two keys: its process and its address."""
-    with running_server(AT2_API_KEYS=f"{KEY},{OTHER}") as (process, address):
+    with tiny_server(AT2_API_KEYS=f"{KEY},{OTHER}") as (process, address):
         yield process.pid, address
 
 
@@ -146,7 +146,7 @@ def test_a_record_is_there_for_the_key_that_made_it_only(running: tuple[int, str
 
 
 def test_what_is_too_many_is_refused_before_it_is_read() -> None:
-    with running_server(AT2_MAX_REQUESTS="1") as (_, address), ExitStack() as stack:
+    with tiny_server(AT2_MAX_REQUESTS="1") as (_, address), ExitStack() as stack:
         client = stack.enter_context(httpx.Client(base_url=address, timeout=_LIMIT_S))
         endless = BODY | {"temperature": 5.0, "seed": 1, "max_new_tokens": 1000, "stream": True}
         stream = stack.enter_context(client.stream("POST", "/generate", json=endless))
