@@ -149,6 +149,8 @@ def _run_stages(job: Job, command: str) -> Summary:
         stages.remove("evaluate")
     for stage in stages:
         _run(job, stage)
+        if stage == "generate":
+            _stop_if_all_were_skipped(job)
         if command == "run" and job.worker.count > 1:
             if stage == "train":
                 _wait_for_the_estimator(job)
@@ -157,6 +159,13 @@ def _run_stages(job: Job, command: str) -> Summary:
     summary = summarise(job)
     summary.write(job.folder)
     return summary
+
+
+def _stop_if_all_were_skipped(job: Job) -> None:
+    skipped = job.trainer.skipped()
+    if len(skipped) == job.trainer.plan.num_examples:
+        reasons = {f"example {index}": reason for index, reason in skipped.items()}
+        raise NothingToUseError("no example can be used", reasons)
 
 
 def _summarise_what_there_is(job: Job) -> None:

@@ -53,7 +53,8 @@ def run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., tupl
     """Run a command on a folder `out`; its status, output and errors. None leaves a setting out."""
 
     def run(command: str, *flags: str, **changes: Any) -> tuple[int, str, str]:
-        config = write_config(tmp_path / "small.toml", tmp_path / "out", **changes)
+        out = changes.pop("out", tmp_path / "out")
+        config = write_config(tmp_path / "small.toml", out, **changes)
         capfd.readouterr()
         status = cli.main([command, "--config", config, *flags])
         return (status, *capfd.readouterr())
@@ -286,7 +287,7 @@ def test_an_error_is_one_line_and_status_1(
     [
         ({"methods": ["at2", "nope"]}, "no method 'nope'; there are: at2, "),
         ({"save_name": "../x"}, "save_name is '../x', not letters, digits, "),
-        ({"out": "nope://x/y"}, "nope://x/y: Protocol not known: nope"),
+        ({"out": "nope://x/y"}, "nope://x/y: Unsupported filesystem: 'nope'"),
         ({"push_to_hub": "a/b/c"}, "push_to_hub: "),
         ({"engine": "ray", "out": "memory://x"}, "out=memory://x: actors do not share"),
     ],
