@@ -15,7 +15,7 @@ import torch
 
 from at2.errors import At2Error, InputError, TrainingError
 from at2.files import remove_leftovers
-from at2.progress import Progress
+from at2.progress import Progress, silent
 from trainer_jobs import logs
 from trainer_jobs.job import Job
 from trainer_jobs.settings import JobSettings
@@ -63,7 +63,8 @@ class ItemWorker:
         shared = SHARED[stage]
         progress = Progress(shared.size(self._job, item), shared.title, bar=False)
         try:
-            shared.do(self._job, item, progress)
+            with silent():  # the driver tells
+                shared.do(self._job, item, progress)
         except At2Error as error:
             return 0, _told(self._job, error)
         return progress.made, None

@@ -21,9 +21,9 @@ from at2.errors import (
 )
 from at2.estimator.linear import LinearScoreEstimator, load_estimator
 from at2.files import exists, place_of
+from at2.progress import Progress
 from at2.training import record
 from at2.training.fit import LOSSES
-from at2.progress import Progress
 from trainer_jobs import evaluation, logs, publish, ray_engine
 from trainer_jobs.devices import device_of
 from trainer_jobs.job import Job

@@ -10,9 +10,9 @@ from functools import partial
 from at2.errors import InputError, TrainingError
 from at2.estimator.features import AttentionFeatureExtractor
 from at2.model.ablation import default_token_budget
+from at2.progress import Progress
 from at2.training import compute, responses
 from at2.training.compute import ComputeSettings, ExampleFeatures
-from at2.progress import Progress
 from at2.training.responses import Response
 from at2.training.run import Run
 
