@@ -4,17 +4,23 @@
     ├── InputError (also a ValueError)      the caller's text, span or setting is wrong
     │   ├── SpanError                       a span lies outside the response or covers no token
     │   ├── PromptError                     the chat template or tokenizer cannot express the prompt
-    │   └── PromptTooLongError              the prompt and response do not fit the model
+    │   ├── PromptTooLongError              the prompt and response do not fit the model
+    │   └── NothingToUseError               no example of a data set can be used
     ├── ModelError                          the model or tokenizer cannot be used here
     │   ├── UnsupportedModelError           its attention or tokenizer lacks what attribution needs
     │   └── CaptureMismatchError            captured attention disagrees with eager attention
     ├── EstimatorError                      a score estimator file cannot be used
     │   └── EstimatorMismatchError          it was trained for another model
     └── TrainingError                       a training folder, its data and settings do not fit
-        └── DamagedFileError                a file in it is truncated or altered
+        └── DamagedFileError                a file in it is truncated, altered or outdated
 
 Catch `InputError` to answer a caller, `At2Error` for anything that is not a bug.
 """
+
+from collections import Counter
+from collections.abc import Mapping
+
+_MOST_REASONS = 5
 
 
 class At2Error(Exception):
@@ -46,6 +52,24 @@ class PromptTooLongError(InputError):
     """Prompt plus response exceed what the model takes; the message names both numbers."""
 
 
+class NothingToUseError(InputError):
+    """No example of a data set can be used; the message counts the reasons.
+
+    Args:
+        message: one line, to which the reasons are added, the most frequent first.
+        reasons: why, by the place of each: `line 17`, `example 3`.
+        param: the argument at fault.
+    """
+
+    def __init__(self, message: str, reasons: Mapping[str, str], *, param: str = "dataset") -> None:
+        found = Counter(reasons.values()).most_common()
+        listed = [f"{count} × {reason}" for reason, count in found[:_MOST_REASONS]]
+        if len(found) > _MOST_REASONS:
+            listed.append(f"and {len(found) - _MOST_REASONS} other reasons")
+        super().__init__("; ".join([message, *listed]), param=param)
+        self.reasons = dict(reasons)
+
+
 class ModelError(At2Error):
     """The model or its tokenizer cannot be used for attribution."""
 
@@ -71,7 +95,8 @@ class TrainingError(At2Error):
 
 
 class DamagedFileError(TrainingError):
-    """A file of a training folder is missing, truncated or altered; its stage can make it again."""
+    """A file of a training folder is missing, truncated, altered or of other examples; its stage
+    can make it again."""
 
 
 def is_out_of_memory(error: BaseException | str | None) -> bool:

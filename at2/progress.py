@@ -115,6 +115,11 @@ class Progress:
                 else:
                     self._say_if_due()
 
+    @property
+    def made(self) -> int:
+        """What has been done here, without what was there before."""
+        return self._count - self._found
+
     def found(self, count: int = 1) -> None:
         """Count what need not be done again."""
         self._found += count
@@ -145,17 +150,16 @@ class Progress:
         self._said = self._clock()
         elapsed = self._said - self._started
         line = f"{self._description}: {self._count}/{self._total}"
-        done = self._count - self._found
-        if done and elapsed > 0:
-            rate = done / elapsed
-            line += f", {rate:.3g}/s, {_duration((self._total - self._count) / rate)} left"
+        if self.made and elapsed > 0:
+            rate = self.made / elapsed
+            line += f", {rate:.3g}/s, {duration((self._total - self._count) / rate)} left"
         if logger.hasHandlers():
             logger.info("%s", line)
         else:
             self.print(line)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Hours, minutes and seconds, as `1:02:03` or `2:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -30,7 +30,7 @@ from transformers.utils.logging import disable_progress_bar
 from at2 import AT2Trainer
 from at2.tasks import SimpleContextAttributionTask
 from at2.training import responses
-from at2.training.trainer import SHARD_SIZE
+from at2.training.shards import SHARD_SIZE
 from at2.utils import get_model_and_tokenizer
 from tests.helpers.published import measured, published_training
 

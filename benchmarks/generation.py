@@ -1,4 +1,5 @@
-"""Responses for the training jobs: fixed batches beside the server's continuous batching.
+"""Responses for the training jobs: fixed batches beside continuous batching, that of the server and
+that of transformers' `generate_batch`.
 
 `python -m benchmarks.generation`: greedy responses to the same prompts, in one process, by turns.
 The jobs generate in fixed batches because what shares a batch must follow from the shard alone;
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from transformers import GenerationConfig
+from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.utils import logging
 
 from at2.model.twin import same_weights
@@ -27,6 +30,7 @@ ROUNDS = 3
 _BATCH_SIZES = (4, 16)
 _MAX_NEW_TOKENS = 128
 _CACHE_TOKENS = 8192
+_BLOCK_TOKENS = 256
 _LARGER: dict[str, Any] = {
     "vocab_size": 32_000,
     "hidden_size": 512,
@@ -54,6 +58,23 @@ def fixed(model: Any, prompts: Responses, batch_size: int) -> Responses:
     return [found[i] for i in range(len(prompts))]
 
 
+def offline(model: Any, prompts: Responses) -> Responses:
+    """As `generate_batch` does: its loop runs while prompts are still added, so what shares a pass
+    depends on time."""
+    found = model.generate_batch(
+        prompts,
+        generation_config=GenerationConfig(
+            max_new_tokens=_MAX_NEW_TOKENS, do_sample=False, eos_token_id=sorted(end_ids(model, {}))
+        ),
+        continuous_batching_config=ContinuousBatchingConfig(
+            num_blocks=_CACHE_TOKENS // _BLOCK_TOKENS, max_batch_tokens=_BLOCK_TOKENS
+        ),
+        warmup=False,
+    )
+    by_prompt = {tuple(one.prompt_ids): list(one.generated_tokens) for one in found.values()}
+    return [by_prompt[tuple(ids)] for ids in prompts]
+
+
 async def continuous(batcher: Batcher, prompts: Responses) -> Responses:
     """As the server generates, everything asked for at once."""
     greedy = Sampling()
@@ -71,6 +92,7 @@ def compare(name: str, model: Any, prompts: Responses) -> None:
         f"batches of {size}": partial(fixed, model, prompts, size) for size in _BATCH_SIZES
     }
     ways["continuous"] = lambda: asyncio.run(continuous(batcher, prompts))
+    ways["generate_batch"] = partial(offline, same_weights(model), prompts)
     reference = next(iter(ways.values()))()  # warm as well
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     same = dict.fromkeys(ways, len(prompts))

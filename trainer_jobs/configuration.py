@@ -30,7 +30,6 @@ PROGRAM = "python -m trainer_jobs"
 _METAVARS = {
     "int": "N",
     "float": "X",
-    "Path": "FOLDER",
     "str": "NAME",
     "dict": "NAME=VALUE,…",
     "tuple": "LIST",
@@ -92,7 +91,7 @@ def read_configuration(name: str) -> dict[str, Any]:
         text = (resources.files("trainer_jobs") / "configs" / f"{name}.toml").read_text("utf-8")
     else:
         try:
-            text = Path(name).read_text("utf-8")
+            text = Path(name).expanduser().read_text("utf-8")
         except FileNotFoundError:
             raise BadSettingsError(
                 f"config={name!r}: no such file, and none of {', '.join(configurations())}"

@@ -5,14 +5,11 @@ hours goes on where it was stopped.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from at2 import AT2Trainer
 from at2.errors import InputError, TrainingError
-from at2.estimator.linear import LinearScoreEstimator
 from at2.evaluation import (
     Evaluation,
     EvaluationExample,
@@ -23,14 +20,14 @@ from at2.evaluation import (
     plot,
     summarise,
 )
-from at2.files import remove_leftovers, write_whole
+from at2.files import Place, read_whole, remove_leftovers, write_whole
 from at2.methods import AttributionMethod, method_named
 from at2.progress import Progress
 from at2.tasks import AttributionTask
 from at2.training.manifest import fingerprint
 from at2.training.settings import estimator_fingerprint
 from at2.training.shards import ShardFolder
-from trainer_jobs.examples import Example, Examples
+from trainer_jobs.job import Job
 from trainer_jobs.plots import can_plot, png
 from trainer_jobs.settings import JobSettings
 
@@ -38,9 +35,9 @@ FILE = "evaluation.json"
 """The results as plain values, in the folder of an evaluation."""
 
 
-def folder(settings: JobSettings) -> Path:
+def folder(job: Job) -> Place:
     """Where the evaluation of an estimator is, or will be."""
-    return settings.out / "evaluation" / settings.save_name
+    return job.folder / "evaluation" / job.settings.save_name
 
 
 def check(settings: JobSettings) -> tuple[list[AttributionMethod], EvaluationSettings]:
@@ -56,84 +53,112 @@ def check(settings: JobSettings) -> tuple[list[AttributionMethod], EvaluationSet
     )
 
 
-def evaluate(
-    settings: JobSettings,
-    examples: Examples,
-    trainer: AT2Trainer,
-    make_task: Callable[[Example, Any, Any, str], AttributionTask],
-    estimator: LinearScoreEstimator,
-) -> Evaluation:
-    """Measure the methods on the held-out examples, with the responses that were generated.
-
-    Args:
-        make_task: makes a task of an example, the model, the tokenizer and the level of sources.
+def indices(job: Job) -> list[int]:
+    """The examples to evaluate with.
 
     Raises:
-        InputError: nothing is held out, or all of it was passed over.
-        TrainingError: responses are missing or damaged, or results cannot be written.
+        InputError: there is no estimator, nothing is held out, or all of it was passed over.
     """
-    skipped = trainer.skipped()
-    indices = [i for i in examples.held_out if i not in skipped][: settings.evaluate_examples]
-    if not indices:
+    _ = job.estimator  # the first thing to be missed
+    skipped = job.trainer.skipped()
+    held_out = [i for i in job.examples.held_out if i not in skipped]
+    if not held_out:
         raise InputError(
-            f"held_out={settings.held_out}: no example to evaluate with", param="held_out"
+            f"held_out={job.settings.held_out}: no example to evaluate with", param="held_out"
         )
-    methods, measures = check(settings)
-    described = {
-        "measures": {name: repr(value) for name, value in sorted(vars(measures).items())},
-        "methods": list(settings.methods),
-        "estimator": estimator_fingerprint(estimator),
-        "source_type": settings.evaluate_source_type,
-        "model": trainer.model.name_or_path,
-    }
+    return held_out[: job.settings.evaluate_examples]
 
-    for place in (folder(settings), folder(settings) / "examples"):
+
+def evaluate_one(job: Job, index: int, progress: Progress) -> None:
+    """Measure the methods on an example, unless that is on disk.
+
+    Raises:
+        TrainingError: its response is missing or damaged, or the result cannot be written.
+    """
+    found = _Evaluated.of(job, index)
+    if found.read() is not None:
+        progress.found()
+        return
+    methods, measures = check(job.settings)
+    result = evaluate_example(
+        EvaluationExample(found.task),
+        methods,
+        index=index,
+        estimator=job.estimator,
+        settings=measures,
+    )
+    found.kept.write(index, partial(_to_bytes, result))
+    progress.update()
+
+
+def is_there(job: Job, index: int) -> bool:
+    """Whether an example's results are on disk, for these settings and this estimator."""
+    return _Evaluated.of(job, index).read() is not None
+
+
+def finish(job: Job) -> None:
+    """Put the results of all examples together, on disk and on standard output."""
+    for place in (folder(job), folder(job) / "examples"):
         remove_leftovers(place)
+    results = [_Evaluated.of(job, index).read() for index in indices(job)]
+    found = summarise(
+        [result for result in results if result is not None], settings=check(job.settings)[1]
+    )
+    save(found, folder(job))
+    print(markdown(found))
 
-    def results() -> Iterator[ExampleResult]:
-        with Progress(len(indices), "Evaluating") as progress:
-            for index in indices:
-                example = examples.examples[index]
-                task = make_task(
-                    example, trainer.model, trainer.tokenizer, settings.evaluate_source_type
-                )
-                task.set_generation_ids(trainer.get_task(index).generation_ids)
-                digest = fingerprint({**described, "ids": list(task.token_ids)})
-                kept = ShardFolder(folder(settings) / "examples", ".json", digest)
-                found = _read(kept, index)
-                if found is not None:
-                    progress.found()
-                else:
-                    found = evaluate_example(
-                        EvaluationExample(task),
-                        methods,
-                        index=index,
-                        estimator=estimator,
-                        settings=measures,
-                    )
-                    kept.write(index, partial(_to_bytes, found))
-                    progress.update()
-                yield found
 
-    return summarise(results(), settings=measures)
+@dataclass(frozen=True)
+class _Evaluated:
+    """Where the result of an example is, and what it depends on.
+
+    Attributes:
+        index: of the example.
+        task: the example with its response, and the sources that are ablated.
+        kept: the results of all examples that depend on the same.
+    """
+
+    index: int
+    task: AttributionTask
+    kept: ShardFolder
+
+    @classmethod
+    def of(cls, job: Job, index: int) -> "_Evaluated":
+        settings, trainer = job.settings, job.trainer
+        example = job.examples.examples[index]
+        task = job.task(example, trainer.model, trainer.tokenizer, settings.evaluate_source_type)
+        task.set_generation_ids(trainer.get_task(index).generation_ids)
+        digest = fingerprint({**_described(job), "ids": list(task.token_ids)})
+        return cls(index, task, ShardFolder(folder(job) / "examples", ".json", digest))
+
+    def read(self) -> ExampleResult | None:
+        """What was found before under the same settings, if it is whole."""
+        if not self.kept.exists(self.index):
+            return None
+        try:
+            self.kept.check(self.index)
+        except TrainingError:
+            return None
+        content = read_whole(self.kept.file(self.index))
+        return ExampleResult.from_dict(json.loads(content)["result"])
+
+
+def _described(job: Job) -> dict[str, Any]:
+    _, measures = check(job.settings)
+    return {
+        "measures": {name: repr(value) for name, value in sorted(vars(measures).items())},
+        "methods": list(job.settings.methods),
+        "estimator": estimator_fingerprint(job.estimator),
+        "source_type": job.settings.evaluate_source_type,
+        "model": job.trainer.model.name_or_path,
+    }
 
 
 def _to_bytes(result: ExampleResult, seal: str) -> bytes:
     return json.dumps({"at2": seal, "result": result.to_dict()}).encode()
 
 
-def _read(kept: ShardFolder, index: int) -> ExampleResult | None:
-    """What was found before under the same settings, if it is whole."""
-    if not kept.exists(index):
-        return None
-    try:
-        kept.check(index)
-    except TrainingError:
-        return None
-    return ExampleResult.from_dict(json.loads(kept.file(index).read_bytes())["result"])
-
-
-def save(evaluation: Evaluation, path: Path) -> None:
+def save(evaluation: Evaluation, path: Place) -> None:
     """Write `evaluation.json`, `evaluation.md` and, with matplotlib, `evaluation.png`.
 
     Raises:

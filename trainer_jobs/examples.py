@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from at2.errors import InputError
+from at2.errors import InputError, NothingToUseError
 from at2.tasks import (
     DEFAULT_GENERATE_KWARGS,
     AttributionTask,
@@ -21,8 +21,9 @@ from at2.tasks import (
 from at2.tasks.thought import DEFAULT_THOUGHT_GENERATE_KWARGS
 from at2.text.encoding import check_text
 from trainer_jobs.mixing import Mixer
+from trainer_jobs.rows import BadRow, Row, Table
 from trainer_jobs.settings import JobSettings
-from trainer_jobs.tables import BadRow, HubTable, Table, open_table
+from trainer_jobs.tables import open_table
 
 Example = Mapping[str, Any]
 """The texts that a task is made of, and the level of its sources where that differs."""
@@ -36,7 +37,7 @@ class Examples:
         examples: all of them; plain data.
         places: the row of each, for people.
         num_held_out: how many of them, at the end, are not trained on.
-        num_rows: rows of the data set that passed the filters.
+        num_rows: rows of the data set that passed the filters, as far as they were read.
         bad_rows: rows that were passed over.
     """
 
@@ -71,40 +72,48 @@ def load_examples(settings: JobSettings) -> Examples:
         subset=settings.subset,
         split=settings.split,
         revision=settings.dataset_revision,
+        encoding=settings.encoding,
     )
     _check_columns(settings, table)
     kept, bad = _filtered(settings, table)
+    num_rows = len(kept)
     mixer = Mixer(settings, table, kept.tolist())
     if settings.shuffle_seed is not None:
         kept = np.random.default_rng(settings.shuffle_seed).permutation(kept)
-    num_train = _num_train(settings, len(kept), bad)
+    num_train = _num_train(settings, num_rows, bad)
+    chosen = kept[: num_train + settings.held_out].tolist()
     examples: list[Example] = []
     places: list[str] = []
     num_held_out = 0
-    for position, index in enumerate(kept[: num_train + settings.held_out].tolist()):
-        example = _example(settings, table, index)
+    rows = table.take(chosen, [*settings.texts.values()])
+    for position, (index, (place, row)) in enumerate(zip(chosen, rows, strict=True)):
+        example = _example(settings, row, place)
         if isinstance(example, BadRow):
             _stop_or_keep(settings, example, bad)
             continue
         examples.append(mixer.mix(example, index))
-        places.append(table.place(index))
+        places.append(place)
         num_held_out += position >= num_train
     if len(examples) == num_held_out:
-        first = f"; {bad[0]}" if bad else ""
-        raise InputError(f"{settings.dataset} has no row that can be used{first}", param="dataset")
-    return Examples(examples, places, num_held_out, len(kept), bad)
+        raise NothingToUseError(f"{settings.dataset} has no row that can be used", _reasons(bad))
+    return Examples(examples, places, num_held_out, num_rows, bad)
 
 
 def _num_train(settings: JobSettings, available: int, bad: Sequence[BadRow]) -> int:
     """How many of the rows there are to train on."""
     most = available - settings.held_out
     if most < 1:
-        raise InputError(
+        raise NothingToUseError(
             f"held_out={settings.held_out}: {settings.dataset} has {available} rows that pass the "
-            "filters, and none would be left to train on" + (f"; {bad[0]}" if bad else ""),
+            "filters, and none would be left to train on",
+            _reasons(bad),
             param="held_out",
         )
     return most if settings.limit is None else min(settings.limit, most)
+
+
+def _reasons(bad: Sequence[BadRow]) -> dict[str, str]:
+    return {row.place: row.reason for row in bad}
 
 
 def _check_columns(settings: JobSettings, table: Table) -> None:
@@ -123,20 +132,27 @@ def _check_columns(settings: JobSettings, table: Table) -> None:
 
 
 def _filtered(settings: JobSettings, table: Table) -> tuple[Any, list[BadRow]]:
-    """The rows that pass the filters, as an array of their indices, and those that are no rows."""
+    """The rows that pass the filters, as an array of their indices, and those that are no rows.
+
+    Rows after the last one that is taken are not read, unless they are shuffled or joined.
+    """
     filters = [*settings.where, *settings.shorter_than]
-    if isinstance(table, HubTable):
-        if not filters:
-            return np.arange(len(table)), []
-        table = table.only(filters)
+    if not filters and table.num_rows is not None:
+        return np.arange(table.num_rows), []
+    enough = None
+    of_all = settings.shuffle_seed is not None or settings.join_contexts > 1
+    if not of_all and settings.limit is not None:
+        enough = settings.limit + settings.held_out
     kept: list[int] = []
     bad: list[BadRow] = []
-    for index, row in enumerate(table):
-        passes = row if isinstance(row, BadRow) else _passes(settings, row, table.place(index))
+    for index, (place, row) in enumerate(table.rows(filters)):
+        passes = row if isinstance(row, BadRow) else _passes(settings, row, place)
         if isinstance(passes, BadRow):
             _stop_or_keep(settings, passes, bad)
         elif passes:
             kept.append(index)
+            if len(kept) == enough:
+                break
     return np.array(kept, dtype=np.int64), bad
 
 
@@ -165,8 +181,7 @@ def _stop_or_keep(settings: JobSettings, row: BadRow, bad: list[BadRow]) -> None
     bad.append(row)
 
 
-def _example(settings: JobSettings, table: Table, index: int) -> Example | BadRow:
-    row, place = table.row(index), table.place(index)
+def _example(settings: JobSettings, row: Row, place: str) -> Example | BadRow:
     if isinstance(row, BadRow):
         return row
     example = {}

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from trainer_jobs.rows import BadRow, Table
 from trainer_jobs.settings import JobSettings
-from trainer_jobs.tables import BadRow, Table
 
 _BETWEEN_CONTEXTS = "\n\n"
 
@@ -33,8 +33,7 @@ class Mixer:
 
     def _find_contexts(self, table: Table, kept: Sequence[int]) -> None:
         column = self._settings.texts["context"]
-        for index in kept:
-            row = table.row(index)
+        for index, (_, row) in zip(kept, table.take(kept, [column]), strict=True):
             context = None if isinstance(row, BadRow) else row.get(column)
             if not isinstance(context, str):
                 continue

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from at2.files import write_whole
+from at2.files import Place, write_whole
 
 _SMOOTHED_STEPS = 50
 
@@ -19,7 +18,7 @@ def can_plot() -> bool:
 
 
 def plot_losses(
-    losses: Sequence[float], held_out: Mapping[str, Mapping[str, Any]], path: Path
+    losses: Sequence[float], held_out: Mapping[str, Mapping[str, Any]], path: Place
 ) -> None:
     """Draw the loss of each step, and how held-out examples fared, to a PNG file.
 

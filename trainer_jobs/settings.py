@@ -4,8 +4,8 @@ A flag wins over `AT2_JOBS_` + the name, which wins over the file. Imports no mo
 wrong setting is reported at once.
 """
 
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -39,7 +39,11 @@ class JobSettings(BaseSettings):
         description="File of settings (TOML), or the name of one that is in the package: "
         "`smollm2`, `phi4_mini_dolly`, `thought_attribution`.",
     )
-    out: Path = Field(description="Folder of all results; one folder is for one set of settings.")
+    out: str = Field(
+        min_length=1,
+        description="Folder of all results, or its URL (`s3://bucket/run`); one folder is for one "
+        "set of settings.",
+    )
 
     model: str = Field(
         default=DEFAULT_MODEL,
@@ -72,8 +76,11 @@ class JobSettings(BaseSettings):
 
     dataset: str = Field(
         min_length=1,
-        description="Hub name, a file (`.jsonl`, `.csv`, `.parquet`), or a folder that `datasets` "
-        "saved.",
+        description="Hub name, a file (`.jsonl`, `.json`, `.csv`, `.tsv`, each also with `.gz`, "
+        "`.bz2`, `.xz` or `.zip`; `.parquet`) or its URL, or a folder that `datasets` reads.",
+    )
+    encoding: str = Field(
+        default="utf-8", min_length=1, description="Of text files: `latin-1`, `cp1252`, `utf-16`, …"
     )
     subset: str | None = Field(default=None, description="Configuration of a dataset on the hub.")
     split: str = Field(default="train", description="Split of a dataset on the hub.")
@@ -177,19 +184,40 @@ class JobSettings(BaseSettings):
     job_index: int | None = Field(
         default=None,
         ge=0,
-        description="Which worker this is, from 0; by default JOB_COMPLETION_INDEX or "
-        "SLURM_ARRAY_TASK_ID.",
+        description="Which worker this is, from 0; by default as torchrun, accelerate, SLURM or "
+        "Kubernetes says.",
     )
     num_jobs: int | None = Field(
         default=None,
         ge=1,
-        description="How many workers share the work; by default SLURM_ARRAY_TASK_COUNT, or 1.",
+        description="How many workers share the work; by default as these say, or 1. With Ray: how "
+        "many actors, by default as many as there is room for.",
+    )
+    engine: Literal["local", "ray"] = Field(
+        default="local",
+        description="Who does the shared work: this process, or actors of a Ray cluster.",
+    )
+    ray_address: str | None = Field(
+        default=None,
+        description="Of the Ray cluster; by default the one that RAY_ADDRESS names, or else a new "
+        "one on this machine.",
     )
 
     save_name: str = Field(
         default="default",
         description="Name of the estimator: its folder is `estimators/NAME` in the folder of "
         "results.",
+    )
+    push_to_hub: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Repository on the hub, as `owner/name`, to which the estimator's folder is "
+        "uploaded after training; made if need be.",
+    )
+    report_to: Literal["tensorboard"] | None = Field(
+        default=None,
+        description="Where losses, rates and held-out figures are shown meanwhile: `tensorboard` "
+        "writes to the folder `tensorboard`.",
     )
     num_iterations: int = Field(default=1_000, ge=1, description="Steps of training.")
     learning_rate: float = Field(
@@ -243,6 +271,11 @@ class JobSettings(BaseSettings):
         min_length=1,
         description="How sources are hidden: `mask`, `remove`, or both.",
     )
+
+    @field_validator("out", "model", "dataset")
+    @classmethod
+    def _at_home(cls, value: str) -> str:
+        return os.path.expanduser(value)
 
     @field_validator("columns", "shorter_than", mode="before")
     @classmethod

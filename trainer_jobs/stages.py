@@ -5,26 +5,33 @@ again.
 """
 
 import logging
+import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
+import time
+from contextlib import suppress
 from typing import Any
 
-from at2 import AT2Trainer, AttentionFeatureExtractor
-from at2.errors import At2Error, DamagedFileError, EstimatorError, InputError, is_out_of_memory
+from at2.errors import (
+    At2Error,
+    DamagedFileError,
+    EstimatorError,
+    InputError,
+    NothingToUseError,
+    is_out_of_memory,
+)
 from at2.estimator.linear import LinearScoreEstimator, load_estimator
-from at2.evaluation import markdown
-from at2.model.loading import get_model_and_tokenizer
-from at2.tasks import AttributionTask
+from at2.files import exists, place_of
+from at2.progress import Progress
 from at2.training import record
 from at2.training.fit import LOSSES
-from trainer_jobs import evaluation, logs
-from trainer_jobs.examples import Example, Examples, load_examples, make_task
+from trainer_jobs import evaluation, logs, publish, ray_engine
+from trainer_jobs.devices import device_of
+from trainer_jobs.job import Job
 from trainer_jobs.measure import measured
 from trainer_jobs.plots import can_plot, plot_losses
 from trainer_jobs.settings import JobSettings
+from trainer_jobs.sharing import SHARED, share, wait_for
+from trainer_jobs.status import Account, StageStatus, accounts, stop_if_another_did
 from trainer_jobs.summary import Summary, record_stage, stage_costs
 from trainer_jobs.workers import Worker
 
@@ -33,90 +40,20 @@ logger = logging.getLogger("trainer_jobs")
 LOSS_CURVE = "loss.png"
 """Beside an estimator."""
 
+STAGES = ("generate", "compute", "train", "evaluate")
+"""In their order; `train` is done by one worker, the others are shared."""
+
 _MB = 1_000_000
 _FAILED, _BAD_SETTINGS = 1, 2
-
-
-@dataclass(frozen=True)
-class Job:
-    """What all stages need, made when it is first asked for.
-
-    Attributes:
-        settings: all of them.
-        worker: which part of the shards is done here.
-    """
-
-    settings: JobSettings
-    worker: Worker
-
-    @cached_property
-    def examples(self) -> Examples:
-        """What is trained on and held out."""
-        return load_examples(self.settings)
-
-    @cached_property
-    def model_and_tokenizer(self) -> tuple[Any, Any]:
-        """The model to train an estimator for."""
-        settings = self.settings
-        return get_model_and_tokenizer(
-            settings.model,
-            dtype=None if settings.dtype == "auto" else settings.dtype,
-            device=settings.device,
-            attn_implementation=settings.attn_implementation,
-            revision=settings.revision,
-            trust_remote_code=settings.trust_remote_code,
-            device_map=settings.device_map,
-            quantization=settings.quantization,
-        )
-
-    def task(
-        self, example: Example, model: Any, tokenizer: Any, source_type: str | None = None
-    ) -> AttributionTask:
-        """The task of an example; by default with the sources that are trained on."""
-        source_type = source_type or example.get("source_type", self.settings.source_type[0])
-        return make_task(self.settings, example, model, tokenizer, source_type)
-
-    @cached_property
-    def trainer(self) -> AT2Trainer:
-        """The library's trainer, which does the work."""
-        settings = self.settings
-        split = settings.split_target_by
-        model, tokenizer = self.model_and_tokenizer
-        return AT2Trainer(
-            settings.out,
-            self.examples.examples,
-            model,
-            tokenizer,
-            self.task,
-            AttentionFeatureExtractor.from_model(model, settings.exponents, settings.contrast),
-            split_target_by=None if split == "response" else split,
-            num_masks=settings.num_masks,
-            seed=settings.seed,
-            shard_size=settings.shard_size,
-            token_budget=settings.token_budget,
-            skip=settings.bad_rows == "skip",
-        )
-
-    @property
-    def estimator_folder(self) -> Path:
-        """Where the estimator is, or will be."""
-        return self.settings.out / "estimators" / self.settings.save_name
-
-
-def generate(job: Job) -> None:
-    """Responses to this worker's examples."""
-    job.trainer.generate(job.worker.index, job.worker.count, job.settings.generate_batch_size)
-
-
-def compute(job: Job) -> None:
-    """Features and outputs of this worker's examples."""
-    job.trainer.compute_features_and_outputs(job.worker.index, job.worker.count)
+_SECONDS_BETWEEN_LOOKS = 2.0
 
 
 def train(job: Job) -> None:
     """The estimator, and its loss curve."""
     settings = job.settings
     limit = settings.memory_limit_mb
+    if not job.with_model:
+        job.check_features()
     job.trainer.train(
         LinearScoreEstimator(job.trainer.feature_extractor, non_negative=settings.non_negative),
         num_iterations=settings.num_iterations,
@@ -130,39 +67,36 @@ def train(job: Job) -> None:
         held_out_indices=job.examples.held_out,
         memory_limit=None if limit is None else limit * _MB,
         checkpoint_every=settings.checkpoint_every,
+        device=_training_device(job),
+        report=publish.reporter(job),
     )
     if can_plot():
         found = record.read(job.estimator_folder)
         plot_losses(found["losses"], found["held_out"], job.estimator_folder / LOSS_CURVE)
     else:
         logger.warning("no %s: matplotlib is not installed", LOSS_CURVE)
+    publish.upload(job)
 
 
-def evaluate(job: Job) -> None:
-    """The estimator beside other methods, on examples that are held out."""
-    estimator = _estimator(job)
-    found = evaluation.evaluate(job.settings, job.examples, job.trainer, job.task, estimator)
-    evaluation.save(found, evaluation.folder(job.settings))
-    print(markdown(found))
+def _training_device(job: Job) -> str | None:
+    """The model's if there is one; where Ray computes, this process takes what it has."""
+    if job.with_model or job.settings.engine == "ray":
+        return None
+    return device_of(job.settings.device, job.worker, os.environ)
 
 
-STAGES: dict[str, Callable[[Job], None]] = {
-    "generate": generate,
-    "compute": compute,
-    "train": train,
-    "evaluate": evaluate,
-}
-"""In their order."""
-
-_SHARED = frozenset({"generate", "compute"})
-"""The stages whose work is dealt to workers; worker 0 does the others."""
+def _wait_for_the_estimator(job: Job) -> None:
+    with Progress(1, "Waiting for worker 0 to train"):
+        while not exists(job.estimator_folder / record.RECORD_FILE):
+            stop_if_another_did(job, "train")
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def run_command(command: str, settings: JobSettings, worker: Worker) -> int:
     """Run one stage, or all.
 
     Args:
-        command: a stage, or `run`; this leaves out the evaluation if nothing is held out.
+        command: a stage, `status`, or `run`; this leaves out the evaluation if nothing is held out.
 
     Returns:
         0; 1 after an error and 2 where a setting is wrong, with one line on standard error.
@@ -171,26 +105,31 @@ def run_command(command: str, settings: JobSettings, worker: Worker) -> int:
     try:
         record.check_name(settings.save_name)
         evaluation.check(settings)
+        publish.check(settings)
+        if settings.engine == "ray":
+            ray_engine.check(settings)
+        place_of(settings.out)
     except InputError as error:
         return _failed(str(error), _BAD_SETTINGS)
-    job = Job(settings, worker)
-    stages = list(STAGES) if command == "run" else [command]
-    if command == "run" and settings.held_out == 0:
-        stages.remove("evaluate")
-    if worker.index > 0 and command not in _SHARED:
-        logger.info("%s: worker 0 does it", command)
-        return 0
+    needs_model = command not in ("train", "status") and settings.engine != "ray"
+    job = Job(settings, worker, needs_model)
     try:
-        for stage in stages:
-            _run(job, stage)
-        summary = summarise(job)
-        summary.write(settings.out)
+        if command == "status":
+            print(*status_lines(job), sep="\n")
+            return 0
+        summary = _run_stages(job, command)
+    except NothingToUseError as error:
+        _write_what_was_not_used(job, error)
+        return _failed(str(error))
     except InputError as error:
         message = str(error)
         known = "examples" in job.__dict__  # they may be what cannot be read
         return _failed(job.examples.with_place(message) if known else message)
     except At2Error as error:
+        _summarise_what_there_is(job)
         return _failed(str(error))
+    except BrokenPipeError:
+        raise
     except OSError as error:
         return _failed(f"{error.filename or settings.out}: {error.strerror or error}")
     except (RuntimeError, MemoryError) as error:
@@ -204,30 +143,129 @@ def run_command(command: str, settings: JobSettings, worker: Worker) -> int:
     return 0
 
 
+def _run_stages(job: Job, command: str) -> Summary:
+    stages = [command] if command != "run" else list(STAGES)
+    if command == "run" and job.settings.held_out == 0:
+        stages.remove("evaluate")
+    for stage in stages:
+        _run(job, stage)
+        if stage == "generate":
+            _stop_if_all_were_skipped(job)
+        if command == "run" and job.worker.count > 1:
+            if stage == "train":
+                _wait_for_the_estimator(job)
+            else:
+                wait_for(job, stage)
+    summary = summarise(job)
+    summary.write(job.folder)
+    return summary
+
+
+def _stop_if_all_were_skipped(job: Job) -> None:
+    skipped = job.trainer.skipped()
+    if len(skipped) == job.trainer.plan.num_examples:
+        reasons = {f"example {index}": reason for index, reason in skipped.items()}
+        raise NothingToUseError("no example can be used", reasons)
+
+
+def _summarise_what_there_is(job: Job) -> None:
+    """A summary of a run that failed on the way, if it came far enough for one."""
+    if "trainer" in job.__dict__:
+        with suppress(At2Error, OSError):
+            summarise(job).write(job.folder)
+
+
+def _write_what_was_not_used(job: Job, error: NothingToUseError) -> None:
+    """A summary of a run in which nothing could be done."""
+    listed = [f"{place}: {reason}" for place, reason in error.reasons.items()]
+    examples = job.__dict__.get("examples")
+    if examples is not None:  # then it is they that were passed over
+        listed = [examples.with_place(line) for line in listed]
+    summary = Summary(
+        settings=job.settings.model_dump(mode="json"),
+        num_train=0 if examples is None else len(examples.examples) - examples.num_held_out,
+        num_held_out=0 if examples is None else examples.num_held_out,
+        bad_rows=listed if examples is None else [str(row) for row in examples.bad_rows],
+        skipped=[] if examples is None else listed,
+        training=None,
+        evaluation=None,
+    )
+    print(*summary.lines(), sep="\n")
+    try:
+        summary.write(job.folder)
+    except OSError as problem:
+        logger.warning("no summary: %s", problem.strerror or problem)
+
+
 def _failed(message: str, status: int = _FAILED) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     return status
 
 
 def _run(job: Job, stage: str) -> None:
+    settings = job.settings
+    if stage == "train" and job.worker.index > 0:
+        logger.info("train: worker 0 does it")
+        return
+
     def done(costs: dict[str, Any]) -> None:
-        worker = job.worker if stage in _SHARED else Worker()
-        record_stage(job.settings.out, stage, (worker.index, worker.count), costs)
+        worker = job.worker if stage in SHARED else Worker()
+        record_stage(job.folder, stage, (worker.index, worker.count), costs)
 
     logger.info("%s: %s", stage, job.worker)
     if "trainer" not in job.__dict__:
-        logger.info("loading data set %s, model %s", job.settings.dataset, job.settings.model)
+        logger.info("loading data set %s, model %s", settings.dataset, settings.model)
         for row in job.examples.bad_rows:
-            logger.warning("passed over %s, %s", job.settings.dataset, row)
+            logger.warning("passed over %s, %s", settings.dataset, row)
         _ = job.trainer
     with measured(done):
-        STAGES[stage](job)
+        if stage == "train":
+            with Account(job, stage):
+                train(job)
+        elif settings.engine == "ray":
+            ray_engine.share_on_ray(job, stage)
+        else:
+            share(job, stage)
+
+
+def status_lines(job: Job) -> list[str]:
+    """What is done of each stage, what is missing, by whom, and the time left."""
+    lines = []
+    now = time.time()
+    plan = job.trainer.plan
+    evaluated = evaluation.folder(job) / "examples"
+    everything = {
+        "generate": (range(plan.num_shards), job.trainer.run.has_responses),
+        "compute": (range(plan.num_shards), job.trainer.run.has_features),
+        "evaluate": (
+            job.examples.held_out[: job.settings.evaluate_examples],
+            lambda index: exists(evaluated / f"{index:05d}.json"),
+        ),
+    }
+    for stage, (items, is_there) in everything.items():
+        if stage == "evaluate":
+            lines.append(_training_status(job))
+        there = [item for item in items if is_there(item)]
+        missing = sorted(set(items) - set(there))
+        size = (lambda item: 1) if stage == "evaluate" else (lambda item: len(plan.examples(item)))
+        examples = sum(map(size, items)), sum(map(size, there))
+        found = StageStatus(stage, there, missing, examples, accounts(job, stage))
+        lines += found.lines(now)
+    return lines
+
+
+def _training_status(job: Job) -> str:
+    folder, name = job.estimator_folder, job.settings.save_name
+    if exists(folder / record.RECORD_FILE):
+        return f"train: estimator {name!r} is finished"
+    steps = record.steps_taken(folder)
+    return f"train: estimator {name!r}, {steps} of {job.settings.num_iterations} steps"
 
 
 def summarise(job: Job) -> Summary:
     """What is known after the stages so far."""
     examples = job.examples
-    folder = evaluation.folder(job.settings)
+    folder = evaluation.folder(job)
     return Summary(
         settings=job.settings.model_dump(mode="json"),
         num_train=len(examples.examples) - examples.num_held_out,
@@ -238,24 +276,14 @@ def summarise(job: Job) -> Summary:
             for index, reason in job.trainer.skipped().items()
         ],
         training=_training(job),
-        evaluation=str(folder) if (folder / evaluation.FILE).exists() else None,
-        stages=stage_costs(job.settings.out, list(STAGES)),
+        evaluation=str(folder) if exists(folder / evaluation.FILE) else None,
+        stages=stage_costs(job.folder, STAGES),
     )
-
-
-def _estimator(job: Job) -> LinearScoreEstimator:
-    if not (job.estimator_folder / record.RECORD_FILE).exists():
-        raise InputError(f"no estimator {job.settings.save_name!r} yet: run train first")
-    try:
-        record.read(job.estimator_folder)
-    except DamagedFileError as error:
-        raise DamagedFileError(f"{error}: run train again") from error
-    return load_estimator(job.estimator_folder)
 
 
 def _training(job: Job) -> dict[str, Any] | None:
     """What is known of the estimator, if there is one."""
-    if not (job.estimator_folder / record.RECORD_FILE).exists():
+    if not exists(job.estimator_folder / record.RECORD_FILE):
         return None
     try:
         losses = record.read(job.estimator_folder)["losses"]
@@ -271,5 +299,5 @@ def _training(job: Job) -> dict[str, Any] | None:
         "last_loss": losses[-1],
         "metrics": extras.get("metrics"),
         "estimator": str(job.estimator_folder),
-        **({"loss_curve": str(curve)} if curve.exists() else {}),
+        **({"loss_curve": str(curve)} if exists(curve) else {}),
     }

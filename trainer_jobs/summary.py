@@ -8,10 +8,9 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from at2.files import write_whole
+from at2.files import Place, files_in, read_whole, write_whole
 
 FILE = "summary.json"
 """In the folder of results."""
@@ -55,7 +54,7 @@ class Summary:
             "stages": {name: dict(costs) for name, costs in self.stages.items()},
         }
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Place) -> None:
         """Write `summary.json`.
 
         Raises:
@@ -115,7 +114,7 @@ def _costs(costs: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def record_stage(folder: Path, stage: str, worker: tuple[int, int], costs: dict[str, Any]) -> None:
+def record_stage(folder: Place, stage: str, worker: tuple[int, int], costs: dict[str, Any]) -> None:
     """Add what a worker's part of a stage cost to what it cost before, when it was stopped.
 
     What a killed process had cost is not known.
@@ -138,7 +137,7 @@ def record_stage(folder: Path, stage: str, worker: tuple[int, int], costs: dict[
     write_whole(path, (json.dumps(costs) + "\n").encode())
 
 
-def stage_costs(folder: Path, stages: Sequence[str]) -> dict[str, dict[str, Any]]:
+def stage_costs(folder: Place, stages: Sequence[str]) -> dict[str, dict[str, Any]]:
     """The costs of the stages that any worker has begun: seconds are added up.
 
     The number of workers is the most that there were at once.
@@ -147,7 +146,7 @@ def stage_costs(folder: Path, stages: Sequence[str]) -> dict[str, dict[str, Any]
     for stage in stages:
         counts: Counter[str] = Counter()
         known = []
-        for path in sorted((folder / _FOLDER).glob(f"{stage}-*.json")):
+        for path in files_in(folder / _FOLDER, f"{stage}-*.json"):
             part = _read(path)
             if part is not None:
                 known.append(part)
@@ -161,10 +160,10 @@ def stage_costs(folder: Path, stages: Sequence[str]) -> dict[str, dict[str, Any]
     return found
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Place) -> dict[str, Any] | None:
     """What a worker wrote; None if it did not, or somebody else changed it."""
     try:
-        costs = json.loads(path.read_bytes())
+        costs = json.loads(read_whole(path))
     except (OSError, ValueError):
         return None
     numbers = isinstance(costs, dict) and all(isinstance(v, int | float) for v in costs.values())

@@ -1,89 +1,28 @@
-"""Rows of a data set by number: from a JSONL, CSV or Parquet file, or by the `datasets` package.
+"""Rows of a data set: from a file, or by the `datasets` package.
 
-Knows files and columns; nothing of tasks or models. A line of a file that is not a row is kept as a
-`BadRow`, with its number and the reason, for the caller to judge. Lines and rows count from 1; the
-header of a CSV file is no row.
+Knows files and columns; nothing of tasks or models. JSON lines and CSV are read by `text_tables`,
+since `datasets` refuses a whole file for one bad line and knows no line numbers. Parquet is read by
+pyarrow, column by column, since `datasets` copies all of it first. `datasets` reads what is on the
+hub, what it saved, and folders.
 """
 
-import csv
-import json
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from errno import ENOENT
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from at2.errors import InputError
-
-FILE_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".parquet")
-"""Files that are read; a hub name never ends like this."""
+from at2.files import Place, exists, place_of, storage_errors
+from trainer_jobs.rows import Numbered, Table
+from trainer_jobs.text_tables import COMPRESSIONS, FILE_SUFFIXES, text_table
 
 _EXTRA = "pip install 'at2-service[jobs]'"
 
-
-@dataclass(frozen=True)
-class BadRow:
-    """What cannot be used.
-
-    Attributes:
-        place: its number, as `line 17` or `row 17`.
-        reason: one line.
-    """
-
-    place: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.reason}"
-
-
-class Table(Protocol):
-    """Rows by index, from 0."""
-
-    @property
-    def columns(self) -> Sequence[str] | None:
-        """All columns; None if every row has its own."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Mapping[str, Any] | BadRow]:
-        """All rows in order, which is faster than one by one."""
-
-    def row(self, index: int) -> Mapping[str, Any] | BadRow:
-        """A row's values by column, or what is wrong with it."""
-
-    def place(self, index: int) -> str:
-        """A row's number for people."""
-
-
-@dataclass(frozen=True)
-class FileTable:
-    """A table in memory.
-
-    Attributes:
-        rows: what was read, in order.
-        places: the number of each, for people.
-        columns: all columns; None if every row has its own.
-    """
-
-    rows: Sequence[Mapping[str, Any] | BadRow]
-    places: Sequence[str]
-    columns: Sequence[str] | None = None
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[Mapping[str, Any] | BadRow]:
-        return iter(self.rows)
-
-    def row(self, index: int) -> Mapping[str, Any] | BadRow:
-        """A row's values by column, or what is wrong with it."""
-        return self.rows[index]
-
-    def place(self, index: int) -> str:
-        """`line 17` or `row 17`."""
-        return self.places[index]
+_OTHER_SUFFIXES = (".txt", ".md", ".xls", ".xlsx", ".xml", ".yaml", ".arrow", ".feather", ".zst")
+"""Files that people have and that are not read; a hub name does not end like this, either."""
 
 
 @dataclass(frozen=True)
@@ -97,148 +36,163 @@ class HubTable:
         """All columns."""
         return list(self.dataset.column_names)
 
-    def __len__(self) -> int:
+    @property
+    def num_rows(self) -> int | None:
+        """How many rows there are."""
         return len(self.dataset)
 
-    def __iter__(self) -> Iterator[Mapping[str, Any] | BadRow]:
-        return iter(self.dataset)
+    def rows(self, columns: Sequence[str]) -> Iterator[Numbered]:
+        """All rows; other columns are not decoded."""
+        return _numbered(self.dataset.select_columns(list(columns)))
 
-    def row(self, index: int) -> Mapping[str, Any] | BadRow:
-        """A row's values by column."""
-        values: Mapping[str, Any] = self.dataset[index]
-        return values
+    def take(self, indices: Sequence[int], columns: Sequence[str]) -> list[Numbered]:
+        """Some rows; see `Table`."""
+        rows = self.dataset.select_columns(list(columns)).select(list(indices))
+        return [(f"row {i + 1}", row) for i, row in zip(indices, rows, strict=True)]
 
-    def place(self, index: int) -> str:
-        """`row 17`."""
-        return f"row {index + 1}"
 
-    def only(self, columns: Sequence[str]) -> "HubTable":
-        """The same rows without the other columns, which are then not decoded."""
-        return HubTable(self.dataset.select_columns(list(columns)))
+@dataclass(frozen=True)
+class ParquetTable:
+    """A Parquet file, of which only the asked columns are read.
+
+    Attributes:
+        name: of the file.
+        dataset: of `pyarrow.dataset`.
+    """
+
+    name: str
+    dataset: Any
+
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """All columns."""
+        return list(self.dataset.schema.names)
+
+    @property
+    def num_rows(self) -> int | None:
+        """How many rows there are, by the file's own account."""
+        return int(self.dataset.count_rows())
+
+    def rows(self, columns: Sequence[str]) -> Iterator[Numbered]:
+        """All rows, batch by batch."""
+        with _arrow_errors(self.name):
+            # By default it reads ahead, a whole file of some.
+            batches = self.dataset.to_batches(
+                columns=list(columns), batch_readahead=1, fragment_readahead=1
+            )
+            yield from _numbered(row for batch in batches for row in batch.to_pylist())
+
+    def take(self, indices: Sequence[int], columns: Sequence[str]) -> list[Numbered]:
+        """Some rows: only the groups of rows that they are in are read."""
+        with _arrow_errors(self.name):
+            rows = self.dataset.take(list(indices), columns=list(columns)).to_pylist()
+        return [(f"row {i + 1}", row) for i, row in zip(indices, rows, strict=True)]
+
+
+def _numbered(rows: Iterable[Mapping[str, Any]]) -> Iterator[Numbered]:
+    return ((f"row {number}", row) for number, row in enumerate(rows, start=1))
 
 
 def open_table(
-    name: str, *, subset: str | None = None, split: str = "train", revision: str | None = None
+    name: str,
+    *,
+    subset: str | None = None,
+    split: str = "train",
+    revision: str | None = None,
+    encoding: str = "utf-8",
 ) -> Table:
-    """A file's rows, or those of a data set on the hub or in a folder of `datasets`.
+    """A file's rows, or those of a data set on the hub or in a folder.
 
     Args:
-        name: a file with one of `FILE_SUFFIXES`, a folder, or a name on the hub.
+        name: a file with one of `FILE_SUFFIXES` (and perhaps of `COMPRESSIONS`) or its URL, a
+            folder, or a name on the hub.
         subset, split, revision: which part and version of what is not a file.
+        encoding: of text files.
 
     Raises:
         InputError: it cannot be read, or a package is missing.
     """
-    path = Path(name)
-    suffix = path.suffix.lower()
-    if suffix not in FILE_SUFFIXES:
-        return HubTable(_hub(name, subset, split, revision))
     try:
-        if suffix == ".parquet":
-            return _parquet(path)
-        return _csv(path) if suffix == ".csv" else _jsonl(path)
+        place = place_of(name)
+    except InputError as error:
+        raise InputError(f"cannot read {error}", param="dataset") from error
+    suffixes = [suffix.lower() for suffix in place.suffixes]
+    compressed = bool(suffixes) and suffixes[-1] in COMPRESSIONS
+    suffix = "".join(suffixes[-2:-1] if compressed else suffixes[-1:])
+    is_file = suffix in FILE_SUFFIXES or suffix == ".parquet"
+    if not is_file:
+        with _told(name), storage_errors():
+            _refuse_other_files(name, place, compressed or suffix in _OTHER_SUFFIXES)
+        return HubTable(_by_datasets(name, place, subset, split, revision))
+    if suffix == ".parquet":
+        _require("pyarrow", "Parquet files")
+    try:
+        "".encode(encoding)
+    except LookupError as error:
+        raise InputError(f"encoding={encoding!r}: there is none", param="encoding") from error
+    with _told(name):
+        if not exists(place):
+            raise FileNotFoundError(ENOENT, os.strerror(ENOENT), name)
+        return _parquet(place) if suffix == ".parquet" else text_table(place, suffix, encoding)
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """A file or storage that cannot be read is told in one line."""
+    try:
+        yield
     except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
+        reason = error.strerror or (str(error).splitlines() or [repr(error)])[0]
         raise InputError(f"cannot read {name}: {reason}", param="dataset") from error
 
 
-def _jsonl(path: Path) -> FileTable:
-    rows: list[Mapping[str, Any] | BadRow] = []
-    places = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if number == 1:
-                line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.strip():
-                places.append(f"line {number}")
-                rows.append(_json_row(line.rstrip(b"\r\n"), places[-1]))
-    return FileTable(rows, places)
+def _refuse_other_files(name: str, place: Place, by_suffix: bool) -> None:
+    """A local file or what looks like one is never looked for on the hub."""
+    if place.is_dir():
+        return
+    known = "none of .jsonl, .ndjson, .json, .csv, .tsv, .parquet"
+    if place.is_file() or by_suffix:
+        raise InputError(f"cannot read {name}: its name ends with {known}", param="dataset")
+    if "://" in name or name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
+        raise InputError(f"cannot read {name}: No such file or directory", param="dataset")
 
 
-def _json_row(line: bytes, place: str) -> Mapping[str, Any] | BadRow:
+def _parquet(place: Place) -> ParquetTable:
+    from pyarrow import dataset, fs
+
+    filesystem = getattr(place, "fs", None)  # what fsspec has of it, if it is not a local file
+    if filesystem is not None:
+        filesystem = fs.PyFileSystem(fs.FSSpecHandler(filesystem))
+    path = str(place) if filesystem is None else place.path  # type: ignore[union-attr]
+    with _arrow_errors(place.name):
+        found = dataset.dataset(path, format="parquet", filesystem=filesystem)
+    return ParquetTable(place.name, found)
+
+
+@contextmanager
+def _arrow_errors(name: str) -> Iterator[None]:
+    """A damaged file is told in one line."""
     try:
-        value = json.loads(line)
-    except UnicodeDecodeError as error:
-        return BadRow(place, f"not UTF-8 at byte {error.start}")
-    except json.JSONDecodeError as error:
-        return BadRow(place, f"not JSON: {error.msg} at character {error.pos}")
-    except RecursionError:
-        return BadRow(place, "nested too deeply")
-    except ValueError as error:  # a number with thousands of digits
-        return BadRow(place, f"not JSON: {str(error).partition(';')[0]}")
-    if not isinstance(value, dict):
-        return BadRow(place, f"not an object, but {type(value).__name__}")
-    return value
-
-
-def _csv(path: Path) -> FileTable:
-    csv.field_size_limit(sys.maxsize)  # a context may be long; by default 131,072 characters
-    with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            header = next(reader, None)
-            if header is None:
-                raise InputError(f"{path.name} is empty: it has no header", param="dataset")
-            if len(set(header)) < len(header):
-                raise InputError(f"{path.name} names a column twice", param="dataset")
-            rows = list(_csv_rows(reader, header))
-        except csv.Error as error:
-            raise InputError(
-                f"{path.name}, line {reader.line_num}: {error}", param="dataset"
-            ) from error
-    return FileTable(rows, [f"row {number}" for number in range(1, len(rows) + 1)], header)
-
-
-def _csv_rows(
-    reader: Iterator[list[str]], header: Sequence[str]
-) -> Iterator[Mapping[str, Any] | BadRow]:
-    number = 0
-    while True:
-        try:
-            values = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:  # the reader goes on with the next line
-            number += 1
-            yield BadRow(f"row {number}", str(error))
-            continue
-        if not values:  # an empty line
-            continue
-        number += 1
-        if len(values) != len(header):
-            reason = f"{len(values)} values for {len(header)} columns"
-            yield BadRow(f"row {number}", reason)
-        else:
-            yield dict(zip(header, values, strict=True))
-
-
-def _parquet(path: Path) -> FileTable:
-    _require("pyarrow", "Parquet files")
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with path.open("rb") as file:
-            table = parquet.read_table(file)
-    except (pyarrow.ArrowException, ValueError) as error:
+        yield
+    except (OSError, ValueError) as error:  # Arrow's own are among these
         reason = str(error).splitlines()[0]
-        raise InputError(f"cannot read {path.name}: {reason}", param="dataset") from error
-    rows = table.to_pylist()
-    places = [f"row {number}" for number in range(1, len(rows) + 1)]
-    return FileTable(rows, places, table.column_names)
+        raise InputError(f"cannot read {name}: {reason}", param="dataset") from error
 
 
-def _hub(name: str, subset: str | None, split: str, revision: str | None) -> Any:
+def _by_datasets(
+    name: str, place: Place, subset: str | None, split: str, revision: str | None
+) -> Any:
     _require("datasets", "data sets of the hub")
     import datasets
 
     # What others wrote, or a network, fails in too many ways to list.
     try:
-        if (Path(name) / "dataset_dict.json").exists():
-            return datasets.load_from_disk(name)[split]
-        if (Path(name) / "state.json").exists():
-            return datasets.load_from_disk(name)
-        return datasets.load_dataset(name, subset, split=split, revision=revision)
+        if (place / "dataset_dict.json").exists():
+            return datasets.load_from_disk(str(place))[split]
+        if (place / "state.json").exists():
+            return datasets.load_from_disk(str(place))
+        where = str(place) if place.is_dir() else name
+        return datasets.load_dataset(where, subset, split=split, revision=revision)
     except Exception as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise InputError(f"cannot load dataset {name!r}: {reason}", param="dataset") from error

@@ -36,7 +36,7 @@ def _fingerprint(value: object) -> str:
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
 
 
-def _public_name(name: str) -> str:
+def public_name(name: str) -> str:
     """A model's name without the place of its folder, which is nobody's business."""
     return Path(name).name if Path(name).is_absolute() else name
 
@@ -73,7 +73,7 @@ class ModelIdentity:
         config = model.config.get_text_config()
         shape = attention_shape(model)
         return cls(
-            model=_public_name(str(model.name_or_path)),
+            model=public_name(str(model.name_or_path)),
             revision=getattr(model.config, "_commit_hash", None),
             config=_fingerprint({key: getattr(config, key, None) for key in _CONFIG_KEYS}),
             tokenizer=_fingerprint(

@@ -35,7 +35,7 @@ from at2.errors import EstimatorError, EstimatorMismatchError
 from at2.estimator.card import model_card
 from at2.estimator.features import AttentionFeatureExtractor
 from at2.estimator.identity import ModelIdentity
-from at2.files import write_whole
+from at2.files import Place, local_copy, place_of, write_whole
 from at2.model.attention import token_scores
 from at2.model.weighing import Weighing
 from at2.tasks import AttributionTask
@@ -174,7 +174,7 @@ class LinearScoreEstimator(nn.Module):
     # -- files ---------------------------------------------------------------------------------
 
     def save(
-        self, path: str | Path, extras: dict[str, Any] | None = None, date: str | None = None
+        self, path: str | Place, extras: dict[str, Any] | None = None, date: str | None = None
     ) -> None:
         """Write the estimator: `.safetensors`, or the published dictionary for any other suffix.
 
@@ -189,11 +189,11 @@ class LinearScoreEstimator(nn.Module):
         Raises:
             EstimatorError: a weight is not finite, or something in `extras` is no plain value.
         """
-        path = Path(path)
+        path = place_of(path)
         write_whole(path, self._to_bytes(path.suffix, self._header(extras, date)))
 
     def save_folder(
-        self, folder: str | Path, extras: dict[str, Any] | None = None, date: str | None = None
+        self, folder: str | Place, extras: dict[str, Any] | None = None, date: str | None = None
     ) -> None:
         """Write the estimator in both formats with a model card, ready for the hub.
 
@@ -203,7 +203,7 @@ class LinearScoreEstimator(nn.Module):
         Raises:
             EstimatorError: see `save`; nothing is written.
         """
-        folder, own = Path(folder), self.feature_extractor
+        folder, own = place_of(folder), self.feature_extractor
         header = self._header(extras, date)
         card = model_card(header["extras"], own.num_layers, own.num_heads, own.exponents)
         contents = {
@@ -254,16 +254,17 @@ class LinearScoreEstimator(nn.Module):
 
     @classmethod
     def load(
-        cls, path: str | Path, device: str | torch.device | None = None
+        cls, path: str | Place, device: str | torch.device | None = None
     ) -> "LinearScoreEstimator":
         """Read an estimator from a file of either format, or from a folder that holds one.
 
         Raises:
             EstimatorError: no such file, a damaged one, or one of an unknown layout.
         """
-        path = _resolve(Path(path))
+        path = _resolve(place_of(path))
         try:
-            header, state = _parts(path)
+            with local_copy(path) as file:
+                header, state = _parts(file)
         except Exception as error:  # files of others fail in too many ways to list
             if isinstance(error, OSError):
                 reason = error.strerror or _reason(error)
@@ -310,7 +311,7 @@ class LinearScoreEstimator(nn.Module):
 
     @classmethod
     def from_path(
-        cls, path: str | Path, device: str | torch.device | None = None
+        cls, path: str | Place, device: str | torch.device | None = None
     ) -> "LinearScoreEstimator":
         """The same as `load`."""
         return cls.load(path, device)
@@ -367,7 +368,7 @@ def _reason(error: Exception) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line)
 
 
-def _resolve(path: Path) -> Path:
+def _resolve(path: Place) -> Place:
     """The estimator file meant by a path: itself, or the one inside a folder."""
     if path.is_dir():
         for name in (SAFETENSORS_FILE, PUBLISHED_FILE):
@@ -380,7 +381,7 @@ def _resolve(path: Path) -> Path:
 
 
 def load_estimator(
-    name_or_path: str | Path, device: str | torch.device | None = None
+    name_or_path: str | Place, device: str | torch.device | None = None
 ) -> LinearScoreEstimator:
     """An estimator from a file, a folder, or else from the hub by name.
 
@@ -389,12 +390,13 @@ def load_estimator(
     Raises:
         EstimatorError: there is none, or it cannot be used.
     """
-    path = Path(name_or_path)
+    path = place_of(name_or_path)
     only_a_path = (
-        path.is_absolute()
+        not isinstance(path, Path)
+        or path.is_absolute()
         or str(name_or_path).startswith(".")
         or path.suffix in (".pt", ".safetensors")
     )
     if only_a_path or path.exists():
-        return LinearScoreEstimator.load(name_or_path, device)
+        return LinearScoreEstimator.load(path, device)
     return LinearScoreEstimator.from_hub(str(name_or_path), device)

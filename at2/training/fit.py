@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import isfinite
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from at2.errors import InputError, TrainingError
 from at2.estimator.linear import LinearScoreEstimator
+from at2.files import Place, exists, local_copy
 from at2.progress import Progress
 from at2.training.heldout import HeldOut, measure
 from at2.training.shards import check_seal, sealed, write_file
@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 Sampling = Literal["examples", "instances"]
 Loss = Callable[[Tensor, Tensor], Tensor]
+Report = Callable[[int, Mapping[str, float]], None]
+"""Gets the number of steps taken, and figures by name."""
 
 _CORRELATION_EPSILON = 1e-8
 _SEEDS = 2**32
@@ -145,7 +147,7 @@ class Checkpoint:
         every: steps between two checkpoints.
     """
 
-    path: Path
+    path: Place
     settings: str
     every: int
 
@@ -208,14 +210,14 @@ class FitState:
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint if there is a whole one of the same fit."""
-        if not checkpoint.path.exists():
+        if not exists(checkpoint.path):
             return
         try:
             check_seal(checkpoint.path, checkpoint.settings)
         except TrainingError as error:
             logger.warning("%s: starting from step 0", error)
             return
-        with safe_open(checkpoint.path, framework="pt") as file:
+        with local_copy(checkpoint.path) as path, safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             rest = json.loads(file.metadata()["at2"].split(" ", 2)[2])
         self.estimator.load_state_dict(
@@ -247,6 +249,7 @@ def fit(
     held_out: Sequence[int] = (),
     print_every: int = 100,
     checkpoint: Checkpoint | None = None,
+    report: Report | None = None,
 ) -> FitState:
     """Fit an estimator in place.
 
@@ -263,6 +266,7 @@ def fit(
         held_out: examples to report on.
         print_every: steps between two lines, at least 1.
         checkpoint: where to keep what is unfinished; it is left there when all is done.
+        report: gets the loss and the learning rate of every step, and what is held out.
 
     Raises:
         TrainingError: a loss is not finite, or a checkpoint cannot be written.
@@ -283,6 +287,7 @@ def fit(
         for step in range(len(state.losses), settings.num_iterations):
             rows = draw(settings.batch_size, state.random)
             features, outputs = table.batch(rows)
+            figures = {"loss": 0.0, "learning_rate": state.optimizer.param_groups[0]["lr"]}
             state.optimizer.zero_grad()
             predictions = estimator(features.to(device, torch.float32))[:, :, 0]
             loss = loss_fn(predictions, outputs.to(device, torch.float32))
@@ -293,6 +298,7 @@ def fit(
             state.losses.append(loss.item())
             if not np.isfinite(state.losses[-1]):
                 raise TrainingError(f"the loss of step {step} is {state.losses[-1]}")
+            figures["loss"] = state.losses[-1]
             estimator.project_parameters()
             progress.update()
             if step == 0 or (step + 1) % print_every == 0:
@@ -300,8 +306,11 @@ def fit(
                 progress.print(f"Step {step}: loss={np.mean(state.losses[since:]):.4g}")
             last = step + 1 == settings.num_iterations
             if held_out and (last or (step > 0 and (step + 1) % print_every == 0)):
-                state.held_out[step + 1] = measure(estimator, table, held_out, device)
-                progress.print(f"Held out: {state.held_out[step + 1]}")
+                found = state.held_out[step + 1] = measure(estimator, table, held_out, device)
+                progress.print(f"Held out: {found}")
+                figures |= {f"held_out/{k}": v for k, v in found.to_dict().items() if v is not None}
+            if report is not None:
+                report(step + 1, figures)
             if checkpoint is not None and (step + 1) % checkpoint.every == 0:
                 state.save(checkpoint)
     estimator.finalize_parameters()

@@ -5,23 +5,21 @@ import json
 import logging
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from at2.errors import DamagedFileError, TrainingError
-from at2.training.shards import check_seal, sealed, settings_of, write_file
+from at2.files import Place, exists, files_in, read_whole
+from at2.training.shards import DIGITS, check_seal, sealed, settings_of, write_file
 
 logger = logging.getLogger(__name__)
 
 FILE = "manifest.json"
 """Name of the manifest in its folder."""
 
-_DIGITS = 16
-
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
     """Hexadecimal digits that are others for any change in the settings, plain values."""
-    return hashlib.sha256(_canonical(settings).encode()).hexdigest()[:_DIGITS]
+    return hashlib.sha256(_canonical(settings).encode()).hexdigest()[:DIGITS]
 
 
 def _canonical(value: Any) -> str:
@@ -47,9 +45,9 @@ def _shown(value: list[Any]) -> str:
 
 
 def claim(
-    folder: Path,
+    folder: Place,
     settings: Mapping[str, Any],
-    environment: Mapping[str, str],
+    environment: Mapping[str, str] | None,
     name: str | None = None,
     *,
     anew: bool = False,
@@ -58,8 +56,8 @@ def claim(
 
     Args:
         settings: plain values that the bytes of the results depend on.
-        environment: versions and the like, which results may depend on in their last digits:
-            recorded, and said when they differ.
+        environment: versions, batch sizes and the like, which results may depend on in their last
+            digits: recorded, and said when they differ. None if nothing is to be made there.
         name: of the folder in messages; by default its last part.
         anew: take it whatever it was claimed for, since nothing was made there.
 
@@ -74,25 +72,30 @@ def claim(
     name = name or folder.name
     settings = json.loads(json.dumps(settings))
     found = fingerprint(settings)
-    recorded = None if anew else _read(path)
-    if recorded is None:
+    before = None if anew else _read(path)
+    if before is None:
         # Every other file carries the fingerprint of its settings, too.
-        for other in sorted(folder.glob("[!.]*")):
-            if other != path and settings_of(other) not in (None, found):
+        for other in files_in(folder):
+            its = None if other.name == FILE else settings_of(other)
+            if its is not None and its[:DIGITS] != found:
                 raise TrainingError(
                     f"{name} was made with other settings, and its {FILE} is missing or "
                     "damaged: use another folder"
                 )
+        if environment is None:
+            return found
         body = {"settings": settings, "environment": dict(environment)}
         # Another worker may be faster, even one with other settings.
         content = sealed(found, partial(_to_bytes, body))
-        if write_file(path, content, replace=path.exists()):
+        if write_file(path, content, replace=exists(path)):
             return found
-        recorded = _read(path) or body
-    different = differences(recorded["settings"], settings)
+        before = _read(path) or body
+    different = differences(before["settings"], settings)
     if different:
         raise TrainingError(f"{name} was made with other settings: {different}")
-    different = differences(recorded["environment"], environment)
+    if environment is None:
+        return found
+    different = differences(before["environment"], environment)
     if different:
         logger.warning("%s was begun in another environment: %s", name, different)
     return found
@@ -102,14 +105,28 @@ def _to_bytes(body: Mapping[str, Any], seal: str) -> bytes:
     return json.dumps({"at2": seal, **body}, indent=2, ensure_ascii=False).encode("utf-8")
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def recorded(folder: Place) -> dict[str, Any] | None:
+    """The settings that a folder was made with; None if it has no manifest.
+
+    Raises:
+        DamagedFileError: it is damaged.
+    """
+    path = folder / FILE
+    if not exists(path):
+        return None
+    check_seal(path, None)
+    settings: dict[str, Any] = json.loads(read_whole(path))["settings"]
+    return settings
+
+
+def _read(path: Place) -> dict[str, Any] | None:
     """The manifest; None if there is none, or only a damaged one."""
-    if not path.exists():
+    if not exists(path):
         return None
     try:
         check_seal(path, None)
     except DamagedFileError as error:
         logger.warning("%s: writing it again", error)
         return None
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    manifest: dict[str, Any] = json.loads(read_whole(path))
     return manifest

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import re
-from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from at2.errors import DamagedFileError, InputError, TrainingError
 from at2.estimator.linear import PUBLISHED_FILE, SAFETENSORS_FILE, LinearScoreEstimator
-from at2.files import short_name
+from at2.files import Place, exists, local_copy, read_whole, remove, short_name
 from at2.training.fit import Checkpoint, FitState
 from at2.training.shards import check_seal, sealed, write_file
 
@@ -38,12 +39,12 @@ def check_name(name: str) -> None:
         )
 
 
-def is_begun(folder: Path) -> bool:
+def is_begun(folder: Place) -> bool:
     """Whether there is anything of a fit in a folder that another one would spoil."""
-    return any((folder / name).exists() for name in (RECORD_FILE, CHECKPOINT_FILE))
+    return any(exists(folder / name) for name in (RECORD_FILE, CHECKPOINT_FILE))
 
 
-def read(folder: Path, settings: str | None = None) -> dict[str, Any]:
+def read(folder: Place, settings: str | None = None) -> dict[str, Any]:
     """The record of a finished estimator, checked together with the estimator's files.
 
     Args:
@@ -56,13 +57,13 @@ def read(folder: Path, settings: str | None = None) -> dict[str, Any]:
     """
     path = folder / RECORD_FILE
     check_seal(path, settings)
-    record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    record: dict[str, Any] = json.loads(read_whole(path))
     for name, digest in record["files"].items():
         try:
             found = _digest(folder / name)
         except OSError as error:
             raise DamagedFileError(
-                f"{short_name(folder / name)} cannot be read: {error.strerror}"
+                f"{short_name(folder / name)} cannot be read: {error.strerror or error}"
             ) from error
         if found != digest:
             raise DamagedFileError(
@@ -71,8 +72,17 @@ def read(folder: Path, settings: str | None = None) -> dict[str, Any]:
     return record
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _digest(path: Place) -> str:
+    return hashlib.sha256(read_whole(path)).hexdigest()
+
+
+def steps_taken(folder: Place) -> int:
+    """How far an unfinished fit had come at its last checkpoint."""
+    path = folder / CHECKPOINT_FILE
+    if not exists(path):
+        return 0
+    with local_copy(path) as copy, safe_open(copy, framework="pt") as file:
+        return int(file.get_slice("losses").get_shape()[0])
 
 
 def metrics(state: FitState) -> dict[str, Any]:
@@ -120,4 +130,4 @@ def save(
         return json.dumps({"at2": seal, **record}, indent=1).encode()
 
     write_file(folder / RECORD_FILE, sealed(checkpoint.settings, body))
-    checkpoint.path.unlink(missing_ok=True)
+    remove(checkpoint.path)

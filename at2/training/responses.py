@@ -6,10 +6,10 @@ Which examples share a batch follows from the shard alone, so that its bytes do.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from at2.errors import InputError
+from at2.files import Place, read_whole
 from at2.tasks import AttributionTask
 from at2.training.manifest import fingerprint
 
@@ -92,9 +92,9 @@ def to_bytes(responses: Mapping[int, Response], seal: str) -> bytes:
     return json.dumps({"at2": seal, "responses": entries}).encode()
 
 
-def read(path: Path) -> dict[int, Response]:
+def read(path: Place) -> dict[int, Response]:
     """The responses of a shard's file, whose seal has been checked."""
-    entries = json.loads(path.read_bytes())["responses"]
+    entries = json.loads(read_whole(path))["responses"]
     return {
         int(index): Response(
             entry.get("prompt", ""), tuple(entry.get("ids", ())), entry.get("skipped")

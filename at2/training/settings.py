@@ -15,12 +15,11 @@ import torch
 import transformers
 
 from at2._version import __version__
-from at2.errors import InputError, TrainingError
+from at2.errors import InputError, ModelError, NothingToUseError
 from at2.estimator.features import AttentionFeatureExtractor
-from at2.estimator.identity import ModelIdentity, dataset_fingerprint
+from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import LinearScoreEstimator
-from at2.model.ablation import default_token_budget
-from at2.model.capture import input_device
+from at2.model.attention import attention_shape
 from at2.tasks import AttributionTask
 from at2.training.compute import ComputeSettings
 from at2.training.manifest import fingerprint
@@ -74,9 +73,13 @@ def estimator_fingerprint(estimator: LinearScoreEstimator) -> str:
     )
 
 
-def environment(model: Any) -> dict[str, str]:
-    """What may change the last digits of results: versions, device, threads."""
-    device = input_device(model)
+def environment(device: torch.device, **more: Any) -> dict[str, str]:
+    """What may change the last digits of results: versions, device, threads.
+
+    Args:
+        device: what computes.
+        more: batch sizes and the like.
+    """
     on_gpu = device.type == "cuda"
     return {
         "at2": __version__,
@@ -84,16 +87,17 @@ def environment(model: Any) -> dict[str, str]:
         "transformers": transformers.__version__,
         "device": torch.cuda.get_device_name(device) if on_gpu else device.type,
         **({} if on_gpu else {"threads": str(torch.get_num_threads())}),
+        **{name: str(value) for name, value in more.items()},
     }
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What a run's results depend on; what takes time is computed once.
+    """What a run's results depend on, apart from the examples; what takes time is computed once.
 
     Attributes:
         model, tokenizer: what the estimator is for.
-        dataset: the examples.
+        dataset: the examples, of which the first that can be used is looked at.
         shard_size: examples a shard.
         skip: whether examples that cannot be used are passed over.
         new_task: makes the task of an example, by its number.
@@ -107,15 +111,10 @@ class RunSettings:
     new_task: Callable[[int], AttributionTask]
 
     @cached_property
-    def dataset_fingerprint(self) -> str:
-        """See `at2.estimator.identity.dataset_fingerprint`."""
-        return dataset_fingerprint(self.dataset[index] for index in range(len(self.dataset)))
-
-    @cached_property
     def _common(self) -> dict[str, Any]:
+        if self.model is None:
+            raise ModelError("this needs the model, and the trainer was given none")
         return {
-            "examples": len(self.dataset),
-            "dataset": self.dataset_fingerprint,
             "shard_size": self.shard_size,
             "model": model_settings(self.model, self.tokenizer),
         }
@@ -125,9 +124,10 @@ class RunSettings:
         """What the first example that can be used tells about how tasks are made.
 
         Raises:
-            InputError: none can be used, or one cannot and is not to be skipped.
+            NothingToUseError: none can be used, and they are to be skipped.
+            InputError: one cannot, and is not to be skipped.
         """
-        problem: InputError | None = None
+        reasons = {}
         for index in range(len(self.dataset)):
             try:
                 task = self.new_task(index)
@@ -140,25 +140,21 @@ class RunSettings:
                     "sources": fingerprint({"ranges": task.source_token_ranges}),
                 }
             except InputError as error:
-                problem = InputError(f"example {index}: {error}", param=error.param)
                 if not self.skip:
-                    break
-        raise problem or TrainingError("the dataset has no examples")
+                    raise InputError(f"example {index}: {error}", param=error.param) from error
+                reasons[f"example {index}"] = str(error)
+        raise NothingToUseError("no example can be used", reasons)
 
     def _of_first_task(self, *keys: str) -> dict[str, Any]:
         return {key: self._first_task[key] for key in keys}
 
-    def of_responses(self, batch_size: int) -> dict[str, Any]:
+    def of_responses(self) -> dict[str, Any]:
         """What the first stage's files depend on.
-
-        Args:
-            batch_size: prompts that are generated for at once.
 
         Raises:
             InputError: no example can be used, or one cannot and is not to be skipped.
         """
-        task = self._of_first_task("task", "prompt", "generate")
-        return {**self._common, **task, "batch_size": batch_size, "skip": self.skip}
+        return {**self._common, **self._of_first_task("task", "prompt", "generate")}
 
     def of_features(
         self, extractor: AttentionFeatureExtractor, settings: ComputeSettings, responses: str
@@ -174,16 +170,45 @@ class RunSettings:
         return {
             **self._common,
             **self._of_first_task("task", "prompt", "source_type", "sources"),
+            **of_targets(settings),
             "features": plain(extractor.serialize()),
-            "num_masks": settings.num_masks,
-            "keep_probability": settings.keep_probability,
-            "split_target_by": settings.split_target_by,
-            "token_budget": settings.token_budget or default_token_budget(self.model),
             "responses": responses,
         }
+
+
+def of_targets(settings: ComputeSettings) -> dict[str, Any]:
+    """What the second stage's files depend on and no model is needed to know."""
+    return {
+        "num_masks": settings.num_masks,
+        "keep_probability": settings.keep_probability,
+        "split_target_by": settings.split_target_by,
+    }
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values as JSON has them; what it has not, as text."""
     converted: dict[str, Any] = json.loads(json.dumps(dict(values), default=str))
     return converted
+
+
+def checked_extractor(
+    extractor: AttentionFeatureExtractor | None, model: Any
+) -> AttentionFeatureExtractor | None:
+    """The feature extractor, by default one for the model if there is one.
+
+    Raises:
+        InputError: it is for a model of another shape.
+    """
+    if model is None:
+        return extractor
+    if extractor is None:
+        return AttentionFeatureExtractor.from_model(model)
+    shape = attention_shape(model)
+    if (extractor.num_layers, extractor.num_heads) != (shape.num_layers, shape.num_heads):
+        raise InputError(
+            f"the feature extractor is for {extractor.num_layers} layers × {extractor.num_heads} "
+            f"heads, but {type(model).__name__} has {shape.num_layers} layers × "
+            f"{shape.num_heads} heads",
+            param="feature_extractor",
+        )
+    return extractor

@@ -2,18 +2,37 @@
 
 Examples are cut into shards of a fixed size. What is in a shard depends on its examples and the
 settings only, never on how many workers there are or in which order they ran. A file carries the
-SHA-256 of all its bytes and the fingerprint of the settings it was made with; both are checked
-when it is read. Knows nothing of models.
+SHA-256 of all its bytes and a fingerprint of what it was made of: that of the settings, followed by
+that of its own examples. All are checked when it is read. Knows nothing of models.
 """
 
 import hashlib
+import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from at2.errors import DamagedFileError, InputError, TrainingError
-from at2.files import short_name, write_whole
+from at2.files import (
+    Place,
+    exists,
+    is_local,
+    local_copy,
+    read_start,
+    short_name,
+    storage_errors,
+    write_whole,
+)
+
+logger = logging.getLogger(__name__)
+
+SHARD_SIZE = 16
+"""Examples a shard: small enough to lose little when killed, large enough to keep files few."""
+
+DIGITS = 16
+"""Hexadecimal digits of one fingerprint."""
 
 _DIGITS = 64
 _HEAD_BYTES = 4096
@@ -47,6 +66,25 @@ class ShardPlan:
         start = shard * self.shard_size
         return range(start, min(start + self.shard_size, self.num_examples))
 
+    def count(self, shards: Iterable[int]) -> int:
+        """The examples in some shards."""
+        return sum(len(self.examples(shard)) for shard in shards)
+
+    def check(self, examples: Iterable[int], param: str) -> list[int]:
+        """The numbers of some examples.
+
+        Raises:
+            InputError: there is no such example.
+        """
+        found = [int(example) for example in examples]
+        for example in found:
+            if not 0 <= example < self.num_examples:
+                raise InputError(
+                    f"example {example} is not one of {self.num_examples}, counted from 0",
+                    param=param,
+                )
+        return found
+
     def for_job(self, job_index: int, num_jobs: int) -> range:
         """The shards of worker `job_index` of `num_jobs`: job_index, job_index + num_jobs, …
 
@@ -70,19 +108,19 @@ def sealed(settings: str, build: Callable[[str], bytes]) -> bytes:
     return content.replace(b"0" * _DIGITS, digest, 1)
 
 
-def check_seal(path: Path, settings: str | None) -> None:
+def check_seal(path: Place, settings: str | None) -> None:
     """Make sure that a file is as it was written, and belongs to these settings.
 
     Args:
-        settings: their fingerprint; None accepts any.
+        settings: their fingerprint, perhaps with that of the examples; None accepts any.
 
     Raises:
-        DamagedFileError: the file is absent, truncated or altered.
+        DamagedFileError: the file is absent, truncated or altered, or of other examples.
         TrainingError: it was made with other settings.
     """
     name = short_name(path)
     try:
-        with path.open("rb") as file:
+        with storage_errors(), path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
             found = _SEAL.search(head)
             if found is None:
@@ -92,24 +130,30 @@ def check_seal(path: Path, settings: str | None) -> None:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
     except OSError as error:
-        raise DamagedFileError(f"{name} cannot be read: {error.strerror}") from error
+        raise DamagedFileError(f"{name} cannot be read: {error.strerror or error}") from error
     if digest.hexdigest().encode() != found[1]:
         raise DamagedFileError(f"{name} is damaged: its checksum does not match")
-    if settings is not None and found[2].decode() != settings:
+    _check_settings(name, found[2].decode(), settings)
+
+
+def _check_settings(name: str, found: str, settings: str | None) -> None:
+    if settings is None or found.startswith(settings):
+        return
+    if found[:DIGITS] != settings[:DIGITS]:
         raise TrainingError(f"{name} was made with other settings; use another folder")
+    raise DamagedFileError(f"{name} was made of other examples")
 
 
-def settings_of(path: Path) -> str | None:
+def settings_of(path: Place) -> str | None:
     """The fingerprint in a file's seal, unchecked; None if there is no seal to read."""
     try:
-        with path.open("rb") as file:
-            found = _SEAL.search(file.read(_HEAD_BYTES))
+        found = _SEAL.search(read_start(path, _HEAD_BYTES))
     except OSError:
         return None
     return None if found is None else found[2].decode()
 
 
-def write_file(path: Path, content: bytes, *, replace: bool = True) -> bool:
+def write_file(path: Place, content: bytes, *, replace: bool = True) -> bool:
     """`at2.files.write_whole`, for the files of a training folder.
 
     Raises:
@@ -130,24 +174,92 @@ class ShardFolder:
         path: the folder.
         suffix: of every file, with its dot.
         settings: fingerprint of the stage's settings.
+        made_of: fingerprint of what else a shard is made of, by its number.
     """
 
-    path: Path
+    path: Place
     suffix: str
     settings: str
+    made_of: Callable[[int], str] = lambda shard: ""
 
-    def file(self, shard: int) -> Path:
+    def file(self, shard: int) -> Place:
         """Where a shard is, or will be."""
         return self.path / f"{shard:05d}{self.suffix}"
 
     def exists(self, shard: int) -> bool:
-        """Whether a shard has been written; it may have been damaged since."""
-        return self.file(shard).exists()
+        """Whether a shard has been written; it may have been damaged since.
+
+        Raises:
+            TrainingError: the storage does not answer.
+        """
+        try:
+            return exists(self.file(shard))
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise TrainingError(f"cannot read {short_name(self.file(shard))}: {reason}") from error
+
+    def has(self, shard: int) -> bool:
+        """Whether a shard is there and of these examples, as far as its beginning tells."""
+        found = settings_of(self.file(shard))
+        return found is not None and found.startswith(self.settings + self.made_of(shard))
 
     def check(self, shard: int) -> None:
         """See `check_seal`."""
-        check_seal(self.file(shard), self.settings)
+        check_seal(self.file(shard), self.settings + self.made_of(shard))
+
+    def is_whole(self, shard: int) -> bool:
+        """Whether a shard is there as it has to be; says so if it has to be made again.
+
+        Of what is not on this machine only the beginning is read: other storages write an object
+        whole or not at all.
+
+        Raises:
+            TrainingError: it was made with other settings.
+        """
+        if not self.exists(shard):
+            return False
+        path = self.file(shard)
+        try:
+            if is_local(path):
+                self.check(shard)
+            else:
+                found = settings_of(path)
+                if found is None:
+                    raise DamagedFileError(f"{short_name(path)} is damaged: it has no checksum")
+                _check_settings(short_name(path), found, self.settings + self.made_of(shard))
+        except DamagedFileError as error:
+            logger.warning("%s: making it again", error)
+            return False
+        return True
 
     def write(self, shard: int, build: Callable[[str], bytes]) -> None:
         """Write a shard; see `sealed` and `write_file`."""
-        write_file(self.file(shard), sealed(self.settings, build))
+        write_file(self.file(shard), sealed(self.settings + self.made_of(shard), build))
+
+    @contextmanager
+    def checked_files(self, shards: range, again: str) -> Iterator[list[Path]]:
+        """The files of shards, whole, on this machine, while this lasts.
+
+        Args:
+            again: the stage that makes a damaged one again.
+
+        Raises:
+            TrainingError: some are missing or damaged.
+        """
+        missing = sum(not self.exists(shard) for shard in shards)
+        if missing:
+            raise TrainingError(
+                f"{missing} of {len(shards)} shards are not computed yet: run {again}() first"
+            )
+        with ExitStack() as copies:
+            found = []
+            for shard in shards:
+                try:
+                    path = copies.enter_context(local_copy(self.file(shard)))
+                    check_seal(path, self.settings + self.made_of(shard))
+                except (DamagedFileError, OSError) as error:
+                    name = short_name(self.file(shard))
+                    reason = str(error).replace(short_name(path), name)
+                    raise DamagedFileError(f"{reason}: run {again}() again") from error
+                found.append(path)
+            yield found

@@ -7,74 +7,41 @@ the logit of the probability of each target as the output, and weights whose pre
 with the outputs.
 """
 
-import json
-import logging
-from collections.abc import Callable, Iterable, Sequence
-from copy import deepcopy
-from functools import cached_property, partial
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
-from at2.errors import DamagedFileError, InputError, TrainingError
+from at2.errors import TrainingError
 from at2.estimator.features import AttentionFeatureExtractor
-from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import LinearScoreEstimator
-from at2.files import remove_leftovers
-from at2.model.attention import attention_shape
+from at2.files import Place, place_of
 from at2.progress import Progress
 from at2.tasks import AttributionTask
-from at2.training import compute, record, responses
-from at2.training.compute import NUM_MASKS, ComputeSettings, ExampleFeatures
-from at2.training.fit import (
-    Checkpoint,
-    FitSettings,
-    Loss,
-    Sampling,
-    fit,
-    pearson_loss,
-    rank_loss,
-)
-from at2.training.manifest import claim, fingerprint
-from at2.training.record import RECORD_FILE
-from at2.training.responses import Response
-from at2.training.settings import ExampleDataset, RunSettings, environment, estimator_fingerprint
-from at2.training.shards import ShardFolder, ShardPlan, check_seal
+from at2.training import make, train
+from at2.training.compute import NUM_MASKS, ComputeSettings, ExampleFeatures, compute
+from at2.training.fit import FitSettings, Loss, Report, Sampling, pearson_loss
+from at2.training.run import Run
+from at2.training.settings import ExampleDataset, RunSettings, checked_extractor
+from at2.training.shards import SHARD_SIZE
 from at2.training.table import FeatureTable
-
-__all__ = [
-    "CHECKPOINT_EVERY",
-    "NUM_MASKS",
-    "RECORD_FILE",
-    "SHARD_SIZE",
-    "AT2Trainer",
-    "ExampleDataset",
-    "pearson_loss",
-    "rank_loss",
-]
-
-logger = logging.getLogger(__name__)
-
-SHARD_SIZE = 16
-"""Examples a shard: small enough to lose little when killed, large enough to keep files few."""
-
-CHECKPOINT_EVERY = 100
-"""Steps of training between two checkpoints."""
+from at2.training.train import CHECKPOINT_EVERY
 
 
 class AT2Trainer:
     """Trains a `LinearScoreEstimator` for a model from examples.
 
     What is written depends on the examples and the settings, to the byte; not on how many workers
-    there were, nor on how often they were stopped. Another version, device or number of threads may
-    change last digits: the first worker's are on record, and the log says when others differ.
+    there were, nor on how often they were stopped. Another version, device, number of threads or
+    size of batches may change last digits: the first worker's are on record, and the log says when
+    others differ.
 
     Args:
-        save_path: folder for everything that is computed; `estimators/<name>/` in it holds results.
-            One folder is for one set of settings: others are refused.
+        save_path: folder for everything that is computed, or its URL; `estimators/<name>/` in it
+            holds results. One folder is for one set of settings: others are refused. Examples may
+            be added.
         dataset: examples, by index.
-        model, tokenizer: the model to train an estimator for.
+        model, tokenizer: the model to train an estimator for. `train` needs neither.
         task_from_example: makes a task of an example, the model and the tokenizer.
         feature_extractor: by default attention of all captured layers and heads.
         split_target_by: the unit whose probability is predicted: "sentence", "paragraph", "word",
@@ -96,7 +63,7 @@ class AT2Trainer:
 
     def __init__(
         self,
-        save_path: str | Path,
+        save_path: str | Place,
         dataset: ExampleDataset,
         model: Any,
         tokenizer: Any,
@@ -104,27 +71,30 @@ class AT2Trainer:
         feature_extractor: AttentionFeatureExtractor | None = None,
         split_target_by: str | None = "sentence",
         num_masks: int = NUM_MASKS,
-        generations_save_path: str | Path | None = None,
+        generations_save_path: str | Place | None = None,
         *,
         seed: int = 0,
         shard_size: int = SHARD_SIZE,
         token_budget: int | None = None,
         skip: bool = False,
     ) -> None:
-        self.save_path = Path(save_path)
-        self.generations_save_path = Path(generations_save_path or self.save_path / "generations")
+        self.save_path = place_of(save_path)
+        self.generations_save_path = place_of(
+            generations_save_path or self.save_path / "generations"
+        )
         self.dataset = dataset
         self.model = model
         self.tokenizer = tokenizer
         self.task_from_example = task_from_example
-        self.feature_extractor = _fitting(feature_extractor, model)
+        self._extractor = checked_extractor(feature_extractor, model)
         self.seed = seed
         self.skip = skip
-        self.plan = ShardPlan(len(dataset), shard_size)
         self._compute_settings = ComputeSettings(
             num_masks=num_masks, split_target_by=split_target_by, token_budget=token_budget
         )
-        self._responses: tuple[int, dict[int, Response]] | None = None
+        settings = RunSettings(model, tokenizer, dataset, shard_size, skip, self._new_task)
+        self.run = Run(self.generations_save_path, self.features_and_outputs_save_path, settings)
+        self.plan = self.run.plan
         if len(dataset) == 0:
             raise TrainingError("the dataset has no examples")
 
@@ -139,58 +109,28 @@ class AT2Trainer:
         return self._compute_settings.split_target_by
 
     @property
+    def feature_extractor(self) -> AttentionFeatureExtractor:
+        """What computes features; without a model that of the features on disk."""
+        if self._extractor is None:
+            self._extractor = AttentionFeatureExtractor.deserialize(self.made_with()["features"])
+        return self._extractor
+
+    def made_with(self) -> dict[str, Any]:
+        """The settings of the features on disk, as their manifest has them."""
+        return self.run.computed(self._extractor, self._compute_settings)[1]
+
+    @property
     def num_features(self) -> int:
         """Features of one source: see `AttentionFeatureExtractor.num_features`."""
         return self.feature_extractor.num_features
 
     @property
-    def features_and_outputs_save_path(self) -> Path:
+    def features_and_outputs_save_path(self) -> Place:
         """Folder of the features and outputs."""
         return self.save_path / "features_and_outputs"
 
-    # -- what results depend on ----------------------------------------------------------------
-
-    @cached_property
-    def _settings(self) -> RunSettings:
-        return RunSettings(
-            self.model,
-            self.tokenizer,
-            self.dataset,
-            self.plan.shard_size,
-            self.skip,
-            self._new_task,
-        )
-
-    def _claim(self, folder: Path, settings: dict[str, Any]) -> str:
-        return claim(folder, settings, environment(self.model))
-
-    def _claim_features(self) -> ShardFolder:
-        """The second stage's folder, for the current settings only.
-
-        Raises:
-            TrainingError: it, or that of the responses, was made with others.
-        """
-        folder = self.features_and_outputs_save_path
-        settings = self._settings.of_features(
-            self.feature_extractor, self._compute_settings, self._claim_responses()
-        )
-        return ShardFolder(folder, ".safetensors", self._claim(folder, settings))
-
-    def _claim_responses(self) -> str:
-        """The fingerprint of the settings that the responses on disk were made with.
-
-        Raises:
-            TrainingError: there are none yet, or they were made with other settings.
-        """
-        recorded = self.generations_save_path / "manifest.json"
-        if not recorded.exists():
-            raise TrainingError("no responses yet: run generate() first")
-        try:
-            check_seal(recorded, None)
-        except DamagedFileError as error:
-            raise DamagedFileError(f"{error}: run generate() again") from error
-        batch_size = json.loads(recorded.read_text("utf-8"))["settings"].get("batch_size")
-        return self._claim(self.generations_save_path, self._settings.of_responses(batch_size))
+    def _new_task(self, index: int) -> AttributionTask:
+        return self.task_from_example(self.dataset[index], self.model, self.tokenizer)
 
     # -- stage 1: responses --------------------------------------------------------------------
 
@@ -207,63 +147,14 @@ class AT2Trainer:
             TrainingError: there is no such worker, the folder was made with other settings, or it
                 cannot be written to.
         """
-        self.generate_shards(self.plan.for_job(job_index, num_jobs), batch_size)
+        shards = self.plan.for_job(job_index, num_jobs)
+        with Progress(self.plan.count(shards), "Generating completions") as progress:
+            for shard in shards:
+                self.generate_shard(shard, progress, batch_size)
 
-    def generate_shards(self, shards: Sequence[int], batch_size: int = 4) -> None:
-        """`generate` for some shards."""
-        if batch_size < 1:
-            raise InputError(f"batch_size is {batch_size}, below 1", param="batch_size")
-        digest = self._claim(self.generations_save_path, self._settings.of_responses(batch_size))
-        folder = ShardFolder(self.generations_save_path, ".json", digest)
-        remove_leftovers(folder.path)
-        batches = [-(-len(self.plan.examples(shard)) // batch_size) for shard in shards]
-        with Progress(sum(batches), "Generating completions") as progress:
-            for shard, count in zip(shards, batches, strict=True):
-                if self._is_whole(folder, shard):
-                    progress.found(count)
-                    continue
-                found: dict[int, Response] = {}
-                make = {i: partial(self._new_task, i) for i in self.plan.examples(shard)}
-                for batch in responses.respond_to_shard(make, batch_size, skip=self.skip):
-                    found |= batch
-                    progress.update()
-                folder.write(shard, partial(responses.to_bytes, found))
-
-    def _is_whole(self, folder: ShardFolder, shard: int) -> bool:
-        """Whether a shard is there and undamaged; says so if it has to be made again."""
-        if not folder.exists(shard):
-            return False
-        try:
-            folder.check(shard)
-        except DamagedFileError as error:
-            logger.warning("%s: making it again", error)
-            return False
-        return True
-
-    def _new_task(self, index: int) -> AttributionTask:
-        return self.task_from_example(self.dataset[index], self.model, self.tokenizer)
-
-    def _response(self, index: int) -> Response:
-        """The response to an example; the shard read last is kept.
-
-        Raises:
-            TrainingError: it has not been generated yet, or its file is damaged.
-        """
-        shard = index // self.plan.shard_size
-        if self._responses is None or self._responses[0] != shard:
-            folder = ShardFolder(self.generations_save_path, ".json", "")
-            if not folder.exists(shard):
-                raise TrainingError(f"no response for example {index} yet: run generate() first")
-            try:
-                check_seal(folder.file(shard), self._digest_of_responses)
-            except DamagedFileError as error:
-                raise DamagedFileError(f"{error}: run generate() again") from error
-            self._responses = shard, responses.read(folder.file(shard))
-        return self._responses[1][index]
-
-    @cached_property
-    def _digest_of_responses(self) -> str:
-        return self._claim_responses()
+    def generate_shard(self, shard: int, progress: Progress, batch_size: int = 4) -> None:
+        """`generate` for one shard; its examples are counted."""
+        make.generate_shard(self.run, shard, batch_size, progress)
 
     def get_task(self, index: int) -> AttributionTask:
         """The task of an example, with the response that was generated for it.
@@ -272,25 +163,11 @@ class AT2Trainer:
             InputError: the example was skipped.
             TrainingError: the response has not been generated yet, or for another prompt.
         """
-        response = self._response(index)
-        if response.skipped is not None:
-            raise InputError(f"example {index} was skipped: {response.skipped}")
-        task = self._new_task(index)
-        if responses.prompt_fingerprint(task) != response.prompt:
-            raise TrainingError(f"example {index} has another prompt than when it was generated")
-        task.set_generation_ids(response.ids)
-        return task
+        return self.run.task(index)
 
     def skipped(self) -> dict[int, str]:
         """The examples that were passed over, and why; of the shards generated so far."""
-        found = {}
-        for shard in range(self.plan.num_shards):
-            if (self.generations_save_path / f"{shard:05d}.json").exists():
-                for index in self.plan.examples(shard):
-                    reason = self._response(index).skipped
-                    if reason is not None:
-                        found[index] = reason
-        return found
+        return self.run.skipped()
 
     # -- stage 2: features and outputs ---------------------------------------------------------
 
@@ -307,50 +184,22 @@ class AT2Trainer:
             TrainingError: responses are missing, what is computed of an example is not finite, the
                 folder was made with other settings, or it cannot be written to.
         """
-        self.compute_shards(self.plan.for_job(job_index, num_jobs))
-
-    def compute_shards(self, shards: Sequence[int]) -> None:
-        """`compute_features_and_outputs` for some shards."""
-        folder = self._claim_features()
-        remove_leftovers(folder.path)
-        total = sum(len(self.plan.examples(shard)) for shard in shards)
-        with Progress(total, "Computing features and outputs") as progress:
+        shards = self.plan.for_job(job_index, num_jobs)
+        with Progress(self.plan.count(shards), "Computing features and outputs") as progress:
             for shard in shards:
-                examples = self.plan.examples(shard)
-                if self._is_whole(folder, shard):
-                    progress.found(len(examples))
-                    continue
-                computed = compute.compute(
-                    self.model,
-                    [self._task_unless_skipped(i) for i in examples],
-                    self.feature_extractor,
-                    self._compute_settings,
-                    progress.update,
-                )
-                computed = [self._finite(*each) for each in zip(examples, computed, strict=True)]
-                folder.write(shard, partial(compute.to_bytes, computed))
+                self.compute_shard(shard, progress)
 
-    def _finite(self, index: int, computed: ExampleFeatures) -> ExampleFeatures:
-        """What was computed of an example, unless it would spoil a whole training."""
-        if computed.features.isfinite().all() and computed.outputs.isfinite().all():
-            return computed
-        problem = f"example {index}: the model gives numbers that are not finite"
-        if not self.skip:
-            raise TrainingError(f"{problem}; bfloat16 and float32 overflow less than float16")
-        logger.warning("%s: it is passed over", problem)
-        return compute.nothing(self.num_masks, self.num_features)
-
-    def _task_unless_skipped(self, index: int) -> AttributionTask | None:
-        return self.get_task(index) if self._response(index).skipped is None else None
+    def compute_shard(self, shard: int, progress: Progress) -> None:
+        """`compute_features_and_outputs` for one shard; its examples are counted."""
+        make.compute_shard(
+            self.run, shard, self.feature_extractor, self._compute_settings, progress
+        )
 
     def compute_features_and_outputs_for_example(self, index: int) -> ExampleFeatures:
         """Features of every (target, mask) of one example and the measured outputs."""
-        return compute.compute(
-            self.model,
-            [self._task_unless_skipped(index)],
-            self.feature_extractor,
-            self._compute_settings,
-        )[0]
+        skipped = self.run.response(index).skipped is not None
+        tasks = [None if skipped else self.get_task(index)]
+        return compute(self.model, tasks, self.feature_extractor, self._compute_settings)[0]
 
     def load_table(self) -> FeatureTable:
         """Features and outputs of every example, checked, and mapped from disk.
@@ -358,7 +207,7 @@ class AT2Trainer:
         Raises:
             TrainingError: some shards have not been computed yet, or are damaged.
         """
-        return self._table(self._computed_features(), range(self.plan.num_shards))
+        return self.run.table(self._extractor, self._compute_settings)
 
     def get_features_and_outputs(self, index: int) -> ExampleFeatures:
         """What was computed for one example.
@@ -367,32 +216,10 @@ class AT2Trainer:
             InputError: there is no such example.
             TrainingError: its shard has not been computed yet, or is damaged.
         """
-        self._checked([index], "index")
+        self.plan.check([index], "index")
         shard, place = divmod(index, self.plan.shard_size)
-        return ExampleFeatures(*self._table(self._computed_features(), [shard]).example(place))
-
-    def _computed_features(self) -> ShardFolder:
-        if not self.features_and_outputs_save_path.exists():
-            raise TrainingError(
-                "no shards are computed yet: run compute_features_and_outputs() first"
-            )
-        return self._claim_features()
-
-    def _table(self, folder: ShardFolder, shards: Sequence[int]) -> FeatureTable:
-        missing = [shard for shard in shards if not folder.exists(shard)]
-        if missing:
-            raise TrainingError(
-                f"{len(missing)} of {len(shards)} shards are not computed yet: "
-                "run compute_features_and_outputs() first"
-            )
-        for shard in shards:
-            try:
-                folder.check(shard)
-            except DamagedFileError as error:
-                raise DamagedFileError(
-                    f"{error}: run compute_features_and_outputs() again"
-                ) from error
-        return FeatureTable.from_files([folder.file(shard) for shard in shards])
+        table = self.run.table(self._extractor, self._compute_settings, range(shard, shard + 1))
+        return ExampleFeatures(*table.example(place))
 
     # -- stage 3: the estimator ----------------------------------------------------------------
 
@@ -414,6 +241,7 @@ class AT2Trainer:
         memory_limit: int | None = None,
         checkpoint_every: int = CHECKPOINT_EVERY,
         extras: dict[str, Any] | None = None,
+        report: Report | None = None,
     ) -> LinearScoreEstimator:
         """Fit an estimator to the features and outputs; one worker does it all.
 
@@ -439,130 +267,32 @@ class AT2Trainer:
                 Where they need more, each step reads its own from disk.
             checkpoint_every: steps between two checkpoints.
             extras: metadata to store with the estimator.
+            report: gets the number of steps taken and named figures after each.
 
         Raises:
             InputError: an index or a setting is out of range, or `save_name` is not a name.
             TrainingError: features are missing or damaged, no example has a target, a loss is not
                 finite, the name was used with other settings, or the folder cannot be written to.
         """
-        if print_every < 1:
-            raise InputError(f"print_every is {print_every}, below 1", param="print_every")
-        if save_name is not None:
-            record.check_name(save_name)
-        apart = self._checked(held_out_indices, "held_out_indices")
-        indices = self._checked(
-            range(len(self.dataset)) if train_indices is None else train_indices, "train_indices"
+        return train.train(
+            self.run,
+            self._extractor,
+            self._compute_settings,
+            FitSettings(
+                num_iterations, learning_rate, batch_size, max_grad_norm, sampling_method, self.seed
+            ),
+            train.Options(
+                estimators=self.save_path / "estimators",
+                start=score_estimator,
+                loss_fn=loss_fn or pearson_loss,
+                train_indices=train_indices,
+                held_out_indices=held_out_indices,
+                device=device,
+                print_every=print_every,
+                save_name=save_name,
+                memory_limit=memory_limit,
+                checkpoint_every=checkpoint_every,
+                extras=extras or {},
+                report=report,
+            ),
         )
-        features = self._computed_features()
-        table = self._table(features, range(self.plan.num_shards))
-        device = self.model.device if device is None else torch.device(device)
-        left_out = set(apart)
-        held_out = [i for i in apart if table.counts[i] > 0]
-        usable = [i for i in indices if table.counts[i] > 0 and i not in left_out]
-        print(f"Training on {len(usable)} examples of {len(self.dataset)}")
-        if not usable:
-            raise TrainingError("no example has a target to train on")
-        settings = FitSettings(
-            num_iterations, learning_rate, batch_size, max_grad_norm, sampling_method, self.seed
-        )
-        estimator = deepcopy(score_estimator) or LinearScoreEstimator(self.feature_extractor)
-        estimator = estimator.to(device, torch.float32)
-        for of_the_start in ("metrics", "date", "library_version"):
-            estimator.extras.pop(of_the_start, None)
-        described = {
-            **settings.to_dict(),
-            "loss": getattr(loss_fn or pearson_loss, "__name__", type(loss_fn).__name__),
-            "features": features.settings,
-            "train_indices": fingerprint({"indices": usable}),
-            "held_out_indices": fingerprint({"indices": held_out}),
-            "start": estimator_fingerprint(estimator),
-            "print_every": print_every,
-            "extras": fingerprint(extras or {}),
-        }
-        checkpoint = None
-        if save_name is not None:
-            folder = self.save_path / "estimators" / save_name
-            checkpoint = Checkpoint(
-                folder / record.CHECKPOINT_FILE, fingerprint(described), checkpoint_every
-            )
-            claim(
-                folder,
-                described,
-                environment(self.model),
-                f"estimator {save_name!r}",
-                anew=not record.is_begun(folder),
-            )
-            remove_leftovers(folder)
-            finished = self._finished(checkpoint)
-            if finished is not None:
-                print(f"Found estimator in {folder}")
-                return finished.to(device)
-        state = fit(
-            estimator,
-            table.gathered(device, memory_limit),
-            usable,
-            settings,
-            device=device,
-            loss_fn=loss_fn or pearson_loss,
-            held_out=held_out,
-            print_every=print_every,
-            checkpoint=checkpoint,
-        )
-        estimator.extras |= {
-            "identity": ModelIdentity.of(self.model, self.tokenizer).to_dict(),
-            "dataset": self._settings.dataset_fingerprint,
-            "training": {
-                "examples": len(usable),
-                "num_masks": self.num_masks,
-                "split_target_by": self.split_target_by,
-                "loss": described["loss"],
-                **settings.to_dict(),
-            },
-            **record.metrics(state),
-            **(extras or {}),
-        }
-        if checkpoint is not None:
-            record.save(estimator, state, checkpoint, described)
-            print(f"Saved estimator to {checkpoint.path.parent}")
-        return estimator
-
-    def _finished(self, checkpoint: Checkpoint) -> LinearScoreEstimator | None:
-        """The estimator that a fit left where its checkpoint was, if it is there and whole."""
-        folder = checkpoint.path.parent
-        if not (folder / RECORD_FILE).exists():
-            return None
-        try:
-            record.read(folder, checkpoint.settings)
-        except TrainingError as error:
-            logger.warning("%s: training it again", error)
-            return None
-        return LinearScoreEstimator.load(folder)
-
-    def _checked(self, indices: Iterable[int], param: str) -> list[int]:
-        indices = list(indices)
-        for index in indices:
-            if not 0 <= index < len(self.dataset):
-                raise InputError(
-                    f"example {index} is not one of {len(self.dataset)}, counted from 0",
-                    param=param,
-                )
-        return [int(index) for index in indices]
-
-
-def _fitting(extractor: AttentionFeatureExtractor | None, model: Any) -> AttentionFeatureExtractor:
-    """The feature extractor, by default one for the model.
-
-    Raises:
-        InputError: it is for a model of another shape.
-    """
-    if extractor is None:
-        return AttentionFeatureExtractor.from_model(model)
-    shape = attention_shape(model)
-    if (extractor.num_layers, extractor.num_heads) != (shape.num_layers, shape.num_heads):
-        raise InputError(
-            f"the feature extractor is for {extractor.num_layers} layers × {extractor.num_heads} "
-            f"heads, but {type(model).__name__} has {shape.num_layers} layers × "
-            f"{shape.num_heads} heads",
-            param="feature_extractor",
-        )
-    return extractor

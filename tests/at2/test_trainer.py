@@ -2,7 +2,10 @@
 
 import json
 import logging
+import shutil
 from copy import deepcopy
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,22 @@ import torch
 from scipy.stats import pearsonr, rankdata, spearmanr
 
 from at2 import AT2Trainer, AttentionFeatureExtractor, LinearScoreEstimator
-from at2.errors import InputError, TrainingError
+from at2.errors import InputError, ModelError, NothingToUseError, TrainingError
 from at2.estimator.identity import ModelIdentity, dataset_fingerprint
-from at2.model.ablation import CPU_TOKEN_BUDGET
-from at2.training.compute import ComputeSettings, compute
-from at2.training.trainer import NUM_MASKS, RECORD_FILE, pearson_loss, rank_loss
+from at2.training.compute import NUM_MASKS, ComputeSettings, compute
+from at2.training.fit import pearson_loss, rank_loss
+from at2.training.record import RECORD_FILE
+from at2.training.responses import read as read_responses
+from at2.training.responses import to_bytes
 from tests.helpers.tokenizers import tiny_tokenizer
-from tests.helpers.training import EXAMPLES, NEW_TOKENS, contents, make_model, task_from_example
+from tests.helpers.training import (
+    EXAMPLES,
+    NEW_TOKENS,
+    SHARD_SIZE,
+    contents,
+    make_model,
+    task_from_example,
+)
 from tests.helpers.training import make_trainer as trainer_of
 
 HELD_OUT = [2, 7]
@@ -111,7 +123,6 @@ def test_a_worker_that_does_not_exist_is_refused(
     [
         ({"num_masks": 9}, "num_masks is 9, but was 8"),
         ({"split_target_by": None}, "split_target_by is None, but was 'token'"),
-        ({"token_budget": 77}, f"token_budget is 77, but was {CPU_TOKEN_BUDGET}"),
     ],
 )
 def test_features_made_with_other_settings_are_not_mixed(
@@ -135,9 +146,7 @@ def other_weights() -> Any:
     ("change", "named"),
     [
         ({"shard_size": 4}, "shard_size is 4, but was 3"),
-        ({"dataset": [*EXAMPLES[:-1], EXAMPLES[0]]}, "dataset is '[0-9a-f]+', but was"),
-        ({"dataset": EXAMPLES[:-1]}, "examples is 9, but was 10"),
-        ({"skip": True}, "skip is True, but was False"),
+        ({"dataset": EXAMPLES[1:]}, "prompt is '[0-9a-f]+', but was"),
     ],
 )
 def test_responses_made_with_other_settings_are_not_mixed(
@@ -149,19 +158,188 @@ def test_responses_made_with_other_settings_are_not_mixed(
             stage()
 
 
-def test_the_model_the_prompt_and_the_batches_count_as_settings(
-    trained: AT2Trainer, model: Any
-) -> None:
+def test_the_model_and_the_prompt_count_as_settings(trained: AT2Trainer, model: Any) -> None:
     with pytest.raises(TrainingError, match=r"model\.weights is '[0-9a-f]+', but was"):
         trainer_of(trained.save_path, other_weights()).generate()
-    with pytest.raises(TrainingError, match="batch_size is 3, but was 4"):
-        trainer_of(trained.save_path, model).generate(batch_size=3)
     asked_otherwise = trainer_of(trained.save_path, model)
     asked_otherwise.task_from_example = lambda example, *rest: task_from_example(
         example | {"query": "Why?"}, *rest
     )
     with pytest.raises(TrainingError, match=r"prompt is '[0-9a-f]+', but was"):
         asked_otherwise.generate()
+
+
+def copy_of(trained: AT2Trainer, folder: Path) -> Path:
+    """A folder of its own with the same responses and features."""
+    for name, content in contents(trained.save_path).items():
+        if not name.startswith("estimators"):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(content)
+    return folder
+
+
+def run_stages(trainer: AT2Trainer) -> AT2Trainer:
+    trainer.generate()
+    trainer.compute_features_and_outputs()
+    return trainer
+
+
+def times_written(folder: Path) -> dict[str, int]:
+    return {
+        f"{path.parent.name}/{path.name}": path.stat().st_mtime_ns for path in folder.glob("*/0*")
+    }
+
+
+MORE = [{"context": f"The cat was {i}. Ada wrote it.", "query": "How old?"} for i in range(4)]
+
+
+def test_more_examples_go_on_from_what_is_there(
+    tmp_path: Path, model: Any, trained: AT2Trainer
+) -> None:
+    folder = copy_of(trained, tmp_path)
+    before = times_written(folder)
+    grown = run_stages(trainer_of(folder, model, dataset=EXAMPLES + MORE))
+    after = times_written(folder)
+    # Ten examples fill three shards and begin a fourth, which is the only one made again.
+    kept = {name for name in before if after[name] == before[name]}
+    assert kept == {name for name in before if "/00003" not in name}
+    assert len(after) == 2 * 5
+    fresh = run_stages(trainer_of(tmp_path / "fresh", model, dataset=EXAMPLES + MORE))
+    ours = contents(folder)
+    assert {k: v for k, v in contents(tmp_path / "fresh").items()} == {
+        k: v for k, v in ours.items() if not k.startswith("fresh")
+    }
+    weights = [t.train(num_iterations=5).linear.weight for t in (grown, fresh)]
+    assert torch.equal(*weights)
+
+
+def test_fewer_examples_and_a_changed_one_make_their_shards_again(
+    tmp_path: Path, model: Any, trained: AT2Trainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = copy_of(trained, tmp_path)
+    before = times_written(folder)
+    changed = [*EXAMPLES[:4], MORE[0], *EXAMPLES[5:8]]
+    trainer = trainer_of(folder, model, dataset=changed)
+    for stage in (trainer.compute_features_and_outputs, trainer.train):
+        with pytest.raises(TrainingError, match=r"00001\.\w+ was made of other examples: run "):
+            stage()
+    run_stages(trainer)
+    after = times_written(folder)
+    again = {name.split("/")[1][:5] for name in before if after[name] != before[name]}
+    assert again == {"00001", "00002"}
+    assert "generations/00001.json was made of other examples: making it again" in caplog.messages
+    assert trainer.load_table().num_examples == 8
+    fresh = run_stages(trainer_of(tmp_path / "fresh", model, dataset=changed))
+    for index in range(8):
+        ours, theirs = (t.get_features_and_outputs(index) for t in (trainer, fresh))
+        assert torch.equal(ours.features, theirs.features)
+
+
+def test_features_of_other_responses_are_computed_again(
+    tmp_path: Path, model: Any, trained: AT2Trainer
+) -> None:
+    folder = copy_of(trained, tmp_path)
+    before = times_written(folder)
+    # The same settings on another machine may end in another response.
+    responses = trainer_of(folder, model).run.responses
+    found = read_responses(responses.file(1))
+    found[4] = replace(found[4], ids=found[4].ids[:2])
+    responses.write(1, partial(to_bytes, found))
+    trainer_of(folder, model).compute_features_and_outputs()
+    after = times_written(folder)
+    assert {name for name in before if after[name] != before[name]} == {
+        "features_and_outputs/00001.safetensors",
+        "generations/00001.json",
+    }
+    assert trainer_of(folder, model).load_table().counts[4] == 2
+
+
+@pytest.mark.parametrize("change", [{"token_budget": 77}, {"batch_size": 3}])
+def test_other_batches_go_on_and_are_said(
+    change: dict[str, int],
+    tmp_path: Path,
+    model: Any,
+    trained: AT2Trainer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = copy_of(trained, tmp_path)
+    before = times_written(folder)
+    (folder / "generations/00002.json").unlink()
+    trainer = trainer_of(folder, model, **{k: v for k, v in change.items() if k != "batch_size"})
+    trainer.generate(batch_size=change.get("batch_size", 4))
+    trainer.compute_features_and_outputs()
+    after = times_written(folder)
+    assert {name for name in before if after[name] != before[name]} <= {
+        "generations/00002.json",
+        "features_and_outputs/00002.safetensors",  # if the response is another one
+    }
+    ((name, value),) = change.items()
+    assert sum(f"{name} is '{value}', but was " in message for message in caplog.messages) == 1
+    trainer.train(num_iterations=2)
+
+
+def test_a_run_that_stopped_at_an_example_goes_on_without_it(tmp_path: Path, model: Any) -> None:
+    dataset = [*EXAMPLES[:4], LONG, *EXAMPLES[4:6]]
+    strict = trainer_of(tmp_path, model, dataset=dataset)
+    with pytest.raises(InputError, match=r"^example 4: "):
+        strict.generate()
+    before = times_written(tmp_path)
+    assert list(before) == ["generations/00000.json"]
+    tolerant = run_stages(trainer_of(tmp_path, model, dataset=dataset, skip=True))
+    assert times_written(tmp_path)["generations/00000.json"] == before["generations/00000.json"]
+    assert list(tolerant.skipped()) == [4]
+    # Who asks for none to be skipped is told again.
+    with pytest.raises(InputError, match=r"^example 4: "):
+        trainer_of(tmp_path, model, dataset=dataset).compute_features_and_outputs()
+
+
+def test_training_needs_the_features_and_no_model(
+    tmp_path: Path, model: Any, trained: AT2Trainer
+) -> None:
+    settings: dict[str, Any] = {
+        "num_iterations": 8,
+        "print_every": 4,
+        "held_out_indices": HELD_OUT,
+        "save_name": "one",
+    }
+    for place in ("with", "without"):
+        (tmp_path / place / "features_and_outputs").mkdir(parents=True)
+        copy_of(trained, tmp_path / place)
+    trainer_of(tmp_path / "with", model).train(**settings)
+    shutil.rmtree(tmp_path / "without/generations")
+    alone = AT2Trainer(
+        tmp_path / "without",
+        EXAMPLES,
+        None,
+        None,
+        task_from_example,
+        split_target_by="token",
+        num_masks=8,
+        shard_size=SHARD_SIZE,
+    )
+    assert alone.num_features == trained.num_features
+    alone.train(**settings)
+    assert contents(tmp_path / "without/estimators") == contents(tmp_path / "with/estimators")
+    with pytest.raises(ModelError, match="needs the model"):
+        alone.generate()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"num_masks": 9}, "num_masks is 9, but was 8"),
+        ({"split_target_by": None}, "split_target_by is None, but was 'token'"),
+        ({"shard_size": 4}, "shard_size is 4, but was 3"),
+        ({"feature_extractor": AttentionFeatureExtractor(9, 7)}, "num_layers is 9, but was"),
+    ],
+)
+def test_training_without_a_model_is_for_the_settings_of_the_features(
+    change: dict[str, Any], named: str, trained: AT2Trainer
+) -> None:
+    wanted = {"split_target_by": "token", "num_masks": 8, "shard_size": SHARD_SIZE} | change
+    alone = AT2Trainer(trained.save_path, EXAMPLES, None, None, task_from_example, **wanted)
+    with pytest.raises(TrainingError, match=f"features_and_outputs was made with .*{named}"):
+        alone.train(num_iterations=1)
 
 
 def test_prompts_that_differ_later_in_the_dataset_are_noticed(
@@ -258,12 +436,22 @@ def test_a_dataset_that_gives_no_task_is_refused(tmp_path: Path, model: Any) -> 
     def give_none(example: Any, *_: Any) -> Any:
         raise InputError(f"no context in {example['query']!r}", param="context")
 
-    for skip, index in ((False, 0), (True, 1)):
-        trainer = trainer_of(tmp_path, model, dataset=EXAMPLES[:2], skip=skip)
-        trainer.task_from_example = give_none
-        with pytest.raises(InputError, match=f"^example {index}: no context") as caught:
-            trainer.generate()
-        assert caught.value.param == "context"
+    trainer = trainer_of(tmp_path, model, dataset=EXAMPLES[:2])
+    trainer.task_from_example = give_none
+    with pytest.raises(InputError, match=r"^example 0: no context") as caught:
+        trainer.generate()
+    assert caught.value.param == "context"
+    tolerant = trainer_of(tmp_path, model, dataset=EXAMPLES[:2], skip=True)
+    tolerant.task_from_example = give_none
+    with pytest.raises(NothingToUseError) as nothing:
+        tolerant.generate()
+    assert str(nothing.value) == (
+        "no example can be used; 1 × no context in 'How old?'; 1 × no context in 'Who wrote?'"
+    )
+    assert nothing.value.reasons == {
+        "example 0": "no context in 'How old?'",
+        "example 1": "no context in 'Who wrote?'",
+    }
 
 
 @pytest.mark.parametrize("ends", [[], [1, 4]])

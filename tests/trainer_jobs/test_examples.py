@@ -162,7 +162,7 @@ def test_too_few_rows_are_an_error(tmp_path: Path) -> None:
         load_examples(settings(dataset=path, held_out=2))
     assert error.value.param == "held_out"
     path = jsonl(tmp_path, {**GOOD, "query": ""})
-    with pytest.raises(InputError, match="no row that can be used; line 1: 'query' is empty"):
+    with pytest.raises(InputError, match="no row that can be used; 1 × 'query' is empty"):
         load_examples(settings(dataset=path, bad_rows="skip"))
 
 
@@ -223,3 +223,18 @@ def test_tasks_are_the_librarys_own() -> None:
     assert thought.query == "Hm?" and thought.generate_kwargs["max_new_tokens"] == 9
     longer = make_task(settings(task="thought"), {"query": "Hm?"}, model, tokenizer, "word")
     assert longer.generate_kwargs["max_new_tokens"] == 4096
+
+
+def test_contexts_are_joined_with_their_neighbours_whatever_the_limit(tmp_path: Path) -> None:
+    rows = [{"context": f"Fact {i}.", "query": "What?"} for i in range(30)]
+    path = jsonl(tmp_path, *rows)
+    chosen: dict[str, Any] = {"dataset": path, "join_contexts": 3, "other_queries": ("Why?",)}
+    few, many = (load_examples(settings(limit=limit, **chosen)) for limit in (10, 20))
+    assert many.examples[:10] == few.examples
+    parts = [example["context"].split("\n\n") for example in many.examples]
+    assert {len(part) for part in parts} == {1, 2, 3}
+    facts = [row["context"] for row in rows]
+    for index, part in enumerate(parts):
+        start = facts.index(part[0])
+        assert part == facts[start : start + len(part)] and facts[index] in part
+    assert 0 < sum(example["query"] == "Why?" for example in many.examples) < 15

@@ -1,13 +1,12 @@
 """The command line of the jobs on a tiny model: results, summaries, workers, failures."""
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +14,29 @@ import pytest
 import torch
 
 from at2 import LinearScoreEstimator
-from tests.helpers.tiny import tiny_dataset, tiny_folder
+from tests.helpers.jobs import (
+    ROOT,
+    SMALL,
+    model_folder,
+    results,
+    row,
+    start,
+    write_config,
+    write_rows,
+)
 from trainer_jobs import cli, stages
 
-ROOT = Path(__file__).parents[2]
-SMALL = {
-    "limit": 5,
-    "held_out": 2,
-    "shuffle_seed": 7,
-    "max_new_tokens": 24,
-    "shard_size": 2,
-    "num_masks": 4,
-    "num_iterations": 6,
-    "print_every": 3,
-    "methods": ["at2", "average_attention", "random"],
-    "evaluate_masks": 6,
-    "evaluate_top_k": [1],
-}
-NEEDED = ("--out", "x", "--dataset", "d")
+RUN = ["run", "--out", "x", "--dataset", "x"]
 PNG = b"\x89PNG\r\n\x1a\n"
-ONE_FACT = {
-    "context": "Omar Whitfield lives in Lisbon.",
-    "query": "Where does Omar Whitfield live?",
-}
 
 
-def write_config(path: Path, out: Path, **changes: Any) -> str:
-    values = SMALL | {"model": str(tiny_folder()), "dataset": str(tiny_dataset())}
-    values |= {"out": str(out)} | changes
-    lines = [
-        f"{name} = {json.dumps(value)}\n" for name, value in values.items() if value is not None
-    ]
-    path.write_text("".join(lines), "utf-8")
-    return str(path)
-
-
-def results(out: Path) -> dict[str, bytes]:
-    """Everything that has to be the same however a run went."""
-    kept = ("generations/", "features_and_outputs/", "estimators/")
-    found = {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    return {name: content for name, content in found.items() if name.startswith(kept)}
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """As in the processes that are compared with this one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +53,8 @@ def run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., tupl
     """Run a command on a folder `out`; its status, output and errors. None leaves a setting out."""
 
     def run(command: str, *flags: str, **changes: Any) -> tuple[int, str, str]:
-        config = write_config(tmp_path / "small.toml", tmp_path / "out", **changes)
+        out = changes.pop("out", tmp_path / "out")
+        config = write_config(tmp_path / "small.toml", out, **changes)
         capfd.readouterr()
         status = cli.main([command, "--config", config, *flags])
         return (status, *capfd.readouterr())
@@ -215,9 +198,9 @@ def test_an_estimator_may_weigh_powers_of_attention(
 def flawed(tmp_path: Path) -> dict[str, Any]:
     """Settings for a file with a line that is no row, and one that is too long for the model."""
     path = tmp_path / "data.jsonl"
-    long = {**ONE_FACT, "context": f"{ONE_FACT['context']} " * 500}
+    long = {**row(0), "context": f"{row(0)['context']} " * 50}
     path.write_text(
-        "\n".join([json.dumps(ONE_FACT), "{", json.dumps(long), json.dumps(ONE_FACT)]), "utf-8"
+        "\n".join([json.dumps(row(0)), "{", json.dumps(long), json.dumps(row(1))]), "utf-8"
     )
     return {"dataset": str(path), "held_out": 0, "shuffle_seed": None}
 
@@ -235,7 +218,7 @@ def test_bad_rows_and_examples_can_be_passed_over(
     summary = json.loads((tmp_path / "out/summary.json").read_text("utf-8"))
     assert summary["bad_rows"] == [reason]
     (skipped,) = summary["skipped"]
-    assert skipped.startswith("example 1 (line 3): ") and "2048" in skipped
+    assert skipped.startswith("example 1 (line 3): ") and "512" in skipped
     assert summary["examples"]["train"] == 3
     assert summary["training"]["examples"] == 2
     lines = output.splitlines()
@@ -269,8 +252,8 @@ def test_a_model_without_thoughts_has_nothing_to_train_on(
     tmp_path: Path, run: Callable[..., tuple[int, str, str]]
 ) -> None:
     data = tmp_path / "data.jsonl"
-    data.write_text(json.dumps({"prompt": "Who is Omar Whitfield?"}))
-    changes = {"dataset": str(data), "task": "thought", "columns": None, "held_out": 0}
+    data.write_text(json.dumps({"prompt": "Who is Ada?"}))
+    changes = {"dataset": str(data), "task": "thought", "held_out": 0}
     status, _, errors = run("run", "--columns", "query=prompt", **changes)
     assert status == 1
     assert errors.splitlines()[-1] == "error: no example has a target to train on"
@@ -283,6 +266,7 @@ def test_a_model_without_thoughts_has_nothing_to_train_on(
         ("evaluate", {}, "no estimator 'default' yet: run train first"),
         ("generate", {"model": "no/where/at/all"}, "cannot load model 'no/where/at/all': "),
         ("generate", {"dataset": "absent.csv"}, "cannot read absent.csv: No such file"),
+        ("generate", {"dataset": "absent.json"}, "cannot read absent.json: No such file"),
     ],
 )
 def test_an_error_is_one_line_and_status_1(
@@ -303,6 +287,9 @@ def test_an_error_is_one_line_and_status_1(
     [
         ({"methods": ["at2", "nope"]}, "no method 'nope'; there are: at2, "),
         ({"save_name": "../x"}, "save_name is '../x', not letters, digits, "),
+        ({"out": "nope://x/y"}, "nope://x/y: Unsupported filesystem: 'nope'"),
+        ({"push_to_hub": "a/b/c"}, "push_to_hub: "),
+        ({"engine": "ray", "out": "memory://x"}, "out=memory://x: actors do not share"),
     ],
 )
 def test_what_the_library_does_not_take_is_refused_at_once(
@@ -320,10 +307,10 @@ def test_what_the_library_does_not_take_is_refused_at_once(
 def test_too_little_memory_is_one_line_with_what_to_change(
     run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def allocate(job: stages.Job) -> None:
+    def allocate(job: stages.Job, stage: str) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 1.00 TiB")
 
-    monkeypatch.setitem(stages.STAGES, "compute", allocate)
+    monkeypatch.setattr(stages, "share", allocate)
     status, _, errors = run("compute")
     assert status == 1
     assert "token_budget" in errors.splitlines()[-1] and "Traceback" not in errors
@@ -331,11 +318,11 @@ def test_too_little_memory_is_one_line_with_what_to_change(
 
 def test_a_folder_is_for_one_set_of_settings(run: Callable[..., tuple[int, str, str]]) -> None:
     assert run("generate", limit=2, held_out=0)[0] == 0
-    status, _, errors = run("generate", limit=2, held_out=0, max_new_tokens=23)
+    status, _, errors = run("generate", limit=2, held_out=0, max_new_tokens=5)
     assert status == 1
     line = errors.splitlines()[-1]
     assert "generations was made with other settings" in line
-    assert "max_new_tokens is 23, but was 24" in line
+    assert "max_new_tokens is 5, but was 6" in line
 
 
 def test_a_file_where_the_folder_should_be_is_one_line(
@@ -359,10 +346,13 @@ def test_a_summary_that_cannot_be_written_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fly"], "'fly' is not one of generate, compute, train, evaluate, run"),
-        (["run", *NEEDED, "--num-masks", "0"], "num_masks='0': Input should be greater"),
-        (["run", *NEEDED, "--num-jobs", "2", "--job-index", "0"], "num_jobs=2: a stage needs"),
-        (["train", *NEEDED, "--job-index", "0"], "job_index=0: num_jobs is not set"),
+        (["fly"], "'fly' is not one of generate, compute, train, evaluate, run, status"),
+        (
+            ["run", "--out", "x", "--dataset", "x", "--num-masks", "0"],
+            "num_masks='0': Input should be greater",
+        ),
+        ([*RUN, "--num-jobs", "2", "--job-index", "0"], "num_jobs=2: a stage needs"),
+        ([*RUN, "--job-index", "0"], "job_index=0: num_jobs is not set"),
     ],
 )
 def test_wrong_settings_are_one_line_and_status_2(
@@ -375,18 +365,6 @@ def test_wrong_settings_are_one_line_and_status_2(
 
 
 # -- real processes --------------------------------------------------------------------------------
-
-
-def start(*arguments: str) -> subprocess.Popen[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("AT2_", "SLURM_"))}
-    return subprocess.Popen(
-        [sys.executable, "-m", "trainer_jobs", *arguments],
-        cwd=ROOT,
-        env=environment | {"HF_HUB_OFFLINE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 def test_help_names_commands_and_configurations() -> None:
@@ -403,7 +381,7 @@ def test_help_names_commands_and_configurations() -> None:
 def test_wrong_settings_are_told_before_models_are_imported() -> None:
     code = (
         "import sys; from trainer_jobs import cli; "
-        "status = cli.main(['run', '--out', 'x', '--limit', '0']); "
+        "status = cli.main(['run', '--out', 'x', '--dataset', 'x', '--limit', '0']); "
         "print(status, 'torch' in sys.modules, 'transformers' in sys.modules)"
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -495,3 +473,89 @@ def test_a_device_that_there_is_not_is_one_line(
     status, _, errors = run("generate", "--device", device)
     assert status == 1
     assert errors.splitlines()[-1].startswith(f"error: device '{device}' cannot be used: ")
+
+
+# -- how it ends -----------------------------------------------------------------------------------
+
+
+def test_a_run_that_is_terminated_says_so(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "small.toml", tmp_path / "out", num_iterations=1_000_000)
+    process = start("run", "--config", config, "--held-out", "0")
+    while process.poll() is None and not list((tmp_path / "out").glob("estimators/default/ch*")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert errors.splitlines()[-1] == "stopped by SIGTERM; the same command goes on from here"
+
+
+def test_output_that_nobody_reads_any_longer_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    config = write_config(tmp_path / "small.toml", tmp_path / "out")
+    process = start("run", "--config", config, PYTHONUNBUFFERED="1")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    errors = process.stderr.read().splitlines()
+    assert process.wait() == 128 + signal.SIGPIPE
+    assert errors[-1] == (
+        "stopped: nobody reads the output any longer; the same command goes on from here"
+    )
+    assert not any("Traceback" in line or "Exception ignored" in line for line in errors)
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
+def test_help_that_is_cut_short_is_no_error(arguments: list[str]) -> None:
+    process = start(*arguments)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait()
+    process.stderr.close()
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert re.fullmatch(r"at2-service \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_when_every_row_is_bad_the_reasons_are_told_and_summarised(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    rows: list[Any] = [{**row(0), "query": ""}, {**row(1), "query": " "}, {"context": "x"}]
+    data = write_rows(tmp_path / "data.jsonl", rows)
+    status, output, errors = run("run", dataset=data, bad_rows="skip", held_out=0)
+    assert status == 1
+    assert errors.splitlines()[-1] == (
+        f"error: {data} has no row that can be used; 2 × 'query' is empty; 1 × no 'query'"
+    )
+    summary = json.loads((tmp_path / "out/summary.json").read_text("utf-8"))
+    assert len(summary["bad_rows"]) == 3 and summary["training"] is None
+    assert "line 1: 'query' is empty" in summary["bad_rows"]
+    assert "  line 3: no 'query'" in output.splitlines() or "Rows that cannot be used: 3" in output
+
+
+def test_when_every_example_is_too_long_the_reasons_are_told_and_summarised(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    long = {"context": "The fox was old. " * 200, "query": "Who?"}
+    data = write_rows(tmp_path / "data.jsonl", [long, long])
+    status, output, errors = run("generate", dataset=data, bad_rows="skip", held_out=0)
+    assert status == 1
+    assert errors.splitlines()[-1].startswith("error: no example can be used; 2 × ")
+    summary = json.loads((tmp_path / "out/summary.json").read_text("utf-8"))
+    first, second = summary["skipped"]
+    assert first.startswith("example 0 (line 1): ") and "512" in first
+    assert second.startswith("example 1 (line 2): ")
+    assert f"  {first}" in output.splitlines()
+
+
+def test_a_home_folder_may_be_written_as_a_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "model").symlink_to(model_folder())
+    write_rows(tmp_path / "data.jsonl", [row(0), row(1)])
+    changes = {"dataset": "~/data.jsonl", "model": "~/model", "out": "~/here", "held_out": 0}
+    assert run("generate", **changes)[0] == 0
+    assert (tmp_path / "here/generations/00000.json").exists()
+    assert not (Path.cwd() / "~").exists()

@@ -23,7 +23,7 @@ def table() -> list[str]:
     rows = []
     for name, field in JobSettings.model_fields.items():
         default = field.default
-        if default is PydanticUndefined or default is None or default == {}:
+        if default is PydanticUndefined or default is None or default in ({}, ()):
             shown = ""
         elif isinstance(default, tuple):
             shown = f"`{','.join(map(str, default))}`"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from at2.errors import ModelError
 from at2.model import default
 from service.settings import Settings
 from trainer_jobs.configuration import (
@@ -16,6 +17,7 @@ from trainer_jobs.configuration import (
     read_configuration,
     read_settings,
 )
+from trainer_jobs.devices import device_of
 from trainer_jobs.settings import JobSettings
 from trainer_jobs.workers import Worker, worker_of
 
@@ -88,7 +90,7 @@ def test_tables_and_lists_are_written_alike_everywhere(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "out: not set"),
+        ([], "out: not set\ndataset: not set"),
         (["--num-masks", "1"], "num_masks='1': Input should be greater than or equal to 2"),
         (["--seed", "-1"], "seed='-1': Input should be greater than or equal to 0"),
         (["--learning-rate", "inf"], "learning_rate='inf': Input should be a finite number"),
@@ -111,10 +113,10 @@ def test_tables_and_lists_are_written_alike_everywhere(
     ],
 )
 def test_a_wrong_setting_is_one_line_with_value_and_limit(flags: list[str], message: str) -> None:
-    given = [*NEEDED, *flags] if flags else ["--dataset", "d"]
+    given = [*NEEDED, *flags] if flags else []
     found = problem(*given)
     assert found.startswith(message)
-    assert "\n" not in found
+    assert found.count("\n") == message.count("\n")
 
 
 def test_every_wrong_setting_has_its_line() -> None:
@@ -136,7 +138,7 @@ def test_every_wrong_setting_has_its_line() -> None:
             "max-new-tokens=3: there is no such setting; did you mean max_new_tokens?",
         ),
         ("out = x\n", ": Invalid value (at line 1, column 7)"),
-        ('out = 3\ndataset = "d"\n', "out=3: Input is not a valid path"),
+        ('dataset = "d"\nout = 3\n', "out=3: Input should be a valid string"),
         (
             'out = "x"\ndataset = "d"\nlimit = "many"\n',
             "limit='many': Input should be a valid integer",
@@ -180,7 +182,7 @@ def test_help_lists_every_setting_with_its_words(capsys: pytest.CaptureFixture[s
 def test_a_configuration_of_the_package_is_right(name: str) -> None:
     found = read("--config", name)
     assert found.held_out > 0
-    assert not found.out.is_absolute()
+    assert not Path(found.out).is_absolute()
 
 
 def test_dolly_is_chosen_as_in_the_walk_through() -> None:
@@ -260,6 +262,133 @@ def test_an_array_of_slurm_has_every_worker_once(count: int, first: int, step: i
     assert found == [Worker(index, count) for index in range(count)]
 
 
+def torchrun(rank: int, size: int, local: int, groups: int = 1) -> dict[str, str]:
+    names = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": local, "GROUP_WORLD_SIZE": groups}
+    return {name: str(value) for name, value in names.items()}
+
+
+def srun(task: int, size: int, local: int) -> dict[str, str]:
+    names = {"PROCID": task, "NTASKS": size, "LOCALID": local}
+    return {f"SLURM_{name}": str(value) for name, value in names.items()}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected", "local"),
+    [
+        (torchrun(1, 2, 1), Worker(1, 2), 1),
+        (torchrun(9, 16, 1, groups=2), Worker(9, 16), 1),
+        ({"RANK": "3", "WORLD_SIZE": "4"}, Worker(3, 4), None),
+        (srun(5, 8, 1), Worker(5, 8), 1),
+        (srun(0, 1, 0), Worker(0, 1), None),
+        # each task of srun starts ranks of its own
+        ({**srun(1, 2, 0), **torchrun(3, 4, 3)}, Worker(7, 8), None),
+        # ranks over all tasks
+        ({**srun(1, 2, 0), **torchrun(7, 8, 3, groups=2)}, Worker(7, 8), 3),
+        ({**slurm(2, count=3), **srun(1, 4, 1)}, Worker(9, 12), 1),
+        ({**slurm(1, count=2), **torchrun(0, 2, 0)}, Worker(2, 4), 0),
+        ({**slurm(1, count=2), **torchrun(3, 4, 1, groups=2)}, Worker(7, 8), 1),
+        ({"JOB_COMPLETION_INDEX": "1", **torchrun(3, 4, 1, groups=2)}, Worker(3, 4), 1),
+    ],
+)
+def test_launchers_give_the_index_through_all_levels(
+    environment: dict[str, str], expected: Worker, local: int | None
+) -> None:
+    found = worker_of(None, None, environment)
+    assert found == expected
+    assert found.local_index == local
+    assert worker_of(None, expected.count, environment) == expected
+    assert worker_of(0, 3, environment) == Worker(0, 3)
+
+
+def test_pods_with_ranks_of_their_own_need_the_number_of_all_workers() -> None:
+    environment = {"JOB_COMPLETION_INDEX": "1", **torchrun(1, 2, 1)}
+    assert worker_of(None, 6, environment) == Worker(3, 6)
+    for num_jobs, message in ((None, "completions of the job times 2"), (5, "each job starts 2")):
+        with pytest.raises(ValueError, match=message):
+            worker_of(None, num_jobs, environment)
+
+
+@pytest.mark.parametrize(
+    ("environment", "together"),
+    [
+        (torchrun(1, 2, 1), True),
+        (srun(1, 2, 1), True),
+        (slurm(1), False),
+        ({**slurm(1, count=2), **torchrun(1, 2, 1)}, False),
+        ({**slurm(0, count=1), **torchrun(1, 2, 1)}, True),
+        ({}, False),
+    ],
+)
+def test_only_workers_that_are_started_together_can_wait_for_each_other(
+    environment: dict[str, str], together: bool
+) -> None:
+    assert worker_of(None, None, environment).together is together
+
+
+def on(worker: dict[str, str]) -> Worker:
+    return worker_of(None, None, worker)
+
+
+@pytest.mark.parametrize(
+    ("device", "worker", "num_gpus", "expected"),
+    [
+        (None, on({}), 0, None),
+        (None, on({}), 2, "cuda:0"),
+        ("cuda", on({}), 2, "cuda:0"),
+        ("cpu", on(torchrun(1, 2, 1)), 2, "cpu"),
+        ("cuda:1", on(torchrun(0, 2, 0)), 2, "cuda:1"),
+        (None, on(torchrun(1, 2, 1)), 2, "cuda:1"),
+        (None, on(torchrun(9, 16, 1, groups=2)), 8, "cuda:1"),
+        (None, on(srun(5, 8, 1)), 4, "cuda:1"),
+        (None, on(srun(5, 8, 1)), 1, "cuda:0"),  # --gpus-per-task=1
+        (None, Worker(5, 8), 4, "cuda:1"),
+        (None, Worker(5, 8), 1, "cuda:0"),
+    ],
+)
+def test_each_worker_takes_a_gpu_of_its_own(
+    device: str | None, worker: Worker, num_gpus: int, expected: str | None
+) -> None:
+    assert device_of(device, worker, {}, num_gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("device", "environment", "named"),
+    [
+        ("cuda", {}, "device=cuda: a GPU was asked for"),
+        (None, {"SLURM_GPUS_ON_NODE": "2"}, "SLURM_GPUS_ON_NODE=2: a GPU was asked for"),
+        (None, {"SLURM_JOB_GPUS": "0"}, "SLURM_JOB_GPUS=0"),
+        (None, {"CUDA_VISIBLE_DEVICES": "0,1"}, "CUDA_VISIBLE_DEVICES=0,1"),
+        (None, {"NVIDIA_VISIBLE_DEVICES": "GPU-4f2b"}, "NVIDIA_VISIBLE_DEVICES=GPU-4f2b"),
+    ],
+)
+def test_where_a_gpu_was_asked_for_and_none_is_found_it_stops(
+    device: str | None, environment: dict[str, str], named: str
+) -> None:
+    with pytest.raises(ModelError) as error:
+        device_of(device, Worker(), environment, 0)
+    assert str(error.value).startswith(named) and "finds none" in str(error.value)
+    assert device_of("cpu", Worker(), environment, 0) == "cpu"
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_GPUS_ON_NODE": "0"},
+        {"CUDA_VISIBLE_DEVICES": ""},
+        {"CUDA_VISIBLE_DEVICES": "-1"},
+        {"NVIDIA_VISIBLE_DEVICES": "all"},
+        {"NVIDIA_VISIBLE_DEVICES": "void"},
+    ],
+)
+def test_where_none_was_asked_for_the_processor_does(environment: dict[str, str]) -> None:
+    assert device_of(None, Worker(), environment, 0) is None
+
+
+def test_two_ranks_do_not_share_a_gpu() -> None:
+    with pytest.raises(ModelError, match=r"LOCAL_RANK=1: .* there are 1 here"):
+        device_of(None, on(torchrun(1, 2, 1)), {}, 1)
+
+
 @pytest.mark.parametrize(
     ("job_index", "num_jobs", "environment", "message"),
     [
@@ -272,6 +401,9 @@ def test_an_array_of_slurm_has_every_worker_once(count: int, first: int, step: i
         (None, None, slurm(5, first=3, count=2), "SLURM_ARRAY_TASK_ID=5: not one of 2 jobs; set"),
         (None, None, slurm(4, first=1, step=2), "SLURM_ARRAY_TASK_ID=4: not one of 4 jobs"),
         (None, None, {"SLURM_ARRAY_TASK_ID": "0"}, "SLURM_ARRAY_TASK_COUNT='': not a number"),
+        (None, None, {"RANK": "1"}, "WORLD_SIZE='': not a number"),
+        (None, None, {"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2: not one of 2"),
+        (None, 3, {"RANK": "1", "WORLD_SIZE": "2"}, "num_jobs=3, but 2 workers were started"),
     ],
 )
 def test_a_worker_that_cannot_be_is_refused(
