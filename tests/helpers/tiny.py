@@ -168,4 +168,5 @@ def _model(tokenizer: PreTrainedTokenizerFast) -> Any:
         model.model.embed_tokens.weight[tokenizer.convert_tokens_to_ids("Ċ"), 0] = _OPENING
         model.lm_head.weight[:, 0] = 0
         model.lm_head.weight[[tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(".")], 0] = -1
+    model.name_or_path = NAME
     return model
