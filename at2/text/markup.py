@@ -2,10 +2,10 @@
 
 import regex
 
-_SOLID = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ーｰ"
+SOLID = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}ーｰ"
 """Scripts without spaces."""
-SOLID = _SOLID
-BESIDE = rf"\s\x1c-\x1f<>{_SOLID}\u3000-\u30ff\uff00-\uffef"
+
+BESIDE = rf"\s\x1c-\x1f<>{SOLID}\u3000-\u30ff\uff00-\uffef"
 """What an address ends before: spaces, and those scripts with their marks (，。）」ー)."""
 
 ADDRESS = rf"""(?:https?://|www\.)[^{BESIDE}"]*[^{BESIDE}\p{{P}}]/?"""

@@ -21,7 +21,11 @@ MIN_PROMPTS = 4
 """Fewer leave nothing to check the estimator on."""
 
 NUM_MASKS = 24
+"""Ablations per prompt."""
+
 MAX_NEW_TOKENS = 64
+"""The most tokens of a response."""
+
 _NAME = "calibrated"
 _HELD_OUT_SHARE = 4
 
