@@ -174,6 +174,8 @@ def _rows(block: list[_Line]) -> list[bool]:
 
 def _is_row(line: _Line) -> bool:
     """Whether a line is a row whatever stands around it."""
+    if _OPENING_TAG.match(line.content):  # <|think|>
+        return False
     bars = line.content.count("|") if line.content.startswith("|") else len(_BAR.findall(line.text))
     return bars >= _BARS or line.content.count("\t") >= _BARS
 
@@ -221,7 +223,8 @@ def _stops_from(group: list[_Line]) -> list[bool]:
 def _goes_on(line: _Line, following: _Line, full: bool, column: int, stopped_later: bool) -> bool:
     """Whether a line clearly goes on in the next one."""
     small = following.first_letter.islower()
-    last = line.words[-1].strip("\"'“”‘’«»„([*_").lower()
+    word = line.words[-1].strip("\"'“”‘’«»„([*_")
+    last = word.lower()
     if line.text.endswith(":") or following.content[:1] in "<":
         return False
     if _CJK.match(following.content):
@@ -235,7 +238,8 @@ def _goes_on(line: _Line, following: _Line, full: bool, column: int, stopped_lat
             or (last[:-1] in BEFORE_NUMBER and following.first_letter.isdigit())
             or (small and full and column >= _MIN_COLUMN)
         )
-    if last in CONNECTORS or (small and last[-1:] in ",-–—­"):
+    connects = last in CONNECTORS and not (len(word) == 1 and word.isupper())  # "pier A"
+    if connects or (small and last[-1:] in ",-–—­"):
         return following.first_letter.isalnum()
     if line.is_stopped:
         return small and full and column >= _MIN_COLUMN

@@ -159,9 +159,9 @@ def test_a_context_without_sources_has_a_page() -> None:
 
 def unscored_attributor() -> AverageAttentionAttributor:
     """Of five sources, of which two have no score, as where a model overflows."""
-    attributor = attributor_of([Document("One is here. Two is. Three is. Four is. Five is.")])
-    attributor.scores[:] = [0.5, np.nan, 0.25, np.inf, -1]
-    return attributor
+    task = attributor_of([Document("One is here. Two is. Three is. Four is. Five is.")]).task
+    scores = np.tile([0.5, np.nan, 0.25, np.inf, -1], (len(task.target_ids), 1))
+    return AverageAttentionAttributor(task, {"scores": scores.T})
 
 
 def test_scores_that_are_no_numbers_are_null_on_the_page() -> None:

@@ -46,18 +46,18 @@ def test_every_pass_is_announced_with_its_tokens(method: str) -> None:
 def test_another_method_may_run_between_two_passes_of_the_same_model(
     method: str, other: str
 ) -> None:
-    task = small_task(small_llama(), "word")
-    alone, other_alone = _scores(task, method), _scores(task, other)
+    model = small_llama()
+    alone, other_alone = (_scores(small_task(model, "word"), name) for name in (method, other))
     found: list[Any] = []
 
     def run_other(_: int) -> None:
         if len(found) < 3:
             found.append(None)
             with between_passes(lambda _: None):
-                found[-1] = _scores(task, other)
+                found[-1] = _scores(small_task(model, "word"), other)
 
     with between_passes(run_other):
-        np.testing.assert_array_equal(_scores(task, method), alone)
+        np.testing.assert_array_equal(_scores(small_task(model, "word"), method), alone)
     assert found
     for scores in found:
         np.testing.assert_array_equal(scores, other_alone)
@@ -65,12 +65,12 @@ def test_another_method_may_run_between_two_passes_of_the_same_model(
 
 @pytest.mark.parametrize("method", ["leave_one_out", "gradient_norm", "average_attention"])
 def test_a_method_that_is_ended_leaves_the_model_as_it_was(method: str) -> None:
-    task = small_task(small_llama(), "word")
-    expected = _scores(task, method)
+    model = small_llama()
+    expected = _scores(small_task(model, "word"), method)
 
     def end(_: int) -> None:
         raise Ended
 
     with pytest.raises(Ended), between_passes(end):
-        _scores(task, method)
-    np.testing.assert_array_equal(_scores(task, method), expected)
+        _scores(small_task(model, "word"), method)
+    np.testing.assert_array_equal(_scores(small_task(model, "word"), method), expected)
