@@ -95,13 +95,20 @@ def test_positions_of_a_short_sequence_stay_exact_while_a_long_one_is_captured(k
         family, settings = "phi3", {"original_max_position_embeddings": 32}
     model = eager(family, rope_parameters=rope, **settings)
     short, long = random_ids(TOKENS), random_ids(2 * 32)
-    expected = logits(model, short)
+    expected, wanted = logits(model, short), scores(model, short)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    scores(model, long)
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, buffers[name])
 
     def work() -> None:
         for _ in range(PASSES):
             assert torch.equal(logits(model, short), expected)
 
     while_another_thread(lambda: scores(model, long), work)
+    # Nor does a capture depend on what the model has read itself.
+    logits(model, long)
+    assert torch.equal(scores(model, short), wanted)
 
 
 def test_what_training_did_is_seen() -> None:
