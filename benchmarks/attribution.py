@@ -34,7 +34,7 @@ FIRST_SPAN_BAR = 1.15
 LATER_SPAN_BAR_MS = 5.0
 _REPEATS = 15
 _SLOW_REPEATS = 3
-_QUERY = "Where does Charlotte Bennett live?"
+_QUERY = "Where does Priya Nair live?"
 _METHODS = (
     "at2",
     "average_attention",
@@ -49,7 +49,7 @@ _METHODS = (
 def context(sentences: int) -> str:
     """Facts about many people, the one that is asked for among them."""
     facts = [f"Mina Okafor {n} lives in Lisbon." for n in range(sentences - 1)]
-    facts.insert(sentences // 2, "Charlotte Bennett lives in Vienna.")
+    facts.insert(sentences // 2, "Priya Nair lives in Vienna.")
     return " ".join(facts)
 
 
@@ -74,7 +74,7 @@ def median_ms(work: Callable[[], object], repeats: int = _REPEATS) -> float:
 def spans(model: Any, tokenizer: Any, estimator: LinearScoreEstimator) -> None:
     """The first span of a response and later ones beside a prefill."""
     task = a_task(100, model, tokenizer)
-    task.set_generation("Charlotte Bennett lives in Vienna.")
+    task.set_generation("Priya Nair lives in Vienna.")
     ids = torch.tensor([task.token_ids])
 
     def prefill() -> None:
@@ -105,7 +105,7 @@ def methods(
 ) -> None:
     """Every method's time for a whole response beside a prefill."""
     sentences = 40
-    response = "Charlotte Bennett lives in Vienna."
+    response = "Priya Nair lives in Vienna."
 
     def given() -> SimpleContextAttributionTask:
         task = a_task(sentences, model, tokenizer)

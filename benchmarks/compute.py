@@ -52,8 +52,8 @@ _FLAT: dict[str, Any] = _DEEP | {
     "intermediate_size": 768,
     "num_hidden_layers": 4,
 }
-_PEOPLE = ("Charlotte Bennett", "Omar Whitfield", "Olga Petrov", "Mina Okafor", "Jonas Lind")
-_FACTS = ("lives in Lisbon", "plays the cello", "works for Halden Freight", "was born in 1987")
+_PEOPLE = ("Priya Nair", "Colin Webb", "Helen Marsh", "Mina Okafor", "Jonas Lind")
+_FACTS = ("lives in Lisbon", "plays the cello", "works for the county", "was born in 1987")
 
 
 def examples(count: int, sentences: int) -> list[dict[str, str]]:

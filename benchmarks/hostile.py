@@ -62,9 +62,9 @@ async def _senseless(address: str) -> None:
 async def _megabytes(address: str) -> None:
     """Many equal spans, with all tokens of a context as sources."""
     body = {
-        "context": "Charlotte Bennett lives in Lisbon. " * 60,
-        "query": "Where does Charlotte Bennett live?",
-        "response": "Charlotte Bennett lives in Lisbon.",
+        "context": "Priya Nair lives in Lisbon. " * 60,
+        "query": "Where does Priya Nair live?",
+        "response": "Priya Nair lives in Lisbon.",
         "source_type": "token",
         "top_k": 10_000,
         "spans": [{"start": 0, "end": 34}] * 256,

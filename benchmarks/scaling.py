@@ -26,7 +26,7 @@ from tests.helpers.published import median_measured, published_attribution
 
 _REPEATS = 3
 _FACT_TOKENS = 12  # about, of one sentence below
-_QUERY = "Where does Charlotte Bennett live?"
+_QUERY = "Where does Priya Nair live?"
 
 
 @dataclass(frozen=True)
