@@ -7,6 +7,7 @@ is free. The driver loads no model; it counts, and says what is left.
 
 import logging
 import os
+import time
 from collections import Counter, deque
 from importlib.util import find_spec
 from typing import Any
@@ -27,6 +28,9 @@ logger = logging.getLogger("trainer_jobs")
 
 _MOST_TRIES = 5
 """How often an item may cost an actor its life before the run stops: the item may be the reason."""
+
+_SECONDS_BEFORE_AGAIN = 1.0
+"""How long to wait for an actor that is being started again."""
 
 
 class ItemWorker:
@@ -181,10 +185,12 @@ class _Pool:
                     result = ray.get(ready)
                 except ray.exceptions.RayActorError as problem:
                     lost[item] += 1
-                    if item is None or lost[item] > _MOST_TRIES:
+                    if lost[item] > _MOST_TRIES:
                         raise TrainingError(_lost(self._stage, item, problem)) from problem
-                    logger.warning("%s: an actor died at item %s: again", self._stage, item)
-                    if item is not None:
+                    if item is None:  # it is being started again, and does not answer yet
+                        time.sleep(_SECONDS_BEFORE_AGAIN)
+                    else:
+                        logger.warning("%s: an actor died at item %s: again", self._stage, item)
                         left.appendleft(item)
                     at_work[self._begin(actor)] = actor, None
                     continue
@@ -238,5 +244,6 @@ def _absolute(place: str) -> str:
 
 def _lost(stage: str, item: int | None, problem: Exception) -> str:
     reason = str(problem).strip().splitlines()[0]
-    where = "while they load" if item is None else f"at item {item}, {_MOST_TRIES} times"
+    where = "while they load" if item is None else f"at item {item}"
+    where = f"{where}, more than {_MOST_TRIES} times"
     return f"{stage}: actors die {where}: {reason}"

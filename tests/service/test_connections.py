@@ -134,7 +134,7 @@ def test_a_reply_that_is_not_read_is_given_up(read: int, log: io.StringIO) -> No
 
 def test_a_reply_that_is_read_slowly_arrives_whole() -> None:
     """It takes far longer than the limit, at a pace above the slowest."""
-    with _served(write_seconds=0.2) as (address, _, _), _connect(address) as connection:
+    with _served(write_seconds=3.0) as (address, _, _), _connect(address) as connection:
         connection.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         received, waited = 0, threading.Event()
         while piece := connection.recv(2**20):
