@@ -9,7 +9,7 @@ AT2_PORT ?= 8000
 export AT2_HOST AT2_PORT
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: run test check lint types bench clean
+.PHONY: run test check lint types docs bench clean
 
 run: $(VENV)/installed
 	$(BIN)/python -m service
@@ -27,6 +27,10 @@ lint: $(VENV)/installed-dev
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
 
+# a dead link is an error; the site is in build/site
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: $(VENV)/installed-dev .peers/at2
 	$(BIN)/python -m benchmarks
 
@@ -43,6 +47,11 @@ $(VENV)/installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/installed-dev: $(VENV)/installed
 	$(PIP) install -c constraints.txt -e ".[dev]"
+	touch $@
+
+# builds from the sources, so neither the package nor torch is needed
+$(VENV)/installed-docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) install -c constraints.txt mkdocs-material "mkdocstrings[python]"
 	touch $@
 
 # the published package, to compare with: in a folder of its own, so that it shadows nothing

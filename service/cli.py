@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from service.__main__ import main as serve  # its flags are the server's settings
 
         return serve(given[1:], program="at2 serve")
-    parser = _parser()
+    parser = make_parser()
     options = parser.parse_args(given)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all of Unicode
@@ -78,7 +78,7 @@ def _with_hint(error: Exception) -> str:
 # -- arguments -----------------------------------------------------------------------------------
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="at2", description="Which parts of the context did the model use?"
     )

@@ -22,7 +22,7 @@ _CENTURY = 100 * 365 * _DAY
 
 
 class Settings(BaseSettings):
-    """Settings with their defaults; `README.md` lists them, and a test compares the two."""
+    """Settings with their defaults; `docs/settings.md` lists them, and a test compares the two."""
 
     model_config = SettingsConfigDict(
         env_prefix="AT2_",

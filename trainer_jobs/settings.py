@@ -25,7 +25,7 @@ _LISTS = ("exponents", "source_type", "methods", "evaluate_top_k", "evaluate_abl
 
 
 class JobSettings(BaseSettings):
-    """Settings with their defaults; `docs/jobs.md` lists them, and a test compares the two."""
+    """Settings with their defaults; `docs/settings.md` lists them, and a test compares the two."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
