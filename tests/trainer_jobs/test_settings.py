@@ -218,7 +218,10 @@ def test_thoughts_are_chosen_as_in_the_published_scripts() -> None:
 
 def test_configurations_are_in_the_package() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))
-    assert project["tool"]["setuptools"]["package-data"]["trainer_jobs"] == ["configs/*.toml"]
+    assert project["tool"]["setuptools"]["package-data"]["trainer_jobs"] == [
+        "py.typed",
+        "configs/*.toml",
+    ]
 
 
 def test_the_default_model_is_the_librarys() -> None:
