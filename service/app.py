@@ -66,7 +66,7 @@ def create_app(engine: Engine) -> FastAPI:
     errors.install(app)
     for module in (generations, attribution, status, page):
         app.include_router(module.router)
-    operation.equip(app, settings, lambda: engine.load.in_progress)
+    operation.equip(app, settings, engine.admission.check)
     metrics: Metrics = app.state.metrics
     app.state.generations = Generations(engine, store, metrics)
     metrics.watch(

@@ -39,28 +39,21 @@ async def _metrics(request: Request) -> Metrics:
     return metrics
 
 
-async def _owner(request: Request) -> str:
-    owner: str = getattr(request.state, "key_id", "")
-    return owner
-
-
 CallerDep = Annotated[Caller, Depends(_caller)]
 """Who waits for the reply: one caller for each key, and one for all who have none."""
 EngineDep = Annotated[Engine, Depends(_engine)]
 GenerationsDep = Annotated[Generations, Depends(_generations)]
 StoreDep = Annotated[RecordStore, Depends(_store)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
-OwnerDep = Annotated[str, Depends(_owner)]
-"""Id of the key that a request came with, to which records belong; empty without keys."""
 
 
-async def known(store: RecordStore, generation_id: str, owner: str) -> Kept:
+async def known(store: RecordStore, generation_id: str, caller: Caller) -> Kept:
     """The generation of an id.
 
     Raises:
         UnknownGenerationError: there is none, or it belongs to somebody else.
     """
-    kept = await store.get(generation_id, owner)
+    kept = await store.get(generation_id, caller.name)
     if kept is None:
         raise UnknownGenerationError(generation_id)
     return kept

@@ -95,6 +95,17 @@ def _of_failure(failure: ServerFailure) -> tuple[int, str, str]:
     return 500, "server_error", "internal_error"
 
 
+def of_failure(failure: ServerFailure) -> JSONResponse:
+    """The reply to a request that failed, or was not let in."""
+    status, kind, code = _of_failure(failure)
+    response = reply(status, str(failure), kind=kind, code=code)
+    if isinstance(failure, BusyError):
+        response.headers["Retry-After"] = str(failure.retry_after)
+    elif status == 503:
+        response.headers["Retry-After"] = str(_RETRY_AFTER_DOWN)
+    return response
+
+
 class _NoReply(Response):
     """For a client that has gone away: nothing is sent."""
 
@@ -138,13 +149,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ServerFailure)
     async def failure(_: Request, error: ServerFailure) -> JSONResponse:
-        status, kind, code = _of_failure(error)
-        response = reply(status, str(error), kind=kind, code=code)
-        if isinstance(error, BusyError):
-            response.headers["Retry-After"] = str(error.retry_after)
-        elif status == 503:
-            response.headers["Retry-After"] = str(_RETRY_AFTER_DOWN)
-        return response
+        return of_failure(error)
 
     @app.exception_handler(ClientGoneError)
     async def client_gone(_: Request, error: ClientGoneError) -> Response:

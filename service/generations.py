@@ -51,14 +51,19 @@ class Generations:
             clock.aborted(error)
             raise
         clock.prompt_tokens = generating.prompt_tokens
-        return Writing(generating, self._engine, self._store, clock, caller.name)
+        return Writing(generating, self._engine, self._store, caller, clock)
 
-    async def forget(self, generation_id: str, owner: str) -> bool:
-        """Forget a generation of an owner and its scores; whether there was one."""
-        if not await self._store.delete(generation_id, owner):
-            return False
-        self._engine.forget(generation_id)
-        return True
+    async def forget(self, generation_id: str, caller: Caller) -> bool:
+        """Forget a generation and its scores; whether there was one of this caller's."""
+        there = await self._store.delete(generation_id, caller.name)
+        if there:
+            self._engine.forget(generation_id)
+        return there
+
+    @property
+    def erased(self) -> bool:
+        """Whether all that was forgotten is gone from the store's files, too."""
+        return self._store.erased
 
     async def sweep(self) -> None:
         """Forget what has expired, from the store and from memory."""
@@ -74,8 +79,8 @@ class Writing:
         generating: the response as it is written.
         engine: prepares its scores.
         store: keeps it.
+        caller: whose it is.
         clock: times it.
-        owner: whose record it will be.
     """
 
     def __init__(
@@ -83,14 +88,14 @@ class Writing:
         generating: Generating,
         engine: Engine,
         store: RecordStore,
+        caller: Caller,
         clock: "_Clock",
-        owner: str,
     ) -> None:
         self._generating = generating
         self._engine = engine
         self._store = store
+        self._owner = caller.name
         self._clock = clock
-        self._owner = owner
         self.expires: int | None = None
 
     async def __aiter__(self) -> AsyncIterator[str]:

@@ -15,13 +15,13 @@ from service.settings import Settings
 _SCHEME = "key"
 
 
-def equip(app: FastAPI, settings: Settings, in_progress: Callable[[], int] = lambda: 0) -> None:
+def equip(app: FastAPI, settings: Settings, check: Callable[[str], None] = lambda _: None) -> None:
     """Wrap the routes of an application in everything that is not a route's business.
 
     Args:
         app: the application.
         settings: the server's.
-        in_progress: how many generations and attributions there are.
+        check: raises `BusyError` if a caller's generation or attribution would not be let in now.
 
     Sets `app.state.metrics` (`Metrics`), `app.state.lifecycle` (`Lifecycle`) and `app.state.keys`
     (`Keyring`).
@@ -33,7 +33,7 @@ def equip(app: FastAPI, settings: Settings, in_progress: Callable[[], int] = lam
     app.state.metrics = Metrics(version=app.version, model=settings.model)
     app.state.lifecycle = Lifecycle()
     app.include_router(metrics.router)
-    middleware.install(app, settings, keys, app.state.metrics, app.state.lifecycle, in_progress)
+    middleware.install(app, settings, keys, app.state.metrics, app.state.lifecycle, check)
     if keys:
         _document_keys(app, settings)
 

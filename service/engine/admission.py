@@ -48,6 +48,15 @@ class Admission:
         """Requests in progress."""
         return self._places.taken
 
+    def check(self, caller: str = "") -> None:
+        """Find out whether a request would be let in now, before anything is made of it.
+
+        Raises:
+            BusyError: it would not.
+        """
+        with self._refused(caller):
+            self._places.check(caller)
+
     @contextmanager
     def request(self, caller: str = "") -> Iterator[None]:
         """A request in progress.
@@ -74,12 +83,17 @@ class Admission:
     @contextmanager
     def _counted(self, places: "_Places", caller: str) -> Iterator[None]:
         with ExitStack() as place:
-            try:
+            with self._refused(caller):
                 place.enter_context(places.one(caller))
-            except BusyError:
-                self._accounts.of(caller).refused += 1
-                raise
             yield
+
+    @contextmanager
+    def _refused(self, caller: str) -> Iterator[None]:
+        try:
+            yield
+        except BusyError:
+            self._accounts.of(caller).refused += 1
+            raise
 
 
 class _Places:
@@ -93,14 +107,17 @@ class _Places:
         self._of: Counter[str] = Counter()
         self.taken = 0
 
-    @contextmanager
-    def one(self, caller: str) -> Iterator[None]:
+    def check(self, caller: str) -> None:
         if self.taken >= self._limit:
             raise BusyError(f"{self._limit} {self._what}, the most this server takes", self._wait())
         if caller and self._of[caller] >= self._of_one_caller:
             raise BusyError(
                 f"{self._of[caller]} of your {self._what}, the most one key may have", self._wait()
             )
+
+    @contextmanager
+    def one(self, caller: str) -> Iterator[None]:
+        self.check(caller)
         started = time.monotonic()
         self.taken += 1
         self._of[caller] += 1

@@ -33,7 +33,7 @@ def install(
     keys: Keyring,
     metrics: Metrics,
     lifecycle: Lifecycle,
-    in_progress: Callable[[], int],
+    check: Callable[[str], None],
 ) -> None:
     """Put all of it around an application, the innermost first.
 
@@ -46,7 +46,7 @@ def install(
         seconds=settings.request_seconds or USUAL_SECONDS,
         still=settings.header_seconds,
     )
-    app.add_middleware(RefuseWhenFull, limit=settings.max_requests, in_progress=in_progress)
+    app.add_middleware(RefuseWhenFull, check=check)
     app.add_middleware(Drain, lifecycle=lifecycle)
     if keys:
         app.add_middleware(RequireKey, keys=keys, open_metrics=settings.open_metrics)

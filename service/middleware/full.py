@@ -4,39 +4,30 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.errors import reply
+from service.errors import of_failure
+from service.failures import BusyError
 
 _WORK = frozenset({"/generate", "/attribute"})
 
-_RETRY_AFTER_S = 1
-"""A place is free when the next request ends."""
-
 
 class RefuseWhenFull:
-    """Answers 429 to generations and attributions beyond the most there may be.
+    """Answers 429 to generations and attributions that would not be let in.
 
     Args:
         app: what is inside, which asks again when it lets a request in.
-        limit: requests in progress.
-        in_progress: how many there are.
+        check: raises `BusyError` if a caller, the id of a key, would not be let in now.
     """
 
-    def __init__(self, app: ASGIApp, *, limit: int, in_progress: Callable[[], int]) -> None:
+    def __init__(self, app: ASGIApp, *, check: Callable[[str], None]) -> None:
         self._app = app
-        self._limit = limit
-        self._in_progress = in_progress
+        self._check = check
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one request."""
-        work = scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in _WORK
-        if not work or self._in_progress() < self._limit:
-            await self._app(scope, receive, send)
-            return
-        response = reply(
-            429,
-            f"{self._limit} requests are in progress, the most this server takes",
-            kind="rate_limit_error",
-            code="server_busy",
-        )
-        response.headers["Retry-After"] = str(_RETRY_AFTER_S)
-        await response(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in _WORK:
+            try:
+                self._check(scope.get("state", {}).get("key_id", ""))
+            except BusyError as error:
+                await of_failure(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

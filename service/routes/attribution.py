@@ -124,7 +124,7 @@ async def attribute(
         spans_of(body), method, body.estimator, body.source_type, body.top_k, body.verify
     )
     if body.id is not None:
-        kept = await known(store, body.id, caller.name)
+        kept = await known(store, body.id, caller)
         prompt = kept.generation.prompt
         work = engine.attribute_generation(kept.generation, question, caller)
     else:

@@ -9,14 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from service.body import JsonRoute
-from service.dependencies import (
-    CallerDep,
-    EngineDep,
-    GenerationsDep,
-    OwnerDep,
-    StoreDep,
-    known,
-)
+from service.dependencies import CallerDep, EngineDep, GenerationsDep, StoreDep, known
 from service.disconnect import connected
 from service.engine import Answer, Sampling
 from service.errors import DOCUMENTED, UnknownGenerationError, event
@@ -83,22 +76,24 @@ def _reply(model: str, answer: Answer, expires: int | None) -> GenerateReply:
     )
 
 
-async def _encoded(model: str, answer: Answer, expires: int | None) -> tuple[GenerateReply, bytes]:
-    """A reply, and the same as JSON; made in another thread, as it may have megabytes."""
-
-    def work() -> tuple[GenerateReply, bytes]:
-        reply = _reply(model, answer, expires)
-        return reply, reply.model_dump_json().encode()
-
-    return await asyncio.to_thread(work)
+async def _encoded(model: str, answer: Answer, expires: int | None) -> bytes:
+    """The reply as JSON; made in another thread, as it may have megabytes."""
+    return await asyncio.to_thread(
+        lambda: _reply(model, answer, expires).model_dump_json().encode()
+    )
 
 
 async def _finished(model: str, answer: Answer, expires: int | None) -> bytes:
-    """The reply of a generation that has just been written, as JSON."""
-    reply, content = await _encoded(model, answer, expires)
-    note(generation=reply.id, finish_reason=reply.finish_reason, **reply.usage.model_dump())
-    note_text(response=reply.response)
-    return content
+    """The reply of a generation that has just been written."""
+    generation = answer.generation
+    note(
+        generation=generation.id,
+        finish_reason=generation.finish_reason,
+        prompt_tokens=generation.prompt_tokens,
+        completion_tokens=len(generation.response_ids),
+    )
+    note_text(response=generation.response)
+    return await _encoded(model, answer, expires)
 
 
 async def _events(writing: Writing, model: str) -> AsyncIterator[dict[str, Any] | bytes]:
@@ -140,12 +135,12 @@ async def generate(
 
 @router.get("/generations/{generation_id}", response_model=GenerateReply)
 async def get_generation(
-    generation_id: str, engine: EngineDep, store: StoreDep, owner: OwnerDep
+    generation_id: str, engine: EngineDep, store: StoreDep, caller: CallerDep
 ) -> Response:
     """The reply of an earlier POST /generate."""
-    kept = await known(store, generation_id, owner)
+    kept = await known(store, generation_id, caller)
     answer = await engine.answer(kept.generation)
-    _, content = await _encoded(engine.settings.model, answer, kept.expires)
+    content = await _encoded(engine.settings.model, answer, kept.expires)
     return Response(content, media_type="application/json")
 
 
@@ -165,11 +160,11 @@ _DELETED_DOCUMENTED: dict[int | str, dict[str, Any]] = {
     responses=_DELETED_DOCUMENTED,
 )
 async def delete_generation(
-    generation_id: str, generations: GenerationsDep, store: StoreDep, owner: OwnerDep
+    generation_id: str, generations: GenerationsDep, caller: CallerDep
 ) -> Response:
     """Forget a generation and its scores."""
-    if not await generations.forget(generation_id, owner):
+    if not await generations.forget(generation_id, caller):
         raise UnknownGenerationError(generation_id)
-    if store.erased:
+    if generations.erased:
         return Response(status_code=204)
     return JSONResponse(DeletionReply(id=generation_id, erased=False).model_dump(), 202)

@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from service.dependencies import CallerDep, EngineDep, OwnerDep, StoreDep, known
+from service.dependencies import CallerDep, EngineDep, StoreDep, known
 from service.disconnect import connected
 from service.engine import Question
 from service.errors import DOCUMENTED
@@ -58,9 +58,9 @@ async def file(name: str, if_none_match: IfNoneMatch = None) -> Response:
 
 
 @router.get("/generations/{generation_id}/prompt")
-async def get_prompt(generation_id: str, store: StoreDep, owner: OwnerDep) -> PromptReply:
+async def get_prompt(generation_id: str, store: StoreDep, caller: CallerDep) -> PromptReply:
     """What an earlier POST /generate was asked; a context is one document without a title."""
-    prompt = (await known(store, generation_id, owner)).generation.prompt
+    prompt = (await known(store, generation_id, caller)).generation.prompt
     return PromptReply.model_validate(
         {
             "documents": [{"id": d.id, "title": d.title, "text": d.text} for d in prompt.documents],
@@ -87,7 +87,7 @@ async def export(
     top_k: Annotated[int, Query(ge=1, le=10_000)] = DEFAULT_TOP_K,
 ) -> HTMLResponse:
     """The attribution of every statement as one HTML file that stands alone."""
-    generation = (await known(store, generation_id, caller.name)).generation
+    generation = (await known(store, generation_id, caller)).generation
     question = Question("sentence", method or engine.default_method, estimator, source_type, top_k)
     async with connected(request.receive, caller):
         content = await engine.page_of_generation(generation, question, caller)

@@ -12,6 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.helpers.engines import save_endless_model
+from tests.helpers.processes import running_server
+from tests.helpers.servers import samples
 from tests.helpers.tiny import tiny_server
 
 KEY, OTHER = "a-key-of-sixteen-or-more", "another-key-just-as-long"
@@ -145,10 +148,15 @@ def test_a_record_is_there_for_the_key_that_made_it_only(running: tuple[int, str
         assert mine.delete(path).status_code == 204
 
 
-def test_what_is_too_many_is_refused_before_it_is_read() -> None:
-    with tiny_server(AT2_MAX_REQUESTS="1") as (_, address), ExitStack() as stack:
+def test_what_is_too_many_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    save_endless_model(tmp_path, context_tokens=8000)
+    limits = {"AT2_MAX_REQUESTS": "1", "AT2_MAX_NEW_TOKENS": "7000"}
+    with (
+        running_server(AT2_MODEL=str(tmp_path), **limits) as (_, address),
+        ExitStack() as stack,
+    ):
         client = stack.enter_context(httpx.Client(base_url=address, timeout=_LIMIT_S))
-        endless = BODY | {"temperature": 5.0, "seed": 1, "max_new_tokens": 1000, "stream": True}
+        endless = {"context": "A.", "query": "B?", "max_new_tokens": 7000, "stream": True}
         stream = stack.enter_context(client.stream("POST", "/generate", json=endless))
         lines = stream.iter_lines()  # kept, or the stream would be closed
         next(lines)
@@ -163,3 +171,5 @@ def test_what_is_too_many_is_refused_before_it_is_read() -> None:
             assert response.json()["error"]["code"] == "server_busy"
             assert int(response.headers["Retry-After"]) >= 1
         assert httpx.get(f"{address}/health").status_code == 200
+        found = samples(httpx.get(f"{address}/metrics").text)
+        assert sum(count for (name, _), count in found.items() if "refused" in name) == 3
