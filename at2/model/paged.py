@@ -330,7 +330,7 @@ class PackedStep:
         """Add rows [heads, rows, keys] of one sequence."""
         if self._weighings is not None:
             columns, rows = self._overlap(wanted, rows)
-            wanted.total[:, columns] += self._weighings.weigh(layer, rows).sum(1)
+            self._weighings.add(layer, rows, wanted.total[:, columns])
 
     def _add(self, wanted: _Sum, weighed: Tensor) -> None:
         """Add weighed rows [weighings, rows, keys] of one sequence."""

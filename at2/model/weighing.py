@@ -92,7 +92,7 @@ class Weighings:
             for exponent, of_power in zip(exponents, weights, strict=True):
                 empty = torch.zeros(num_layers, len(weighings), num_heads)
                 powers.setdefault(exponent, empty)[:, place] = of_power
-        self._by_power = [(power, matrix.to(self.device)) for power, matrix in powers.items()]
+        self._by_power = [(power, list(matrix.to(self.device))) for power, matrix in powers.items()]
 
     def __len__(self) -> int:
         return len(self.by_name)
@@ -106,11 +106,23 @@ class Weighings:
         """Weighted sums over the heads of one layer: [heads, ...] to [weighings, ...]."""
         flat = rows.flatten(1)  # [heads, rows × keys]
         total: Tensor | None = None
-        for power, matrix in self._by_power:
-            part = matrix[layer].to(flat) @ (flat if power == 1 else flat**power)
+        for power, matrices in self._by_power:
+            part = matrices[layer].to(flat) @ (flat if power == 1 else flat**power)
             total = part if total is None else total + part
         assert total is not None
         return total.view(len(self), *rows.shape[1:]).to(self.device)
+
+    def add(self, layer: int, rows: Tensor, total: Tensor) -> None:
+        """Add the weighted sums over heads and rows of one layer, in as few launches as can be.
+
+        Args:
+            rows: [heads, rows, keys].
+            total: float32 [weighings, keys] on `device`; changed in place.
+        """
+        for power, matrices in self._by_power:
+            powers = rows if power == 1 else rows**power
+            summed = powers[:, 0] if powers.shape[1] == 1 else powers.sum(1)
+            total.addmm_(matrices[layer], summed.to(total))
 
 
 @dataclass(frozen=True)
