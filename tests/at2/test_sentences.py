@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from nltk.tokenize.punkt import PunktSentenceTokenizer
 
 from at2.errors import InputError
-from at2.text.boundaries import RULES, Rule, sentences_of_passage
+from at2.text.boundaries import sentences_of_passage
+from at2.text.boundary_rules import RULES, Rule
 from at2.text.sentences import (
     CharRange,
     punkt_tab_splitter,
