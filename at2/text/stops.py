@@ -25,16 +25,19 @@ _SPACED_SET = frozenset(SPACED)
 _ELLIPSIS_SET = frozenset(". \u00a0…")
 
 QUOTES = frozenset("\"'”’“‘»«›‹」』")
+"""Marks that close a quotation."""
 
 _FOLLOWING = re.compile(r"\s*+(?P<lead>[\W_]{0,20}+)(?P<word>\w[\w'’]{0,40}+)?(?P<dot>\.)?")
 
 OPENERS = "\"'“”‘’«»„‚‹›([{¿¡*_–—/-"
+"""Signs that may stand before a word."""
 
 _INNER_OPENER = re.compile(r'[(\[{/–—“„«"-]')
 
 _APOSTROPHE = re.compile("['’]")
 
 COUNTED_BY_ORDINALS = MONTHS | ORDINAL_NOUNS
+"""Nouns before which a number with a dot is an ordinal, as in German."""
 
 _ASKING_FOR_WORDS = ("period", "glued")
 
