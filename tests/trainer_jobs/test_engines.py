@@ -22,37 +22,7 @@ from at2.files import place_of
 from tests.helpers.jobs import data_file, results, start, write_config
 from trainer_jobs import cli
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """As in the processes that are compared with this one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run by one worker."""
-    folder = tmp_path_factory.mktemp("finished")
-    config = write_config(folder / "small.toml", folder / "out")
-    assert cli.main(["run", "--config", config]) == 0
-    return folder / "out"
-
-
-@pytest.fixture()
-def run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a command on a folder `out`; its status, output and errors."""
-
-    def run(command: str, *flags: str, **changes: Any) -> tuple[int, str, str]:
-        out = changes.pop("out", tmp_path / "out")
-        config = write_config(tmp_path / "small.toml", out, **changes)
-        capfd.readouterr()
-        status = cli.main([command, "--config", config, *flags])
-        return (status, *capfd.readouterr())
-
-    return run
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def files_at(url: str) -> dict[str, bytes]:
