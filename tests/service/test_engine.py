@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing
 from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar
@@ -167,8 +168,10 @@ def test_what_takes_too_long_is_given_up(run: Any, engine: Engine) -> None:
 
     async def main() -> None:
         object.__setattr__(limits, "seconds", 1e-4)
-        with pytest.raises(DeadlineError, match=r"0\.0001"):
-            generating = await engine.generate(PROMPT, "sentence", ENDLESS)
+        with (
+            pytest.raises(DeadlineError, match=r"0\.0001"),  # before there is anything to close,
+            closing(await engine.generate(PROMPT, "sentence", ENDLESS)) as generating,  # or later
+        ):
             await generating.finished()
         await _free(engine)
         with pytest.raises(DeadlineError):
