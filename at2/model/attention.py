@@ -196,12 +196,12 @@ def weighed_scores(
     query = _query_rows(query_range, first)
     low, high = (0, last + 1) if columns is None else columns
     rows = torch.zeros(len(weighings), last - first, high - low, device=weighings.device)
-    mean = torch.zeros(len(weighings), high - low, device=weighings.device)
+    query_sum = torch.zeros(len(weighings), high - low, device=weighings.device)
 
     def on_layer(layer: int, call: AttentionCall) -> None:
         for start, end in call.blocks(*query, row_bytes):
-            block = weighings.weigh(layer, call.rows(start, end)[0, :, :, low:high])
-            mean[:, : block.shape[2]] += block.sum(1) / (query[1] - query[0])
+            block = call.rows(start, end)[0, :, :, low:high]
+            weighings.add(layer, block, query_sum[:, : block.shape[2]])
         for start, end in call.blocks(first, last, row_bytes):
             block = weighings.weigh(layer, call.rows(start, end)[0, :, :, low:high])
             rows[:, start - first : end - first, : block.shape[2]] += block
@@ -214,7 +214,7 @@ def weighed_scores(
         low,
         first + 1,
         query,
-        mean.cpu().numpy() if query[0] < query[1] else None,
+        (query_sum / (query[1] - query[0])).cpu().numpy() if query[0] < query[1] else None,
     )
 
 
