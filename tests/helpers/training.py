@@ -75,6 +75,14 @@ def make_trainer(folder: Path, model: Any, **settings: Any) -> AT2Trainer:
     )
 
 
+def with_features(folder: Path, model: Any) -> AT2Trainer:
+    """A trainer of `make_trainer` whose first two stages are done."""
+    trainer = make_trainer(folder, model)
+    trainer.generate()
+    trainer.compute_features_and_outputs()
+    return trainer
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file under a folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
