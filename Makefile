@@ -9,7 +9,7 @@ AT2_PORT ?= 8000
 export AT2_HOST AT2_PORT
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: run test check lint types docs bench clean
+.PHONY: run test check lint types client docs bench clean
 
 run: $(VENV)/installed
 	$(BIN)/python -m service
@@ -26,6 +26,10 @@ lint: $(VENV)/installed-dev
 
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
+
+# the client for ordinary code is made from the one for asyncio; a test says if it is stale
+client: $(VENV)/installed-dev
+	$(BIN)/python -m tools.sync_client
 
 # a dead link is an error; the site is in build/site
 docs: $(VENV)/installed-docs

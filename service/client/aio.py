@@ -1,4 +1,4 @@
-"""The client for asyncio. `sync` has the same for ordinary code; a test compares the two."""
+"""The client for asyncio, from which the one for ordinary code is made: `make client`."""
 
 import asyncio
 import random
@@ -18,7 +18,7 @@ from service.schemas import AttributeReply, GenerateReply, InfoReply
 
 
 class AsyncClient:
-    """Calls a server. Use it as an asynchronous context manager, or call `aclose`.
+    """Calls a server. Use it in a `with` block, which closes it at its end, or close it.
 
     Args:
         url: of the server.
@@ -240,12 +240,7 @@ class AsyncClient:
 class AsyncGenerationStream:
     """A response as it is written: iterate over its pieces, then take `generation`.
 
-        async with client.stream(query, context) as stream:
-            async for text in stream:
-                print(text, end="")
-        print(stream.generation.finish_reason)
-
-    Leaving the block early makes the server stop writing.
+    Use it in a `with` block; leaving that early makes the server stop writing.
     """
 
     def __init__(self, client: AsyncClient, body: dict[str, Any]) -> None:

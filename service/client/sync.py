@@ -1,4 +1,5 @@
-"""The client for ordinary code. `aio` has the same for asyncio; a test compares the two."""
+# Made from aio.py by `make client`: change that file, not this one.
+"""The client for ordinary code."""
 
 import random
 import time
@@ -18,7 +19,7 @@ from service.schemas import AttributeReply, GenerateReply, InfoReply
 
 
 class Client:
-    """Calls a server. Use it as a context manager, or call `close`.
+    """Calls a server. Use it in a `with` block, which closes it at its end, or close it.
 
     Args:
         url: of the server.
@@ -203,11 +204,9 @@ class Client:
         return wire.result(self._send("GET", "/info"), InfoReply)
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        with (
-            self._reply(method, path, body) as response,
-            wire.transport_errors(self._http.base_url),
-        ):
-            response.read()
+        with self._reply(method, path, body) as response:
+            with wire.transport_errors(self._http.base_url):
+                response.read()
             return response
 
     @contextmanager
@@ -238,12 +237,7 @@ class Client:
 class GenerationStream:
     """A response as it is written: iterate over its pieces, then take `generation`.
 
-        with client.stream(query, context) as stream:
-            for text in stream:
-                print(text, end="")
-        print(stream.generation.finish_reason)
-
-    Leaving the block early makes the server stop writing.
+    Use it in a `with` block; leaving that early makes the server stop writing.
     """
 
     def __init__(self, client: Client, body: dict[str, Any]) -> None:

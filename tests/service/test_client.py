@@ -1,7 +1,6 @@
 """The clients: what they send, what they make of replies, and when they ask again."""
 
 import asyncio
-import inspect
 import json
 import re
 import socket
@@ -43,6 +42,7 @@ from service.lifecycle import Lifecycle
 from service.schemas import Document, GenerateReply, Message
 from tests.helpers.servers import serving, settings
 from tests.helpers.tiny import tiny_folder
+from tools import sync_client
 
 IMPATIENT = Retry(attempts=3, first_seconds=0.0, most_seconds=5.0)
 
@@ -552,20 +552,8 @@ def test_the_client_needs_no_model_library() -> None:
     assert done.stdout.strip() == ""
 
 
-def _public(kind: type) -> set[str]:
-    return {name for name in vars(kind) if not name.startswith("_")}
-
-
-def test_both_clients_take_the_same_arguments() -> None:
-    assert _public(AsyncClient) - {"aclose"} == _public(Client) - {"close"}
-    for name in _public(Client) - {"close", "stream"}:
-        one, other = (inspect.signature(getattr(kind, name)) for kind in (Client, AsyncClient))
-        assert one == other
-    assert (
-        inspect.signature(Client.stream).parameters
-        == inspect.signature(AsyncClient.stream).parameters
-        == inspect.signature(Client.generate).parameters
-    )
+def test_the_client_for_ordinary_code_is_made_from_the_other() -> None:
+    assert sync_client.TARGET.read_text(encoding="utf-8") == sync_client.made(), "run `make client`"
 
 
 def test_every_exception_is_public_and_of_one_tree() -> None:
