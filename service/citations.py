@@ -6,16 +6,13 @@ replaced. Knows nothing of sockets or of arguments.
 
 import re
 from collections.abc import Sequence
+from operator import attrgetter
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
 from service.schemas import GenerateReply, ScoredSource, SpanAttribution
-
-CITED_SHARE = 0.5
-"""A source is cited if its score is at least this share of the best one's: below, it is rather
-background than what a statement rests on."""
 
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
 
@@ -30,14 +27,6 @@ _CUT_OFF = {"length": "new tokens", "deadline": "time"}
 def plain(text: str) -> Text:
     """Text that does nothing to a terminal: no escape sequences, no reversal of direction."""
     return Text(_STEERING.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n")))
-
-
-def cited(attribution: SpanAttribution) -> list[ScoredSource]:
-    """The sources of a span that are worth a citation, best first."""
-    sources = attribution.sources
-    if not sources or sources[0].score <= 0:
-        return []
-    return [source for source in sources if source.score >= CITED_SHARE * sources[0].score]
 
 
 def print_answer(
@@ -61,7 +50,7 @@ def print_answer(
     for attribution in attributions:
         answer.append_text(plain(generation.response[position : attribution.end]))
         position = attribution.end
-        for source in cited(attribution):
+        for source in filter(attrgetter("cited"), attribution.sources):
             if source.index not in numbers:
                 numbers[source.index] = len(numbers) + 1
                 sources.append(source)
@@ -97,6 +86,8 @@ def print_attributions(
             line = Text.assemble(_marker(source.rank), f" {source.score:+.4f} ")
             if source.index in drops:
                 line.append(f"measured {drops[source.index]:+.3f} nats ")
+            if not source.cited:
+                line.append("not cited ", style=_QUIET)
             line.append(_place(source, names), style=_QUIET)
             _print(console, line, indent=2)
             _print(console, plain(source.text), indent=6)

@@ -20,6 +20,7 @@ from service.citations import print_answer, print_attributions
 from service.client import AuthenticationError, Client, ClientError, ConnectionFailedError
 from service.client.wire import DEFAULT_URL
 from service.schemas import (
+    DEFAULT_MIN_SHARE,
     MAX_DOCUMENT_ID,
     AttributeReply,
     GenerateReply,
@@ -90,8 +91,8 @@ def make_parser() -> argparse.ArgumentParser:
         "ask",
         help="have a question answered from files, with citations",
         description="Have a question answered from files. Each statement of the answer is "
-        "followed by the sources that the model used for it: those with at least half the score "
-        "of its best one.",
+        "followed by the sources that count for it: those with at least --min-share of all "
+        "positive scores.",
     )
     ask.set_defaults(run=_ask)
     ask.add_argument("query", help="the question or task")
@@ -152,6 +153,13 @@ def _add_common(parser: argparse.ArgumentParser, *, most: int, what: str) -> Non
         "--top-k", type=int, default=most, metavar="N", help=f"the most {what} (default: {most})"
     )
     parser.add_argument(
+        "--min-share",
+        type=float,
+        metavar="P",
+        help=f"share of all positive scores from which on a source is cited "
+        f"(default: {DEFAULT_MIN_SHARE})",
+    )
+    parser.add_argument(
         "--source-type", choices=get_args(SourceType), help="what the documents are cut into"
     )
     methods = get_args(Method)
@@ -204,6 +212,7 @@ def _statements(
     how: dict[str, Any] = {
         "split_by": "sentence",
         "top_k": options.top_k,
+        "min_share": options.min_share,
         "method": options.method,
         "estimator": options.estimator,
     }
@@ -232,6 +241,7 @@ def _attribute(options: argparse.Namespace) -> int:
             split_by="sentence" if whole else None,
             source_type=options.source_type,
             top_k=options.top_k,
+            min_share=options.min_share,
             method=options.method,
             estimator=options.estimator,
             verify=options.verify,

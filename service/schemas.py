@@ -27,6 +27,9 @@ Method = Literal[
 
 DEFAULT_TOP_K = 8
 
+DEFAULT_MIN_SHARE = 0.2
+"""The library's, which this module does not load."""
+
 MAX_DOCUMENT_ID = 256
 """Characters: every source of a document repeats its id."""
 
@@ -226,6 +229,13 @@ class AttributeRequest(_Prompt):
     top_k: int = Field(
         default=DEFAULT_TOP_K, ge=1, le=10_000, description="The most sources a span gets."
     )
+    min_share: float = Field(
+        default=DEFAULT_MIN_SHARE,
+        ge=0.0,
+        le=1.0,
+        allow_inf_nan=False,
+        description="A source is `cited` if it has at least this share of all positive scores.",
+    )
     method: Method | None = Field(
         default=None,
         description="By default `at2`, or `contrastive_attention` where the server has no "
@@ -265,6 +275,10 @@ class ScoredSource(Source):
 
     rank: int
     score: float
+    cited: bool = Field(
+        description="Whether it counts: it has at least `min_share` of the positive scores of all "
+        "sources, listed here or not."
+    )
 
 
 class VerifiedSource(BaseModel):

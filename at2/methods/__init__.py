@@ -3,6 +3,7 @@
 from at2.methods.at2 import AT2Attributor
 from at2.methods.average_attention import AverageAttentionAttributor
 from at2.methods.base import Attribution, Attributor, RankedSource, TokenScoreAttributor
+from at2.methods.citing import DEFAULT_MIN_SHARE, cited
 from at2.methods.context_cite import ContextCiteAttributor
 from at2.methods.contrastive_attention import ContrastiveAttentionAttributor
 from at2.methods.controls import (
@@ -23,6 +24,7 @@ from at2.methods.registry import (
 from at2.methods.weighted_attention import WeightedAttentionAttributor
 
 __all__ = [
+    "DEFAULT_MIN_SHARE",
     "METHODS",
     "AT2Attributor",
     "Attribution",
@@ -42,6 +44,7 @@ __all__ = [
     "TokenScoreAttributor",
     "WeightedAttentionAttributor",
     "at2_method",
+    "cited",
     "context_cite_method",
     "method_named",
 ]

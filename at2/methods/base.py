@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from at2.errors import InputError, SpanError
+from at2.methods.citing import DEFAULT_MIN_SHARE, cited
 from at2.tasks import AttributionTask, SourceSpan
 from at2.text.alignment import TokenRange
 
@@ -52,11 +53,13 @@ class PerResponse(Generic[_T]):
 
 @dataclass(frozen=True)
 class RankedSource:
-    """A source with its place in the ranking (from 1) and its score."""
+    """A source with its place in the ranking (from 1), its score, and whether it counts: see
+    `at2.methods.citing`."""
 
     rank: int
     source: SourceSpan
     score: float
+    cited: bool
 
 
 @dataclass(frozen=True)
@@ -144,23 +147,29 @@ class Attributor(ABC):
         return recent[span].copy()
 
     def attribute(
-        self, start: int | None = None, end: int | None = None, top_k: int | None = None
+        self,
+        start: int | None = None,
+        end: int | None = None,
+        top_k: int | None = None,
+        min_share: float = DEFAULT_MIN_SHARE,
     ) -> Attribution:
         """Sources of a span of the target ranked by score, ties by their order in the context.
 
         Args:
             start, end: the span in characters of the target; either may be left out.
             top_k: only so many of the best; all by default.
+            min_share: the share of all positive scores from which on a source is cited.
 
         Raises:
             SpanError: see `get_attribution_scores`.
-            InputError: `top_k` is below 1.
+            InputError: `top_k` is below 1, or `min_share` not between 0 and 1.
         """
         _check_count(top_k, "top_k")
         length = len(self.task.target)
         first, last = 0 if start is None else start, length if end is None else end
         span = self.task.target_span(first, last)
         scores = self.get_attribution_scores(start=first, end=last)
+        counts = cited(scores, min_share)
         order = np.argsort(-scores, kind="stable")[:top_k]
         sources = self.task.source_spans
         return Attribution(
@@ -169,7 +178,7 @@ class Attributor(ABC):
             text=self.task.target[first:last],
             attributed_text=span.text,
             sources=tuple(
-                RankedSource(rank, sources[i], float(scores[i]))
+                RankedSource(rank, sources[i], float(scores[i]), bool(counts[i]))
                 for rank, i in enumerate(order, start=1)
             ),
         )

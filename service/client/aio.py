@@ -139,6 +139,7 @@ class AsyncClient:
         split_by: str | None = None,
         source_type: str | None = None,
         top_k: int | None = None,
+        min_share: float | None = None,
         method: str | None = None,
         estimator: str | None = None,
         verify: bool = False,
@@ -160,6 +161,7 @@ class AsyncClient:
             split_by: `sentence` attributes every statement of the response.
             source_type: what the context is cut into.
             top_k: the most sources that a span gets.
+            min_share: the share of all positive scores from which on a source is `cited`.
             method: `at2` by default; the others are in `info().methods`.
             estimator: name of one of `info().estimators`.
             verify: really hide the sources found, and measure what the span loses.
@@ -175,6 +177,7 @@ class AsyncClient:
                 split_by=split_by,
                 source_type=source_type,
                 top_k=top_k,
+                min_share=min_share,
                 method=method,
                 estimator=estimator,
                 verify=verify or None,

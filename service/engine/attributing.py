@@ -311,7 +311,9 @@ class Attributing:
         started = time.perf_counter()
         top_k, different = question.top_k, list(dict.fromkeys(plan.spans))
         places = {span: place for place, span in enumerate(different)}  # equal ones answered once
-        attributions = [attributor.attribute(start, end, top_k) for start, end in different]
+        attributions = [
+            attributor.attribute(start, end, top_k, question.min_share) for start, end in different
+        ]
         verifications: Sequence[Verification] = ()
         if question.verify and different and attributor.task.num_sources:
             verifications = verify_spans(attributor, different, top_k=top_k)

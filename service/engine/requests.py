@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from at2.evaluation.verify import Verification
-from at2.methods import Attribution
+from at2.methods import DEFAULT_MIN_SHARE, Attribution
 from at2.model.weighing import TokenScores
 from at2.tasks import DocumentsContextAttributionTask, SourceSpan
 from service.records import Generation
@@ -37,6 +37,7 @@ class Question:
         estimator: name of an estimator; by default the first.
         source_type: what the context is cut into; by default as when the response was generated.
         top_k: the most sources for each span.
+        min_share: the share of all positive scores from which on a source is cited.
         verify: measure what hiding these sources does.
     """
 
@@ -45,6 +46,7 @@ class Question:
     estimator: str | None = None
     source_type: str | None = None
     top_k: int = DEFAULT_TOP_K
+    min_share: float = DEFAULT_MIN_SHARE
     verify: bool = False
 
 

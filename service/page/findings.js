@@ -74,7 +74,7 @@ export function ranking(attribution, { labels, verification, onShow, all = false
         const label = labels[source.document];
         return element(
           "li",
-          {},
+          source.cited ? {} : { class: "uncited", title: "Too small a share of all scores to be cited" },
           element(
             "button",
             { type: "button", class: "source", "data-index": source.index, onclick: () => onShow(source.index) },

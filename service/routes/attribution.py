@@ -42,6 +42,7 @@ def _attribution(
             ScoredSource(
                 rank=ranked.rank,
                 score=ranked.score,
+                cited=ranked.cited,
                 index=ranked.source.index,
                 document=ranked.source.document,
                 document_id=documents[ranked.source.document].id,
@@ -121,7 +122,13 @@ async def attribute(
     """
     method = body.method or engine.default_method
     question = Question(
-        spans_of(body), method, body.estimator, body.source_type, body.top_k, body.verify
+        spans_of(body),
+        method,
+        body.estimator,
+        body.source_type,
+        body.top_k,
+        body.min_share,
+        body.verify,
     )
     if body.id is not None:
         kept = await known(store, body.id, caller)

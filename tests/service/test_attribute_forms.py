@@ -97,6 +97,22 @@ def test_every_method_ranks_every_source(
         assert "verification" not in attribution
 
 
+def test_sources_with_a_share_of_the_scores_are_cited(
+    client: httpx.Client, generation: dict[str, Any]
+) -> None:
+    every = _ask(client, id=generation["id"], source_type="word", top_k=10_000)
+    scores = [source["score"] for source in every["attributions"][0]["sources"]]
+    total = sum(max(score, 0.0) for score in scores)
+    between = (scores[1] + scores[2]) / 2 / total
+    assert scores[1] > scores[2] > 0
+    reply = _ask(client, id=generation["id"], source_type="word", top_k=4, min_share=between)
+    sources = reply["attributions"][0]["sources"]
+    assert [source["cited"] for source in sources] == [True, True, False, False]
+    refused = client.post("/attribute", json={"id": generation["id"], "min_share": 1.5})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "min_share"
+
+
 def test_verification_measures_what_leave_one_out_does(
     client: httpx.Client, generation: dict[str, Any]
 ) -> None:

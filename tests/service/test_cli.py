@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from service import cli
-from service.citations import cited, plain, print_answer, print_attributions
+from service.citations import plain, print_answer, print_attributions
 from service.lifecycle import Lifecycle
 from service.schemas import GenerateReply, ScoredSource, SpanAttribution
 from tests.helpers.servers import serving, settings
@@ -26,16 +26,17 @@ ESCAPE = "\x1b[31m[bold]red[/bold]\x1b]0;title\x07"
 FIRST, SECOND, THIRD = "Ann works in Rome.", "Ann lives in Oslo. [1] :smile:", f"Nothing. {ESCAPE}"
 
 
-def _source(index: int, text: str, score: float, rank: int, document: int = 0) -> ScoredSource:
+def _source(index: int, text: str, score: float, rank: int, *, cited: bool) -> ScoredSource:
     return ScoredSource(
         index=index,
-        document=document,
+        document=0,
         document_id=None,
         start=0,
         end=len(text),
         text=text,
         rank=rank,
         score=score,
+        cited=cited,
     )
 
 
@@ -61,9 +62,15 @@ def _span(start: int, end: int, sources: list[ScoredSource]) -> SpanAttribution:
 
 
 SPANS = [
-    _span(0, 18, [_source(1, SECOND, 0.4, 1), _source(0, FIRST, 0.1, 2)]),
+    _span(0, 18, [_source(1, SECOND, 0.4, 1, cited=True), _source(0, FIRST, 0.1, 2, cited=False)]),
     _span(
-        20, 38, [_source(0, FIRST, 0.4, 1), _source(1, SECOND, 0.2, 2), _source(2, THIRD, -1, 3)]
+        20,
+        38,
+        [
+            _source(0, FIRST, 0.4, 1, cited=True),
+            _source(1, SECOND, 0.2, 2, cited=True),
+            _source(2, THIRD, -1, 3, cited=False),
+        ],
     ),
 ]
 
@@ -124,11 +131,11 @@ def test_printed_text_keeps_all_that_does_not_steer(text: str) -> None:
     )
 
 
-def test_only_sources_close_to_the_best_are_cited() -> None:
-    assert [source.index for source in cited(SPANS[0])] == [1]
-    assert [source.index for source in cited(SPANS[1])] == [0, 1]
-    assert cited(_span(0, 3, [])) == []
-    assert cited(_span(0, 3, [_source(0, "x", -0.1, 1), _source(1, "y", -0.2, 2)])) == []
+def test_a_ranking_says_which_sources_do_not_count() -> None:
+    out = io.StringIO()
+    print_attributions(Console(file=out, width=80), SPANS, ["a.txt"])
+    lines = [line for line in out.getvalue().splitlines() if "a.txt:" in line]
+    assert ["not cited" in line for line in lines] == [False, True, False, False, True]
 
 
 # -- what is asked -------------------------------------------------------------------------------
@@ -256,6 +263,7 @@ def test_json_is_the_servers_own(
         ([], {"split_by": "sentence"}),
         (["--span", "4", "9"], {"start": 4, "end": 9}),
         (["--quote", "lives"], {"quote": "lives"}),
+        (["--min-share", "0.4"], {"split_by": "sentence", "min_share": 0.4}),
         (["--verify", "--top-k", "2"], {"split_by": "sentence", "verify": True, "top_k": 2}),
     ],
 )

@@ -248,6 +248,16 @@ def test_verifying_shows_what_really_removing_the_sources_does(page: Page) -> No
     assert drops[0] == f"drop {measured['sources'][0]['drop']:.2f} nats"
 
 
+def test_sources_that_are_not_cited_are_pale(page: Page) -> None:
+    with page.expect_response("**/attribute") as waiting:
+        ask(page)
+    sources = waiting.value.json()["attributions"][0]["sources"]
+    pale = page.locator("#findings .ranking li").evaluate_all(
+        "all => all.map(item => item.classList.contains('uncited'))"
+    )
+    assert pale == [not source["cited"] for source in sources]
+
+
 def test_level_and_method_can_be_switched(page: Page) -> None:
     ask(page)
     with page.expect_response("**/attribute") as waiting:
