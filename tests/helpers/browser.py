@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 """Path of the browser, or None where there is none."""
 
-_PATIENCE_MS = 20_000
+_PATIENCE_MS = 60_000
 
 _EXPECTED = "Failed to load resource"
 """What the console says of every reply that is an error; the page says it in words."""
@@ -28,6 +28,7 @@ _EXPECTED = "Failed to load resource"
 def chromium() -> Iterator[Browser]:
     """A headless browser."""
     assert CHROMIUM is not None
+    expect.set_options(timeout=_PATIENCE_MS)
     arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)

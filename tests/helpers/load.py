@@ -75,6 +75,7 @@ async def _stream(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
         return response.status_code, response.json()
     *events, end = response.text.removesuffix("\n\n").split("\n\n")
     assert end == "data: [DONE]"
+    events = [event for event in events if not event.startswith(":")]  # what keeps it alive
     *deltas, done = (json.loads(event.removeprefix("data: ")) for event in events)
     generation = done["generation"]
     assert "".join(delta["text"] for delta in deltas) == generation["response"]

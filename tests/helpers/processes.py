@@ -11,11 +11,31 @@ from contextlib import contextmanager
 import httpx
 
 _START_LIMIT_S = 300
-_STOP_LIMIT_S = 30
+_STOP_LIMIT_S = 60
+_ANSWER_LIMIT_S = 30
+
+_reserved: list[socket.socket] = []
+"""Sockets whose ports are nobody else's for as long as this process lives."""
+
+
+def reserved_port() -> int:
+    """A port at which nobody listens, and which the system gives to nobody who asks for any.
+
+    A server that is told to may listen on it, where it sets `SO_REUSEADDR` (Linux).
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    port: int = held.getsockname()[1]
+    if sys.platform == "linux":
+        _reserved.append(held)
+    else:
+        held.close()
+    return port
 
 
 def start_server(*command: str, **settings: str) -> tuple[subprocess.Popen[str], str]:
-    """Start `python -m service` on a free port; returns the process and its address.
+    """Start `python -m service` on a port of its own; returns the process and its address.
 
     It logs warnings only, unless the settings say otherwise: nobody reads its output meanwhile, and
     a full pipe would stop it.
@@ -23,9 +43,7 @@ def start_server(*command: str, **settings: str) -> tuple[subprocess.Popen[str],
     Args:
         command: instead of `service`, a module that reads the same settings, and its arguments.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = reserved_port()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AT2_")}
     environment |= {"AT2_PORT": str(port), "AT2_HOST": "127.0.0.1", "HF_HUB_OFFLINE": "1"}
     environment |= {"AT2_LOG_LEVEL": "warning"}
@@ -48,7 +66,7 @@ def wait_until_ready(process: subprocess.Popen[str], address: str) -> None:
     deadline = time.monotonic() + _START_LIMIT_S
     while True:
         try:
-            httpx.get(f"{address}/ready").raise_for_status()
+            httpx.get(f"{address}/ready", timeout=_ANSWER_LIMIT_S).raise_for_status()
             return
         except httpx.TransportError:
             if process.poll() is not None or time.monotonic() > deadline:

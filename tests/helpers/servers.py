@@ -1,6 +1,8 @@
 """Applications behind a real socket in this process, without a model."""
 
 import asyncio
+import io
+import logging
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -106,6 +108,30 @@ def serving(app: ASGIApp, own: Settings, lifecycle: Lifecycle) -> Iterator[tuple
         server.should_exit = True
         thread.join(_START_LIMIT_S)
         assert not thread.is_alive()
+
+
+@contextmanager
+def logging_restored() -> Iterator[None]:
+    """What `logs.configure` changes for the whole process is put back."""
+    root = logging.getLogger()
+    own = [logging.getLogger(name) for name in ("at2", "uvicorn", "uvicorn.access")]
+    handlers, levels = root.handlers[:], [logger.level for logger in (root, *own)]
+    try:
+        yield
+    finally:
+        root.handlers = handlers
+        for logger, level in zip((root, *own), levels, strict=True):
+            logger.setLevel(level)
+        logging.captureWarnings(False)
+
+
+@contextmanager
+def logged(level: str) -> Iterator[io.StringIO]:
+    """What is logged in the block from a level on, as lines of JSON."""
+    with logging_restored():
+        stream = io.StringIO()
+        logs.configure(level=level, log_format="json", stream=stream)
+        yield stream
 
 
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

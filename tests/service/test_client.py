@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any
 
+import httpx
 import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
@@ -40,6 +41,7 @@ from service.client import (
 from service.client.retry import parse_retry_after
 from service.lifecycle import Lifecycle
 from service.schemas import Document, GenerateReply, Message
+from tests.helpers.processes import reserved_port
 from tests.helpers.servers import serving, settings
 from tests.helpers.tiny import tiny_folder
 from tools import sync_client
@@ -343,16 +345,10 @@ def test_another_kind_of_server_is_recognised(
         both.read()
 
 
-def _closed_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}"
-
-
 @pytest.mark.parametrize(
     ("address", "kind"),
     [
-        (_closed_port(), ConnectionFailedError),
+        ("http://127.0.0.1:{unused}", ConnectionFailedError),
         ("127.0.0.1:8000", UnsendableError),
         ("ftp://a", UnsendableError),
         ("http://[::", UnsendableError),
@@ -362,6 +358,7 @@ def _closed_port() -> str:
 def test_where_no_server_is_the_error_names_the_address(
     make: Callable[..., Both], address: str, kind: type[Exception]
 ) -> None:
+    address = address.replace("{unused}", str(reserved_port()))
     for call in (lambda: make(address=address).call("info"), lambda: make(address=address).read()):
         with pytest.raises(kind) as caught:
             call()
@@ -387,7 +384,7 @@ def test_a_server_that_falls_silent_is_given_up(make: Callable[..., Both], scrip
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(ConnectionFailedError, match="did not answer in time"):
-            make(address=address, timeout=0.2).call("info")
+            make(address=address, timeout=httpx.Timeout(60, read=0.2)).call("info")
 
 
 # -- streams -------------------------------------------------------------------------------------

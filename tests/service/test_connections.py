@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,9 +12,8 @@ from dataclasses import dataclass
 import pytest
 from fastapi import FastAPI
 
-from service import logs
 from service.server import Server
-from tests.helpers.servers import LARGE, serving, settings, small_app
+from tests.helpers.servers import LARGE, logged, serving, settings, small_app
 
 _LIMIT_S = 30.0
 _HALF = b"GET /ready HTTP/1.1\r\nHost: localhost\r\nX-Half"
@@ -108,13 +106,8 @@ def _closed(connection: socket.socket) -> bool:
 
 @pytest.fixture()
 def log() -> Iterator[io.StringIO]:
-    root = logging.getLogger()
-    before = root.handlers[:], root.level
-    stream = io.StringIO()
-    logs.configure(level="warning", log_format="json", stream=stream)
-    yield stream
-    root.handlers, root.level = before
-    logging.captureWarnings(False)
+    with logged("warning") as stream:
+        yield stream
 
 
 def test_half_sent_headers_shut_nobody_out(log: io.StringIO) -> None:

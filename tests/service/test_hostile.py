@@ -21,6 +21,8 @@ KEY, OTHER = "a-key-of-sixteen-or-more", "another-key-just-as-long"
 CONTEXT = "Charlotte Bennett lives in Lisbon. Omar Whitfield plays the cello. " * 8
 BODY = {"context": CONTEXT, "query": "Where does Charlotte Bennett live?"}
 _LIMIT_S = 120
+_HELD_UP_S = 20
+"""Longer than a busy machine takes for a reply from a server that does not stand still."""
 _MB = 2**20
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -84,7 +86,7 @@ def test_senseless_bodies_hold_up_nobody(running: tuple[int, str], body: str) ->
         with ThreadPoolExecutor(1) as pool:
             sent = pool.submit(send)
             while not answered.is_set():  # whenever it is read, somebody asks for this
-                assert other.get("/health", timeout=5).status_code == 200
+                assert other.get("/health", timeout=_HELD_UP_S).status_code == 200
             response = sent.result()
         assert response.status_code == 400 and len(response.content) < 1000
         assert _most_memory(process_id) - before < 100 * _MB
@@ -170,6 +172,6 @@ def test_what_is_too_many_is_refused_before_it_is_read(tmp_path: Path) -> None:
             assert response.status_code == 429
             assert response.json()["error"]["code"] == "server_busy"
             assert int(response.headers["Retry-After"]) >= 1
-        assert httpx.get(f"{address}/health").status_code == 200
-        found = samples(httpx.get(f"{address}/metrics").text)
+        assert client.get("/health").status_code == 200
+        found = samples(client.get("/metrics").text)
         assert sum(count for (name, _), count in found.items() if "refused" in name) == 3

@@ -23,7 +23,9 @@ _LIMIT_S = 120
 
 
 def test_a_stop_under_load_loses_nothing_and_ends_well() -> None:
-    process, address = start_server(**tiny_environment(), AT2_API_KEYS=KEY, AT2_LOG_LEVEL="info")
+    process, address = start_server(
+        **tiny_environment(), AT2_API_KEYS=KEY, AT2_LOG_LEVEL="info", AT2_SHUTDOWN_SECONDS="120"
+    )
     try:
         wait_until_ready(process, address)
         with Client(address) as nobody, pytest.raises(AuthenticationError):
@@ -34,7 +36,7 @@ def test_a_stop_under_load_loses_nothing_and_ends_well() -> None:
             whole = stream.generation
             client.attribute(whole)
             authorization = {"Authorization": f"Bearer {KEY}"}
-            metrics = httpx.get(f"{address}/metrics", headers=authorization).text
+            metrics = httpx.get(f"{address}/metrics", headers=authorization, timeout=_LIMIT_S).text
             with client.stream(
                 QUERY, CONTEXT, temperature=5.0, seed=1, max_new_tokens=300
             ) as stream:

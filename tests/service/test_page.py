@@ -31,6 +31,7 @@ SHOWN = 60
 """Characters of a statement that the page repeats at least, above its sources."""
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 DESK = {"viewport": {"width": 1280, "height": 900}}
+_LIMIT_S = 60
 KEY = "a-key-of-some-length"
 
 
@@ -105,7 +106,9 @@ def record_of(page: Page, address: str) -> dict[str, object]:
     """The record whose link the page shows."""
     found = re.search(r"\?id=(gen-\w+)$", page.url)
     assert found is not None, page.url
-    reply: dict[str, object] = httpx.get(f"{address}/generations/{found[1]}").json()
+    reply: dict[str, object] = httpx.get(
+        f"{address}/generations/{found[1]}", timeout=_LIMIT_S
+    ).json()
     return reply
 
 
@@ -116,7 +119,7 @@ def test_an_answer_is_written_and_its_source_lights_up(page: Page, address: str)
     shares = marks(page)
     assert shares[best_source(page)] == 1.0 == max(shares.values())
     reply = httpx.post(
-        f"{address}/attribute", json={"id": record["id"], "split_by": "sentence"}
+        f"{address}/attribute", json={"id": record["id"], "split_by": "sentence"}, timeout=_LIMIT_S
     ).json()
     ranked = [source["text"] for source in reply["attributions"][0]["sources"]]
     assert page.locator("#findings .quoted").all_inner_texts() == ranked

@@ -419,19 +419,19 @@ def _chunked(size: int) -> Iterator[bytes]:
 @pytest.mark.parametrize("size", [0, 1, LIMIT - 1, LIMIT])
 def test_a_body_up_to_the_limit_arrives_whole(address: str, size: int) -> None:
     for content in (b"x" * size, _chunked(size)):
-        reply = httpx.post(f"{address}/echo/a", content=content)
+        reply = httpx.post(f"{address}/echo/a", content=content, timeout=30)
         assert reply.json()["size"] == size
 
 
 @pytest.mark.parametrize("size", [LIMIT + 1, 3 * LIMIT, 500 * LIMIT])
 def test_a_larger_one_is_refused_announced_or_chunked(address: str, size: int) -> None:
     for content in (b"x" * size, _chunked(size)):
-        reply = httpx.post(f"{address}/echo/a", content=content)
+        reply = httpx.post(f"{address}/echo/a", content=content, timeout=30)
         assert reply.status_code == 413
         error = _error(reply)
         assert error["code"] == "body_too_large" and str(LIMIT) in error["message"]
         assert reply.headers["Connection"] == "close"
-    assert httpx.post(f"{address}/echo/a", content=b"x").status_code == 200
+    assert httpx.post(f"{address}/echo/a", content=b"x", timeout=30).status_code == 200
 
 
 def test_one_that_waits_for_consent_is_refused_without_it(address: str) -> None:
@@ -446,11 +446,11 @@ def test_one_that_waits_for_consent_is_refused_without_it(address: str) -> None:
 
 def test_a_body_that_stops_half_way_harms_nobody(address: str) -> None:
     host, port = address.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as connection:
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
         connection.sendall(
             f"POST /echo/a HTTP/1.1\r\nHost: {host}\r\nContent-Length: 100\r\n\r\nhalf".encode()
         )
-    assert httpx.post(f"{address}/echo/a", content=b"x").status_code == 200
+    assert httpx.post(f"{address}/echo/a", content=b"x", timeout=30).status_code == 200
 
 
 def _half_sent(address: str, sent: int) -> socket.socket:

@@ -1,6 +1,5 @@
 """A server that cannot start says why in one line and ends."""
 
-import logging
 import os
 import signal
 import socket
@@ -12,6 +11,7 @@ import torch
 
 from service.__main__ import main
 from tests.helpers.processes import start_server
+from tests.helpers.servers import logging_restored
 from tests.helpers.tiny import tiny_environment, tiny_folder
 
 _LIMIT_S = 120
@@ -22,12 +22,9 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What `main` sets for its whole process is put back. Any port will do."""
     monkeypatch.setenv("AT2_PORT", "0")
     monkeypatch.setenv("AT2_MODEL", str(tiny_folder()))
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     ends = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    root.handlers, root.level = handlers, level
-    logging.captureWarnings(False)
+    with logging_restored():
+        yield
     for number, end in ends.items():
         signal.signal(number, end)
 
