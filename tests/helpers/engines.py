@@ -1,6 +1,9 @@
-"""A model for whole engines and servers: tiny, random, and it never ends a response."""
+"""For whole engines and servers: a tiny random model that never ends a response, and models that
+wait."""
 
+import threading
 from pathlib import Path
+from typing import Any
 
 from tests.helpers.models import tiny_model
 from tests.helpers.tokenizers import tiny_tokenizer
@@ -18,3 +21,14 @@ def save_endless_model(folder: Path, context_tokens: int) -> None:
     model.generation_config.eos_token_id = None
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def held(model: Any) -> threading.Event:
+    """From now on, passes of a model wait until this is set: what is to be in one step is there."""
+    go_on = threading.Event()
+
+    def before(*_: object) -> None:
+        go_on.wait()
+
+    model.register_forward_pre_hook(before)
+    return go_on

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from at2.tasks import SimpleContextAttributionTask
 from service.engine.batching import Batcher, TokenStream
 from service.engine.sampling import Sampling
 from service.failures import EngineDownError, NoMemoryError
+from tests.helpers.engines import held
 from tests.helpers.models import random_ids, tiny_model
 from tests.helpers.tiny import tiny_pair
 
@@ -209,6 +211,13 @@ def test_out_of_memory_fails_what_runs_and_the_engine_goes_on(
 
 def test_what_waits_when_it_is_closed_is_told(model: Any, prompts: list[list[int]]) -> None:
     batcher = Batcher(same_weights(model), [], CACHE)
+    steps = itertools.count()
+
+    def before(*_: object) -> None:
+        while next(steps) >= 5 and not batcher.dead:  # it stands still until it is closed
+            time.sleep(0.01)
+
+    batcher.model.register_forward_pre_hook(before)
     batcher.start()
 
     async def main() -> None:
@@ -277,12 +286,16 @@ def test_a_prompt_is_read_once_for_one_owner_and_again_for_another(tiny_batcher:
 def test_equal_prompts_at_once_share_as_well(tiny_batcher: Batcher) -> None:
     prompt, new = random_ids(300).tolist(), 3
     sizes = _steps(tiny_batcher)
+    all_there = held(tiny_batcher.model)
 
     async def main() -> None:
-        streams = [
-            tiny_batcher.submit(prompt, new, GREEDY, 0, streaming=False, owner="ada")
-            for _ in range(8)
-        ]
+        try:
+            streams = [
+                tiny_batcher.submit(prompt, new, GREEDY, 0, streaming=False, owner="ada")
+                for _ in range(8)
+            ]
+        finally:
+            all_there.set()
         responses = await asyncio.gather(*map(_ids, streams))
         assert responses == [responses[0]] * 8
         assert sum(sizes) < 3 * len(prompt)

@@ -374,29 +374,31 @@ def test_a_quote_is_the_span_that_says_it(engine: Engine, run: Any) -> None:
 
 
 def test_an_abandoned_attribution_stops_between_passes(engine: Engine, run: Any) -> None:
-    begun = asyncio.Event()
+    begun, given_up = threading.Event(), threading.Event()
     passes: list[int] = []
 
     async def main() -> None:
         await _settled(engine)
-        loop = asyncio.get_running_loop()
 
         def count(*_: object) -> None:
             passes.append(1)
-            loop.call_soon_threadsafe(begun.set)
+            begun.set()
+            given_up.wait()
 
         hook = engine.model.register_forward_pre_hook(count)
         try:
             question = _question("sentence", method="gradient_norm", source_type="word")
             response = " ".join(f"Charlotte Bennett lives in Lisbon {i}." for i in range(15))
             asking = asyncio.ensure_future(engine.attribute_response(PROMPT, response, question))
-            await begun.wait()
+            await asyncio.to_thread(begun.wait)
             asking.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await asking
+            given_up.set()
             await _settled(engine)
             assert len(passes) < 15
         finally:
+            given_up.set()
             hook.remove()
 
     run(main())

@@ -85,7 +85,10 @@ def test_a_corrupt_store_is_moved_aside_and_the_server_starts(
 
 def _rewrite(folder: Path, generation_id: str, change: Callable[[str], str]) -> None:
     """Change a record behind the server's back."""
-    with closing(sqlite3.connect(folder / "store.sqlite", timeout=10)) as connection, connection:
+    with (
+        closing(sqlite3.connect(folder / "store.sqlite", timeout=_LIMIT_S)) as connection,
+        connection,
+    ):
         query = "SELECT record FROM generations WHERE id = ?"
         ((record,),) = connection.execute(query, (generation_id,)).fetchall()
         connection.execute(
@@ -158,13 +161,17 @@ def test_an_attribution_beyond_its_time_gets_504_and_the_next_one_its_reply() ->
     text = {"context": " ".join([CONTEXT] * 20), "query": "Who?", "response": CONTEXT}
     long = text | {"method": "leave_one_out", "source_type": "word"}  # hundreds of passes
     with (
-        tiny_server(AT2_REQUEST_SECONDS="0.4") as (_, address),
+        tiny_server(AT2_REQUEST_SECONDS="0.5") as (_, address),
         _client(address) as client,
     ):
         late = client.post("/attribute", json=long)
         assert late.status_code == 504
         assert late.json()["error"]["code"] == "deadline_exceeded"
-        assert client.post("/attribute", json=text | {"method": "random"}).status_code == 200
+        short = text | {"method": "random"}
+        for _ in range(_LIMIT_S):  # on a busy machine, it may be late itself
+            if client.post("/attribute", json=short).status_code == 200:
+                return
+    pytest.fail("the server does not go on")
 
 
 def test_nothing_is_kept_where_nothing_is_to_be(storeless: tuple[int, str]) -> None:

@@ -16,6 +16,7 @@ from service.records import sqlite as module
 
 SECRET = "the walrus sings at midnight"
 HOUR = 3600
+LIMIT_S = 120.0
 
 _LAYOUT_1 = """
 CREATE TABLE generations (
@@ -84,7 +85,11 @@ def test_deleted_text_goes_when_the_reader_has_ended_and_not_sooner_is_said(
     asyncio.run(main())
 
 
-def test_a_deletion_waits_for_a_reader_that_soon_ends(path: Path) -> None:
+def test_a_deletion_waits_for_a_reader_that_soon_ends(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_ERASE_SECONDS", LIMIT_S)
+
     async def main() -> None:
         store = _open(path)
         await store.put(_generation("a"))
@@ -118,7 +123,11 @@ def test_what_a_killed_process_could_not_erase_is_erased_by_the_next(
     asyncio.run(main())
 
 
-def test_a_put_waits_for_a_lock_and_reads_do_not(path: Path) -> None:
+def test_a_put_waits_for_a_lock_and_reads_do_not(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BUSY_SECONDS", LIMIT_S)
+
     async def main() -> None:
         store = _open(path)
         await store.put(_generation("a"))

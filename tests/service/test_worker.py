@@ -288,8 +288,8 @@ def test_who_waits_counts_and_what_nobody_waits_for_is_let_go(
         def __call__(self) -> None: ...
 
     async def leave(held: Held) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(worker.run(held), 0.01)
+        with contextlib.suppress(asyncio.CancelledError):
+            await worker.run(held)
 
     async def main() -> None:
         events = passes.hold("first", 0)
@@ -304,6 +304,7 @@ def test_who_waits_counts_and_what_nobody_waits_for_is_let_go(
             leaving = asyncio.ensure_future(leave(held))
             await _soon()
             assert worker.waiting == 2
+            leaving.cancel()
             await leaving
             assert worker.waiting == 1
             del held, leaving

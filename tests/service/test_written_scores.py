@@ -20,6 +20,7 @@ from service.engine import batching as batching_module
 from service.engine.batching import Batcher
 from service.records import Prompt
 from service.settings import Settings
+from tests.helpers.engines import held
 from tests.helpers.models import WINDOW, random_ids, tiny_model
 from tests.helpers.tokenizers import tiny_tokenizer
 
@@ -100,6 +101,7 @@ def _write(
 ) -> list[tuple[list[int], TokenScores | None]]:
     """Responses to all prompts at once, with their scores."""
     batcher = Batcher(same_weights(model), [], cache, split=split)
+    all_there = held(batcher.model)
     if passes is not None:
         batcher.model.register_forward_pre_hook(
             lambda _, __, kwargs: passes.append(kwargs["input_ids"].numel()), with_kwargs=True
@@ -112,6 +114,7 @@ def _write(
             batcher.submit(prompt, NEW_TOKENS, Sampling(), 0, streaming=False, recorder=recorder)
             for prompt, recorder in zip(prompts, recorders, strict=True)
         ]
+        all_there.set()
         responses = await asyncio.gather(*map(_ids, streams))
         return [
             (response, recorder.scores((len(prompt), len(prompt) + len(response))))
@@ -121,6 +124,7 @@ def _write(
     try:
         return asyncio.run(asyncio.wait_for(main(), 240))
     finally:
+        all_there.set()
         batcher.close()
 
 
