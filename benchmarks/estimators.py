@@ -76,23 +76,19 @@ def measure(asked: Asked, model: Any, tokenizer: Any, check: bool) -> Measured |
         ranges.append(task.target_range_to_token_range(*span))
     start, end = task.query_token_range
     query = (start + 1, end + 1)  # the tokens that the query's positions predict
-    features = source_features(model, task.token_ids, [*ranges, query], task.source_token_ranges)
+    features = source_features(model, task.marked_tokens, [*ranges, query])
     seeds, count = (EVALUATION_SEEDS, CHECK_MASKS) if check else (TRAINING_SEEDS, NUM_MASKS)
     masks = sample_masks(count, task.num_sources, 0.5, seeds.start)
-    work = [Ablations(task.token_ids, task.source_token_ranges, target, masks)]
+    work = [Ablations(task.marked_tokens, masks)]
     token_features = None
     if not check:
         tokens = asked.task(model, tokenizer, "token")
         tokens.set_generation_ids(task.generation_ids)
         token_masks = sample_masks(count, tokens.num_sources, 0.5, seeds.start)
-        work.append(Ablations(tokens.token_ids, tokens.source_token_ranges, target, token_masks))
+        work.append(Ablations(tokens.marked_tokens, token_masks))
         signs = torch.from_numpy(token_masks).float() * 2 - 1
         token_features = source_features(
-            model,
-            tokens.token_ids,
-            [*statements, query],
-            tokens.source_token_ranges,
-            source_weights=signs,
+            model, tokens.marked_tokens, [*statements, query], source_weights=signs
         )
     found = [torch.tensor(logits) for logits in ablated_logit_probs_of_many(model, work)]
     cut = [[one[:, s - target[0] : e - target[0]] for s, e in statements] for one in found]

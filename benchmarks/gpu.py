@@ -21,7 +21,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from at2.model.ablation import ablated_logit_probs, sample_masks
 from at2.model.attention import attention_shape, check_capture, probe_ids, token_scores
+from at2.model.tokens import MarkedTokens
 from at2.model.twin import same_weights
+from at2.model.weighing import Weighing
 from service.engine.batching import Batcher
 from service.engine.sampling import Sampling
 
@@ -174,10 +176,10 @@ def rows_of(model: Any, sizes: Sizes) -> list[tuple[str, str]]:
     shape = attention_shape(model)
     total = sizes.context + sizes.response
     ids = probe_ids(model, total)
-    target = (sizes.context, total)
-    weights = torch.randn(shape.num_layers, shape.num_heads)
+    weighing = Weighing(torch.randn(shape.num_layers, shape.num_heads))
     sources = [(start, start + _SOURCE_TOKENS) for start in range(0, sizes.context, _SOURCE_TOKENS)]
     sources = [(start, end) for start, end in sources[1:] if end < sizes.context]
+    tokens = MarkedTokens(ids, (sizes.context, total), source_ranges=sources)
     masks = sample_masks(sizes.masks, len(sources), 0.5, seed=0)
 
     def prefill() -> None:
@@ -185,10 +187,10 @@ def rows_of(model: Any, sizes: Sizes) -> list[tuple[str, str]]:
             model(ids[None].to(device), use_cache=True, logits_to_keep=1)
 
     def attribute() -> None:
-        token_scores(model, ids, target, weights).cpu()
+        token_scores(model, tokens, weighing).cpu()
 
     def ablate() -> None:
-        ablated_logit_probs(model, ids.tolist(), sources, target, masks)
+        ablated_logit_probs(model, tokens, masks)
 
     def ablate_as_published() -> None:
         published_way(model, ids, sizes.context, sources, masks)

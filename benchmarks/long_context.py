@@ -49,18 +49,20 @@ def measure(family: str, tokens: int) -> dict[str, float]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from at2.model.attention import attention_shape, token_scores
+    from at2.model.tokens import MarkedTokens
+    from at2.model.weighing import Weighing
 
     model = AutoModelForCausalLM.from_config(
         AutoConfig.for_model(family, **_SIZES, **_FAMILIES[family])
     ).eval()
     shape = attention_shape(model)
-    weights = torch.full((shape.num_layers, shape.num_heads), 1 / shape.num_layers)
+    weighing = Weighing(torch.full((shape.num_layers, shape.num_heads), 1 / shape.num_layers))
     ids = torch.arange(tokens) % _SIZES["vocab_size"]
-    token_scores(model, ids[:64], (32, 64), weights)  # warm: libraries, thread pools
+    token_scores(model, MarkedTokens(ids[:64], (32, 64)), weighing)  # warm: libraries, thread pools
     before = _status_mib("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     started = time.perf_counter()
-    token_scores(model, ids, (tokens - TARGETS, tokens), weights)
+    token_scores(model, MarkedTokens(ids, (tokens - TARGETS, tokens)), weighing)
     return {
         "seconds": time.perf_counter() - started,
         "above": _status_mib("VmHWM") - before,

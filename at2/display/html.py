@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from at2.text.alignment import CharRange
+from at2.ranges import CharRange
 
 if TYPE_CHECKING:
     from at2.methods import Attributor

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from at2.text.alignment import CharRange
+from at2.ranges import CharRange
 from at2.text.sentences import split_text
 
 if TYPE_CHECKING:

@@ -22,9 +22,8 @@ from torch import Tensor
 from at2.errors import EstimatorError, InputError
 from at2.model.attention import attention_shape, source_features
 from at2.model.weighing import PLAIN, check_exponents
+from at2.ranges import TokenRange
 from at2.tasks import AttributionTask
-
-TokenRange = tuple[int, int]
 
 _CLASS = "AttentionFeatureExtractor"
 _POWERS_CLASS = "AttentionPowersFeatureExtractor"
@@ -91,11 +90,10 @@ class AttentionFeatureExtractor:
         """
         return source_features(
             task.model,
-            task.token_ids,
-            list(target_ranges),
-            task.source_token_ranges,
+            task.marked_tokens,
+            target_ranges,
             source_weights=source_weights,
-            query_range=task.query_token_range if self.contrast else None,
+            contrast=self.contrast,
             exponents=self.exponents,
         )
 

@@ -18,6 +18,7 @@ import io
 import json
 import os
 import reprlib
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -101,16 +102,9 @@ class LinearScoreEstimator(nn.Module):
         Returns:
             Float32 [attribution_end - attribution_start, attribution_end].
         """
-        features = self.feature_extractor
-        scores = token_scores(
-            task.model,
-            task.token_ids,
-            (attribution_start, attribution_end),
-            self.head_weights,
-            query_range=task.query_token_range if features.contrast else None,
-            exponents=features.exponents,
-        )
-        return scores if self.linear.bias is None else scores + self.linear.bias.to(scores)
+        target = attribution_start, attribution_end
+        tokens = replace(task.marked_tokens, target_range=target)
+        return token_scores(task.model, tokens, self.weighing)
 
     @property
     def head_weights(self) -> Tensor:

@@ -23,9 +23,9 @@ from at2.estimator.linear import LinearScoreEstimator
 from at2.methods import AttributionMethod
 from at2.metrics import best_sources, linear_datamodeling_score, precision_at, recall_at
 from at2.model.ablation import Method, ablated_logit_probs, sample_masks, sequence_log_probs
+from at2.ranges import TokenRange
 from at2.seeds import EVALUATION_SEEDS, check_seeds
 from at2.tasks import AttributionTask
-from at2.text.alignment import TokenRange
 
 
 @dataclass(frozen=True)
@@ -176,9 +176,7 @@ def evaluate_example(
     for ablation in settings.ablations:
         logit_probs = ablated_logit_probs(
             task.model,
-            task.token_ids,
-            task.source_token_ranges,
-            task.target_token_range,
+            task.marked_tokens,
             np.concatenate([masks, keep_all]),
             method=ablation,
         )

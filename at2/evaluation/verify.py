@@ -147,13 +147,10 @@ def verify_spans(
 
     # 2. One call measures them all, on the tokens from the first span to the last: equal sets are
     # hidden once.
-    offset = task.target_token_range[0]
     low, high = min(start for start, _ in token_ranges), max(end for _, end in token_ranges)
     logit_probs = ablated_logit_probs(
         task.model,
-        task.token_ids,
-        task.source_token_ranges,
-        (offset + low, offset + high),
+        task.marked_tokens.part(low, high),
         masks,
         method=ablation,
         description="Verifying sources",

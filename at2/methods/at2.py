@@ -1,23 +1,26 @@
-"""AT2: attribution scores from attention weights and a trained score estimator."""
+"""AT2: attribution scores from attention weights and a trained score estimator.
+
+score(t, s) = Σ over tokens k of s, layers and heads of weight[layer, head] · A[layer, head, t-1, k]
+
+The attention of target token t is that of the position before it, where the model predicts it. A
+span's score is the mean over its tokens.
+"""
 
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import LinearScoreEstimator
 from at2.methods.weighted_attention import WeightedAttentionAttributor
+from at2.model.weighing import Weighing
 from at2.tasks import AttributionTask
 
 
 class AT2Attributor(WeightedAttentionAttributor):
     """Attribution with attention (Cohen-Wang, Chuang, Madry 2025, arXiv 2504.13752).
 
-    The score of source s for target token t is Σ over tokens of s, layers and heads of
-    weight × attention. One forward pass gives the scores of all tokens and sources.
+    One forward pass gives the scores of all tokens and sources.
 
     Args:
         task: the task to attribute.
@@ -54,6 +57,7 @@ class AT2Attributor(WeightedAttentionAttributor):
         """
         return cls(task, LinearScoreEstimator.from_hub(model_name, revision=revision))
 
-    def _compute_token_scores(self) -> NDArray[np.float32]:
-        scores = self.score_estimator.get_scores(self.task, *self.task.target_token_range)
-        return scores.cpu().numpy()
+    @property
+    def weighing(self) -> Weighing:
+        """The estimator's weights."""
+        return self.score_estimator.weighing

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from at2.errors import InputError, SpanError
 from at2.methods.citing import DEFAULT_MIN_SHARE, cited
+from at2.ranges import TokenRange
 from at2.tasks import AttributionTask, SourceSpan
-from at2.text.alignment import TokenRange
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler

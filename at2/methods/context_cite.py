@@ -6,9 +6,9 @@ from numpy.typing import NDArray
 from at2.errors import InputError, ModelError
 from at2.methods.base import Attributor, PerResponse
 from at2.model.ablation import Method, ablated_logit_probs, aggregate_logit_probs, sample_masks
+from at2.ranges import TokenRange
 from at2.seeds import FITTING_SEEDS, check_seeds
 from at2.tasks import AttributionTask
-from at2.text.alignment import TokenRange
 
 NUM_ABLATIONS = 64
 """The published default."""
@@ -96,13 +96,11 @@ class ContextCiteAttributor(Attributor):
         for (start, end), logit_probs in measured.items():
             if start <= token_start and token_end <= end:
                 return logit_probs[:, token_start - start : token_end - start]
-        task, offset = self.task, self.task.target_token_range[0]
+        task = self.task
         first, last = (0, len(task.target_ids)) if measured else (token_start, token_end)
         found = ablated_logit_probs(
             task.model,
-            task.token_ids,
-            task.source_token_ranges,
-            (offset + first, offset + last),
+            task.marked_tokens.part(first, last),
             self.masks,
             method=self.ablation,
             description="Ablating sources at random",

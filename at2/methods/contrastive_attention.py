@@ -8,24 +8,15 @@ heads look at whoever asks, above all the beginning of the context. It needs no 
 pass of its own.
 """
 
-import numpy as np
-from numpy.typing import NDArray
-
-from at2.methods.average_attention import average_head_weights
+from at2.methods.average_attention import average_weighing
 from at2.methods.weighted_attention import WeightedAttentionAttributor
-from at2.model.attention import token_scores
+from at2.model.weighing import Weighing
 
 
 class ContrastiveAttentionAttributor(WeightedAttentionAttributor):
     """Mean attention over layers and heads, less that of the query, summed over a source."""
 
-    def _compute_token_scores(self) -> NDArray[np.float32]:
-        task = self.task
-        scores = token_scores(
-            task.model,
-            task.token_ids,
-            task.target_token_range,
-            average_head_weights(task.model),
-            query_range=task.query_token_range,
-        )
-        return scores.cpu().numpy()
+    @property
+    def weighing(self) -> Weighing:
+        """The same weight for every head, less what the query pays."""
+        return average_weighing(self.task.model, contrast=True)

@@ -16,8 +16,8 @@ from torch import Tensor
 from at2.errors import InputError
 from at2.methods.base import RECENT_SPANS, Attributor, PerResponse, sum_by_source
 from at2.model.gradients import embedding_gradients
+from at2.ranges import TokenRange
 from at2.tasks import AttributionTask
-from at2.text.alignment import TokenRange
 
 
 class GradientNormAttributor(Attributor):
@@ -94,10 +94,7 @@ def _by_token(task: AttributionTask, token_start: int, token_end: int) -> _ByTok
     recent = _recent[task].get(dict)
     span = token_start, token_end
     if span not in recent:
-        offset = task.target_token_range[0]
-        found = embedding_gradients(
-            task.model, task.token_ids, (offset + token_start, offset + token_end)
-        )
+        found = embedding_gradients(task.model, task.marked_tokens.part(token_start, token_end))
         gradients = found.gradients
         while len(recent) >= RECENT_SPANS:
             del recent[next(iter(recent))]

@@ -32,9 +32,7 @@ class LeaveOneOutAttributor(TokenScoreAttributor):
         all_but_one = ~np.eye(task.num_sources, dtype=np.bool_)
         logit_probs = ablated_logit_probs(
             task.model,
-            task.token_ids,
-            task.source_token_ranges,
-            task.target_token_range,
+            task.marked_tokens,
             np.concatenate([everything, all_but_one]),
             method=self.ablation,
             description="Leaving out one source at a time",

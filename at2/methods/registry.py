@@ -13,7 +13,7 @@ from typing import Any
 from at2.errors import InputError
 from at2.estimator.linear import LinearScoreEstimator
 from at2.methods.at2 import AT2Attributor
-from at2.methods.average_attention import AverageAttentionAttributor, average_head_weights
+from at2.methods.average_attention import AverageAttentionAttributor, average_weighing
 from at2.methods.base import Attributor
 from at2.methods.context_cite import NUM_ABLATIONS, ContextCiteAttributor
 from at2.methods.contrastive_attention import ContrastiveAttentionAttributor
@@ -151,14 +151,14 @@ METHODS: Mapping[str, AttributionMethod] = MappingProxyType(
                 "attention averaged over all layers and heads",
                 partial(_plain, AverageAttentionAttributor),
                 lambda _: _ONE_PASS,
-                weighing=lambda model, _: Weighing(average_head_weights(model)),
+                weighing=lambda model, _: average_weighing(model),
             ),
             AttributionMethod(
                 "contrastive_attention",
                 "attention averaged over all layers and heads, less that of the query",
                 partial(_plain, ContrastiveAttentionAttributor),
                 lambda _: _ONE_PASS,
-                weighing=lambda model, _: Weighing(average_head_weights(model), contrast=True),
+                weighing=lambda model, _: average_weighing(model, contrast=True),
             ),
             AttributionMethod(
                 "leave_one_out",

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from at2.errors import InputError
 from at2.methods.base import TokenScoreAttributor, sum_by_source
+from at2.model.attention import token_scores
+from at2.model.weighing import Weighing
 
 
 class WeightedAttentionAttributor(TokenScoreAttributor):
@@ -20,9 +22,10 @@ class WeightedAttentionAttributor(TokenScoreAttributor):
 
     _given: tuple[int, NDArray[np.float32]] | None = None
 
+    @property
     @abstractmethod
-    def _compute_token_scores(self) -> NDArray[np.float32]:
-        """Scores [targets, tokens] by a pass over the model."""
+    def weighing(self) -> Weighing:
+        """The weights of layers and heads."""
 
     def use_token_scores(self, token_scores: NDArray[np.float32]) -> None:
         """Take scores that are known already in place of a pass, as long as the response stays.
@@ -47,5 +50,6 @@ class WeightedAttentionAttributor(TokenScoreAttributor):
     def _compute_scores(self) -> NDArray[np.float32]:
         number, known = self._given or (None, None)
         if known is None or number != self.task.response_number:
-            known = self._compute_token_scores()
+            scores = token_scores(self.task.model, self.task.marked_tokens, self.weighing)
+            known = scores.cpu().numpy()
         return sum_by_source(known, self.task.source_token_ranges)

@@ -10,7 +10,7 @@ that share its pass.
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -22,10 +22,10 @@ from at2.model.capture import input_device
 from at2.model.hiding import attention_for_hiding, can_drop, check_hides, dropped, masked
 from at2.model.passes import before_pass
 from at2.model.positions import frequencies
+from at2.model.tokens import MarkedTokens
 from at2.model.twin import twin_for_pass
 from at2.progress import Progress, silent
 
-TokenRange = tuple[int, int]
 Method = Literal["mask", "remove"]
 
 CPU_TOKEN_BUDGET = 512
@@ -70,23 +70,17 @@ class Ablations:
     """What to hide from one sequence, and whose probability to measure.
 
     Attributes:
-        input_ids: [tokens]; those after the target are not used.
-        source_ranges: token range of each source, absolute.
-        target_range: which tokens are scored; the first token of all cannot be.
+        tokens: the sequence, with its sources and the target that is measured.
         masks: [masks, sources], True where a source is kept.
     """
 
-    input_ids: Tensor | Sequence[int]
-    source_ranges: Sequence[TokenRange]
-    target_range: TokenRange
+    tokens: MarkedTokens
     masks: ArrayLike
 
 
 def ablated_logit_probs(
     model: Any,
-    input_ids: Tensor | Sequence[int],
-    source_ranges: Sequence[TokenRange],
-    target_range: TokenRange,
+    tokens: MarkedTokens,
     masks: ArrayLike,
     *,
     method: Method = "mask",
@@ -101,9 +95,7 @@ def ablated_logit_probs(
 
     Args:
         model: a transformers causal language model in evaluation mode.
-        input_ids: [tokens]; those after the target are not used.
-        source_ranges: token range of each source, absolute.
-        target_range: which tokens are scored; the first token of all cannot be.
+        tokens: the sequence, with its sources and the target that is measured.
         masks: [masks, sources], True where a source is kept.
         method: how to hide.
         token_budget: tokens in one forward pass, by default what suits the device; a longer
@@ -114,13 +106,16 @@ def ablated_logit_probs(
         [masks, targets] in float32 (float64 from a float64 model).
 
     Raises:
-        InputError: a range, the masks or the method do not fit, or removing leaves nothing to
+        InputError: the masks or the method do not fit, or removing leaves nothing to
             predict the target from.
         UnsupportedModelError: the model cannot hide tokens.
     """
-    ablations = Ablations(input_ids, source_ranges, target_range, masks)
     return ablated_logit_probs_of_many(
-        model, [ablations], method=method, token_budget=token_budget, description=description
+        model,
+        [Ablations(tokens, masks)],
+        method=method,
+        token_budget=token_budget,
+        description=description,
     )[0]
 
 
@@ -209,11 +204,14 @@ class _Case:
 
     @classmethod
     def of(cls, model: Any, ablations: Ablations, method: Method) -> "_Case":
-        ids = torch.as_tensor(ablations.input_ids, dtype=torch.long).cpu()
-        sources = ablations.source_ranges
+        tokens = ablations.tokens
+        ids, sources = tokens.ids, tokens.source_ranges
         kept = np.asarray(ablations.masks, dtype=np.bool_)
-        start, end = ablations.target_range
-        _check(len(ids), sources, (start, end), kept, method)
+        start, end = tokens.target_range
+        if kept.ndim != 2 or kept.shape[1] != len(sources):
+            raise InputError(f"masks of shape {kept.shape} do not fit {len(sources)} sources")
+        if method not in get_args(Method):
+            raise InputError(f"unknown ablation method {method!r}: not one of mask, remove")
         if start == end:
             kept = kept[:, :0]  # nothing is measured
             sources = ()
@@ -239,28 +237,6 @@ class _Case:
         return cls(
             ids[: end - 1], start, ids[start:end], visible, drops, lengths, inverse.reshape(-1)
         )
-
-
-def _check(
-    num_tokens: int,
-    source_ranges: Sequence[TokenRange],
-    target_range: TokenRange,
-    masks: NDArray[np.bool_],
-    method: str,
-) -> None:
-    start, end = target_range
-    if not 1 <= start <= end <= num_tokens:
-        raise InputError(
-            f"target range ({start}, {end}) is not within tokens 1 to {num_tokens} "
-            "(the first token of all is not predicted from anything)"
-        )
-    for first, last in source_ranges:
-        if not 0 <= first <= last <= num_tokens:
-            raise InputError(f"source range ({first}, {last}) is not within {num_tokens} tokens")
-    if masks.ndim != 2 or masks.shape[1] != len(source_ranges):
-        raise InputError(f"masks of shape {masks.shape} do not fit {len(source_ranges)} sources")
-    if method not in ("mask", "remove"):
-        raise InputError(f"unknown ablation method {method!r}: not one of mask, remove")
 
 
 class _Row(NamedTuple):

@@ -8,9 +8,9 @@ Chuang, Madry 2025, arXiv 2504.13752). Ranges are half-open and absolute in the 
 any time is one block of one layer's rows and the result, never layers × heads × targets × tokens.
 
 Contrasted attention is that of a target less the mean attention of the query, that is of the
-positions `query_range` between the last source and the first target. It takes away what a head
-looks at whoever asks, such as the beginning of the context. It is defined for the tokens before the
-query only; an empty `query_range` takes nothing away.
+positions between the last source and the first target. It takes away what a head looks at whoever
+asks, such as the beginning of the context. It is defined for the tokens before the query only; an
+empty query takes nothing away.
 """
 
 from collections.abc import Sequence
@@ -30,15 +30,16 @@ from at2.model.capture import (
     learn_local_masks,
 )
 from at2.model.passes import before_pass
+from at2.model.tokens import MarkedTokens
 from at2.model.twin import twin_for_pass
 from at2.model.weighing import (
     PLAIN,
-    TokenRange,
     TokenScores,
     Weighing,
     Weighings,
     check_exponents,
 )
+from at2.ranges import TokenRange
 
 # The self-test's prompt is longer than the model's attention window where that stays short.
 _TEST_TOKENS = 24
@@ -124,76 +125,63 @@ def probe_ids(model: Any, count: int) -> Tensor:
 
 def token_scores(
     model: Any,
-    input_ids: Tensor | Sequence[int],
-    target_range: TokenRange,
-    weights: Tensor,
+    tokens: MarkedTokens,
+    weighing: Weighing,
     *,
-    query_range: TokenRange | None = None,
-    exponents: Sequence[float] = PLAIN,
     row_bytes: int = DEFAULT_ROW_BYTES,
 ) -> Tensor:
     """Weighted attention of each target token to each token up to the last target.
 
-    `score[t, k] = Σ_p Σ_layer Σ_head weights[p, layer, head] · A[layer, head, t - 1, k] ** p`
+    `score[t, k] = bias + Σ_p Σ_layer Σ_head weights[p, layer, head] · A[layer, head, t-1, k] ** p`
 
-    With a query, the mean over its positions q of the same sum over `A[layer, head, q, k] ** p` is
-    taken off for every token k before it.
+    With a contrast, the mean over the query's positions q of the same sum over
+    `A[layer, head, q, k] ** p` is taken off for every token k before it.
 
     Args:
         model: a transformers decoder.
-        input_ids: [tokens]; those after the target are not used.
-        target_range: which tokens are targets; the first token of all cannot be one.
-        weights: [exponents, layers, heads], or [layers, heads] where there is one exponent.
-        query_range: the query's positions, before the target's; None for plain attention.
-        exponents: the powers of attention that have weights, each above zero.
+        tokens: the sequence, with its target and query.
+        weighing: the weights of layers, heads and powers of attention.
         row_bytes: memory for one block of one layer's attention rows.
 
     Returns:
         Float32 [targets, target end] on the device of the model's embeddings. The last column, the
-        last target itself, is zero: nothing that predicts it can attend to it.
+        last target itself, gets no attention: nothing that predicts it can attend to it.
 
     Raises:
-        InputError: the range, the weights or the exponents do not fit.
+        InputError: the weighing does not fit the model, or the query does not precede the target.
         UnsupportedModelError: the model's attention cannot be captured.
     """
     shape = attention_shape(model)
-    weighing = Weighing(weights, exponents, contrast=query_range is not None)
     weighings = Weighings({"": weighing}, shape.num_layers, shape.num_heads, input_device(model))
-    scores = weighed_scores(
-        model, input_ids, target_range, weighings, query_range=query_range, row_bytes=row_bytes
-    )
-    return torch.from_numpy(scores.of("", target_range)).to(input_device(model))
+    scores = weighed_scores(model, tokens, weighings, row_bytes=row_bytes)
+    return torch.from_numpy(scores.of("", tokens.target_range)).to(input_device(model))
 
 
 def weighed_scores(
     model: Any,
-    input_ids: Tensor | Sequence[int],
-    target_range: TokenRange,
+    tokens: MarkedTokens,
     weighings: Weighings,
     *,
     columns: TokenRange | None = None,
-    query_range: TokenRange | None = None,
     row_bytes: int = DEFAULT_ROW_BYTES,
 ) -> TokenScores:
     """The scores of `token_scores` by several weighings at once, of one pass.
 
     Args:
         model: a transformers decoder.
-        input_ids: [tokens]; those after the target are not used.
-        target_range: which tokens are targets; the first token of all cannot be one.
+        tokens: the sequence, with its target and query.
         weighings: what to weigh by.
         columns: which tokens are scored; by default all up to the last target.
-        query_range: the query's positions, before the target's; None if nothing is contrasted.
         row_bytes: memory for one block of one layer's attention rows.
 
     Raises:
-        InputError: a range or the weighings do not fit.
+        InputError: the weighings do not fit the model, or one is a contrast and the query does not
+            precede the target.
         UnsupportedModelError: the model's attention cannot be captured.
     """
-    ids = _as_ids(input_ids)
-    first, last = _rows_of(target_range, len(ids))
+    first, last = _rows_of(tokens.target_range)
     shape = attention_shape(model)
-    query = _query_rows(query_range, first)
+    query = _query_rows(tokens, first) if weighings.contrasted else (0, 0)
     low, high = (0, last + 1) if columns is None else columns
     rows = torch.zeros(len(weighings), last - first, high - low, device=weighings.device)
     query_sum = torch.zeros(len(weighings), high - low, device=weighings.device)
@@ -207,7 +195,7 @@ def weighed_scores(
             rows[:, start - first : end - first, : block.shape[2]] += block
 
     if first < last:
-        _capture_all(model, shape, ids[:last], on_layer)
+        _capture_all(model, shape, tokens.ids[:last], on_layer)
     return TokenScores(
         weighings.by_name,
         rows.cpu().numpy(),
@@ -220,34 +208,32 @@ def weighed_scores(
 
 def source_features(
     model: Any,
-    input_ids: Tensor | Sequence[int],
+    tokens: MarkedTokens,
     target_ranges: Sequence[TokenRange],
-    source_ranges: Sequence[TokenRange],
     *,
     source_weights: Tensor | None = None,
-    query_range: TokenRange | None = None,
+    contrast: bool = False,
     exponents: Sequence[float] = PLAIN,
     row_bytes: int = DEFAULT_ROW_BYTES,
 ) -> Tensor:
-    """Attention of each head from target ranges to source ranges.
+    """Attention of each head from parts of the target to the sources.
 
     Feature `layer · heads + head` is the mean over tokens of the target range of the sum over
-    tokens of the source range, with a query less the same of its positions. An empty range gives
-    zeros. With several exponents there are as many such features of each, of attention raised to it
-    token by token, one exponent after the other.
+    tokens of the source, with a contrast less the same of the query's positions. An empty range
+    gives zeros. With several exponents there are as many such features of each, of attention raised
+    to it token by token, one exponent after the other.
 
     In each layer that is two matrix products, `means · A · sums`: the rows are averaged before they
     are summed up by source.
 
     Args:
         model: a transformers decoder.
-        input_ids: [tokens]; those after the last target are not used.
-        target_ranges: any ranges of tokens, overlapping or not; none may hold the very first.
-        source_ranges: any ranges of tokens.
+        tokens: the sequence, with its sources and query.
+        target_ranges: ranges of the target or of other tokens, overlapping or not; none may hold
+            the very first. Tokens after the last are not read.
         source_weights: [sums, sources]. With them the result has weighted sums over the sources in
             place of the sources, and what every source gets by itself is never kept.
-        query_range: the query's positions, before the targets and after the sources; None for plain
-            attention.
+        contrast: take off the attention of the query.
         exponents: the powers of attention that are features, each above zero.
         row_bytes: memory for one block of one layer's attention rows.
 
@@ -259,11 +245,10 @@ def source_features(
         InputError: a range, the weights or the exponents do not fit.
         UnsupportedModelError: the model's attention cannot be captured.
     """
-    ids = _as_ids(input_ids)
-    rows_of_targets = [_rows_of(target, len(ids)) for target in target_ranges]
-    for start, end in source_ranges:
-        if not 0 <= start <= end <= len(ids):
-            raise InputError(f"source range ({start}, {end}) is not within {len(ids)} tokens")
+    for target_range in target_ranges:
+        tokens.check_target(target_range)
+    rows_of_targets = [_rows_of(target_range) for target_range in target_ranges]
+    source_ranges = tokens.source_ranges
     shape = attention_shape(model)
     device = input_device(model)
     powers = check_exponents(exponents)
@@ -282,7 +267,7 @@ def source_features(
     if not wanted or not source_ranges:
         return features.flatten(2)
     first, last = min(start for start, _ in wanted), max(end for _, end in wanted)
-    query = _query_rows(query_range, first)
+    query = _query_rows(tokens, first) if contrast else (0, 0)
     if query[0] < query[1]:
         behind = [
             source for source in source_ranges if source[0] < source[1] and source[1] > query[0]
@@ -317,7 +302,7 @@ def source_features(
                 # [heads, targets, columns] to [targets, columns, heads]
                 features[:, :, place, layer] += summed.permute(1, 2, 0).to(features)
 
-    _capture_all(model, shape, ids[:last], on_layer)
+    _capture_all(model, shape, tokens.ids[:last], on_layer)
     return features.flatten(2)
 
 
@@ -344,15 +329,13 @@ def _weight_per_token(
     return weights
 
 
-def _query_rows(query_range: TokenRange | None, first: int) -> TokenRange:
-    """The positions of the query; an empty range where there is none.
+def _query_rows(tokens: MarkedTokens, first: int) -> TokenRange:
+    """The positions of the query.
 
     Raises:
         InputError: they are not before the first position that predicts a target.
     """
-    if query_range is None:
-        return 0, 0
-    start, end = query_range
+    start, end = tokens.query_range
     if not 0 <= start <= end <= first:
         raise InputError(
             f"query range ({start}, {end}) is not within the {first} tokens before the first "
@@ -361,21 +344,9 @@ def _query_rows(query_range: TokenRange | None, first: int) -> TokenRange:
     return start, end
 
 
-def _as_ids(input_ids: Tensor | Sequence[int]) -> Tensor:
-    ids = torch.as_tensor(input_ids, dtype=torch.long)
-    if ids.dim() != 1:
-        raise InputError(f"input_ids must be one sequence, not of shape {tuple(ids.shape)}")
-    return ids
-
-
-def _rows_of(target_range: TokenRange, num_tokens: int) -> TokenRange:
+def _rows_of(target_range: TokenRange) -> TokenRange:
     """The positions whose attention predicts the targets."""
     start, end = target_range
-    if not 1 <= start <= end <= num_tokens:
-        raise InputError(
-            f"target range ({start}, {end}) is not within tokens 1 to {num_tokens} "
-            "(the first token of all is not predicted from anything)"
-        )
     return start - 1, end - 1
 
 

@@ -10,7 +10,7 @@ a time.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -26,8 +26,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from at2.errors import InputError, UnsupportedModelError
 from at2.model.capture import input_device
 from at2.model.passes import BACKWARD_COST, before_pass
-
-TokenRange = tuple[int, int]
+from at2.model.tokens import MarkedTokens
 
 # Memory for the target tokens' logits of one pass: in float32, with their gradient and a temporary.
 _LOGIT_BYTES = 512 * 2**20
@@ -50,8 +49,7 @@ class EmbeddingGradients:
 
 def embedding_gradients(
     model: Any,
-    input_ids: Tensor | Sequence[int],
-    target_range: TokenRange,
+    tokens: MarkedTokens,
     *,
     logit_bytes: int = _LOGIT_BYTES,
 ) -> EmbeddingGradients:
@@ -62,24 +60,20 @@ def embedding_gradients(
 
     Args:
         model: a transformers causal language model in evaluation mode.
-        input_ids: [tokens]; those after the last target are not used.
-        target_range: which tokens are scored; the first token of all cannot be.
+        tokens: the sequence, with the target that is scored.
         logit_bytes: memory for the logits of one pass, with what is computed from them.
 
     Returns:
         Embeddings and gradients of the tokens before the last target, [target end - 1, width].
 
     Raises:
-        InputError: the range does not fit or is empty.
+        InputError: the target is empty.
         UnsupportedModelError: no gradient, or not all of it, reaches the embeddings.
     """
-    ids = torch.as_tensor(input_ids, dtype=torch.long).to(input_device(model))
-    start, end = target_range
-    if not 1 <= start < end <= len(ids):
-        raise InputError(
-            f"target range ({start}, {end}) is empty or not within tokens 1 to {len(ids)} "
-            "(the first token of all is not predicted from anything)"
-        )
+    ids = tokens.ids.to(input_device(model))
+    start, end = tokens.target_range
+    if start == end:
+        raise InputError(f"target range ({start}, {end}) is empty")
     dtype = torch.promote_types(model.dtype, torch.float32)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     step = max(1, logit_bytes // (_COPIES * vocabulary * dtype.itemsize))

@@ -25,7 +25,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from at2.model.capture import DEFAULT_ROW_BYTES, AttentionCall
-from at2.model.weighing import TokenRange, TokenScores, Weighings
+from at2.model.weighing import TokenScores, Weighings
+from at2.ranges import TokenRange
 
 _CHANGE_WEIGHTS = ("softcap", "s_aux", "position_bias")
 """Arguments that change attention weights in ways that the rows here do not follow."""

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from at2.errors import InputError
-
-TokenRange = tuple[int, int]
+from at2.ranges import TokenRange
 
 PLAIN = (1.0,)
 """Exponents of attention as it is, which is what the published package uses."""

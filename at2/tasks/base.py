@@ -14,11 +14,13 @@ from transformers import BatchEncoding
 
 from at2.errors import InputError
 from at2.model.ablation import Method, ablated_logit_probs, sample_masks
+from at2.model.tokens import MarkedTokens
+from at2.ranges import CharRange, TokenRange
 from at2.tasks.prompt_and_response import Exchange
 from at2.tasks.sources import check_target_split, split_ranges
 from at2.tasks.spans import Document, SourceSpan, TargetSpan
 from at2.tasks.target import Target
-from at2.text.alignment import CharRange, TokenRange, assign_tokens
+from at2.text.alignment import assign_tokens
 
 
 class AttributionTask(Exchange):
@@ -252,7 +254,19 @@ class AttributionTask(Exchange):
 
         print(with_indices(self.target, split_by))
 
-    # Ablations
+    # What goes to the model
+
+    @property
+    def marked_tokens(self) -> MarkedTokens:
+        """Prompt and response as ids, with sources, target and query."""
+        if "marked_tokens" not in self._cache:
+            self._cache["marked_tokens"] = MarkedTokens(
+                self.token_ids,
+                self.target_token_range,
+                source_ranges=self.source_token_ranges,
+                query_range=self.query_token_range,
+            )
+        return cast(MarkedTokens, self._cache["marked_tokens"])
 
     def get_masks_and_logit_probs(
         self,
@@ -284,9 +298,7 @@ class AttributionTask(Exchange):
         masks = sample_masks(num_masks, self.num_sources, alpha, base_seed)
         logit_probs = ablated_logit_probs(
             self.model,
-            self.token_ids,
-            self.source_token_ranges,
-            self.target_token_range,
+            self.marked_tokens,
             masks,
             method=ablation_method,
             token_budget=None if batch_size is None else batch_size * len(self.token_ids),

@@ -6,11 +6,11 @@ from functools import cached_property
 from typing import Any
 
 from at2.errors import PromptError
+from at2.ranges import CharRange, TokenRange
 from at2.tasks.base import AttributionTask
 from at2.tasks.generation import DEFAULT_GENERATE_KWARGS
 from at2.tasks.sources import Piece, PlacedText, check_source_type, cut_documents
 from at2.tasks.spans import Document, SourceSpan
-from at2.text.alignment import CharRange, TokenRange
 from at2.text.chat_template import Message, Placement, Prompt, build_prompt
 
 

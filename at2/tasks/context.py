@@ -5,10 +5,10 @@ from string import Formatter
 from typing import Any
 
 from at2.errors import InputError, PromptError
+from at2.ranges import CharRange, TokenRange
 from at2.tasks.chat import AttributionTaskWithChatPrompt
 from at2.tasks.generation import DEFAULT_GENERATE_KWARGS
 from at2.tasks.spans import Document
-from at2.text.alignment import CharRange, TokenRange
 from at2.text.chat_template import Message
 from at2.text.encoding import check_text
 

@@ -4,12 +4,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from at2.errors import InputError
+from at2.ranges import CharRange
 from at2.tasks.chat import place_content
 from at2.tasks.context import ContextAttributionTask
 from at2.tasks.generation import DEFAULT_GENERATE_KWARGS
 from at2.tasks.sources import PlacedText
 from at2.tasks.spans import Document
-from at2.text.alignment import CharRange
 from at2.text.chat_template import Message
 
 

@@ -14,13 +14,14 @@ from transformers import BatchEncoding
 
 from at2.errors import InputError
 from at2.model.positions import check_length
+from at2.ranges import CharRange
 from at2.tasks.generation import (
     DEFAULT_GENERATE_KWARGS,
     check_generate_kwargs,
     end_ids,
     generate_responses,
 )
-from at2.text.alignment import CharRange, TokenizedText
+from at2.text.alignment import TokenizedText
 from at2.text.chat_template import Prompt
 from at2.text.decoding import decode_with_offsets
 from at2.text.encoding import check_text, encode_continuation, encode_text

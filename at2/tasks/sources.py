@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from at2.errors import InputError
-from at2.text.alignment import CharRange, TokenRange, assign_tokens
+from at2.ranges import CharRange, TokenRange
+from at2.text.alignment import assign_tokens
 from at2.text.sentences import split_paragraphs, split_sentences, split_words
 
 _SPLITTERS = {

@@ -6,8 +6,9 @@ Knows a response's text, ids and offsets; nothing of models, prompts or sources.
 from dataclasses import dataclass
 
 from at2.errors import SpanError
+from at2.ranges import CharRange, TokenRange
 from at2.tasks.spans import TargetSpan
-from at2.text.alignment import CharRange, TokenizedText, TokenRange
+from at2.text.alignment import TokenizedText
 from at2.text.markup import without_break_tags
 from at2.text.sentences import split_sentences
 

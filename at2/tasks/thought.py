@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from at2.errors import InputError
+from at2.ranges import CharRange, TokenRange
 from at2.tasks.chat import AttributionTaskWithChatPrompt
 from at2.tasks.generation import DEFAULT_GENERATE_KWARGS
 from at2.tasks.sources import PlacedText, cut_documents
 from at2.tasks.spans import Document, SourceSpan
-from at2.text.alignment import CharRange, TokenRange
 from at2.text.chat_template import Message
 from at2.text.encoding import check_text
 

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from at2.errors import InputError
-
-CharRange = tuple[int, int]
-TokenRange = tuple[int, int]
+from at2.ranges import CharRange, TokenRange
 
 
 @dataclass(frozen=True)

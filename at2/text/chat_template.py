@@ -12,7 +12,8 @@ from typing import Any
 from jinja2 import TemplateError
 
 from at2.errors import PromptError
-from at2.text.alignment import CharRange, TokenizedText
+from at2.ranges import CharRange
+from at2.text.alignment import TokenizedText
 from at2.text.encoding import check_text, encode_text
 
 Message = Mapping[str, str]

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from at2.text.alignment import CharRange, TokenizedText
+from at2.ranges import CharRange
+from at2.text.alignment import TokenizedText
 from at2.text.encoding import codec_of
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"

@@ -19,7 +19,8 @@ from weakref import WeakKeyDictionary
 from tokenizers import Tokenizer, models
 
 from at2.errors import PromptError, UnsupportedModelError
-from at2.text.alignment import CharRange, TokenizedText
+from at2.ranges import CharRange
+from at2.text.alignment import TokenizedText
 
 # Added tokens that are vocabulary rather than markup: runs of white space, whole words.
 _ORDINARY = re.compile(r"[\w\s▁'’.-]*")

@@ -11,11 +11,11 @@ from itertools import pairwise
 import regex
 
 from at2.errors import InputError
+from at2.ranges import CharRange
 from at2.text.boundaries import sentences_of_passage
 from at2.text.markup import ADDRESS, BESIDE, SOLID
 from at2.text.passages import passages
 
-CharRange = tuple[int, int]
 _ITEM_NUMBER = regex.compile(r"\(?\d{1,3}(?:\.\)|[.)])")
 _REFERENCES = regex.compile(r"(?:\[[\w ,;–-]{1,20}\]\s*+)++")
 SentenceSplitter = Callable[[str], list[CharRange]]

@@ -19,12 +19,12 @@ from at2.errors import InputError
 from at2.estimator.features import AttentionFeatureExtractor
 from at2.model.ablation import (
     Ablations,
-    TokenRange,
     ablated_logit_probs_of_many,
     aggregate_logit_probs,
     default_token_budget,
     sample_masks,
 )
+from at2.ranges import TokenRange
 from at2.seeds import TRAINING_SEEDS, check_seeds
 from at2.tasks import AttributionTask
 from at2.tasks.sources import check_target_split
@@ -151,10 +151,7 @@ def _group(
             used[place] = task, targets, masks
     logit_probs = ablated_logit_probs_of_many(
         model,
-        [
-            Ablations(task.token_ids, task.source_token_ranges, task.target_token_range, masks)
-            for task, _, masks in used.values()
-        ],
+        [Ablations(task.marked_tokens, masks) for task, _, masks in used.values()],
         token_budget=budget,
     )
     found = {

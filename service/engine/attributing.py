@@ -23,8 +23,8 @@ from at2.methods import (
 )
 from at2.model.passes import between_passes
 from at2.progress import silent
+from at2.ranges import CharRange
 from at2.tasks import AttributionTask, DocumentsContextAttributionTask
-from at2.text.alignment import CharRange
 from service.caller import Caller, Departure
 from service.engine.accounts import Accounts
 from service.engine.admission import Admission

@@ -10,8 +10,8 @@ from typing import Any
 
 from at2.errors import InputError, PromptTooLongError
 from at2.methods import METHODS
+from at2.ranges import CharRange
 from at2.tasks import AttributionTask
-from at2.text.alignment import CharRange
 from service.engine.requests import Question
 from service.records import Prompt
 from service.settings import USUAL_SECONDS

@@ -111,11 +111,9 @@ class Loaded:
         """The same scores, by a pass over prompt and response."""
         return weighed_scores(
             task.model,
-            task.token_ids,
-            task.target_token_range,
+            task.marked_tokens,
             self.weighings,
             columns=task.documents_token_range,
-            query_range=task.query_token_range if self.weighings.contrasted else None,
         )
 
     def estimator_name(self, method: str, estimator: str | None) -> str | None:

@@ -13,6 +13,7 @@ import torch
 
 from at2.model.attention import attention_shape, probe_ids, weighed_scores
 from at2.model.paged import ScoreRecorder
+from at2.model.tokens import MarkedTokens
 from service.engine.batching import Batcher
 from service.engine.loading import Loaded
 from service.engine.sampling import Sampling
@@ -77,10 +78,8 @@ async def check_scores_as_written(
         )
 
     def compare() -> Scoring:
-        ids = prompt + written
-        passed = weighed_scores(
-            loaded.model, ids, target, loaded.weighings, columns=columns, query_range=query
-        )
+        tokens = MarkedTokens(prompt + written, target, query_range=query)
+        passed = weighed_scores(loaded.model, tokens, loaded.weighings, columns=columns)
         worst = 0.0
         for name in loaded.weighings.by_name:
             expected = passed.of(name, target)

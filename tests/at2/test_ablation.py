@@ -23,6 +23,7 @@ from at2.model.ablation import (
     sequence_log_probs,
 )
 from at2.model.hiding import can_drop
+from at2.model.tokens import MarkedTokens
 from tests.helpers.models import WINDOW, random_ids, tiny_model
 
 TOKENS = 48
@@ -95,7 +96,7 @@ def by_masking(
 def test_equals_masking_one_set_at_a_time(family: str) -> None:
     model, ids, masks = tiny_model(family), random_ids(TOKENS), all_kinds_of_masks()
 
-    found = ablated_logit_probs(model, ids, SOURCES, TARGET, masks)
+    found = ablated_logit_probs(model, MarkedTokens(ids, TARGET, SOURCES), masks)
 
     assert can_drop(model, TOKENS) == (family in DROPPING)
     assert found.dtype == np.float32 and found.shape == (len(masks), 10)
@@ -106,7 +107,7 @@ def test_equals_masking_one_set_at_a_time(family: str) -> None:
 def test_dropping_is_exact_in_float64() -> None:
     model, masks = tiny_model("gpt2", dtype=torch.float64), all_kinds_of_masks()
     ids = random_ids(TOKENS)
-    found = ablated_logit_probs(model, ids, SOURCES, TARGET, masks)
+    found = ablated_logit_probs(model, MarkedTokens(ids, TARGET, SOURCES), masks)
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, by_masking(model, ids, masks), rtol=0, atol=1e-9)
 
@@ -129,8 +130,9 @@ def test_half_precision_neither_hides_nor_feigns_exactness(dtype: torch.dtype) -
 @pytest.mark.parametrize("token_budget", [1, 100, 10_000])
 def test_results_do_not_depend_on_batches(family: str, token_budget: int) -> None:
     model, ids, masks = tiny_model(family), random_ids(TOKENS), sample_masks(9, len(SOURCES))
-    found = ablated_logit_probs(model, ids, SOURCES, TARGET, masks, token_budget=token_budget)
-    one = [ablated_logit_probs(model, ids, SOURCES, TARGET, mask[None])[0] for mask in masks]
+    tokens = MarkedTokens(ids, TARGET, SOURCES)
+    found = ablated_logit_probs(model, tokens, masks, token_budget=token_budget)
+    one = [ablated_logit_probs(model, tokens, mask[None])[0] for mask in masks]
     np.testing.assert_allclose(found, one, rtol=0, atol=1e-5)
 
 
@@ -150,15 +152,13 @@ def test_many_sequences_at_once_equal_one_after_another(family: str, token_budge
         ]
     ):
         masks = sample_masks(5, len(sources), seed=number)
-        many.append(Ablations(random_ids(length, number), sources, target, masks))
+        many.append(Ablations(MarkedTokens(random_ids(length, number), target, sources), masks))
 
     found = ablated_logit_probs_of_many(model, many, token_budget=token_budget)
 
     assert [each.shape for each in found] == [(5, 5), (5, 10), (5, 17), (5, 0), (5, 4)]
     for each, case in zip(found, many, strict=True):
-        alone = ablated_logit_probs(
-            model, case.input_ids, case.source_ranges, case.target_range, case.masks
-        )
+        alone = ablated_logit_probs(model, case.tokens, case.masks)
         np.testing.assert_allclose(each, alone, rtol=0, atol=1e-5)
     assert ablated_logit_probs_of_many(model, []) == []
 
@@ -170,9 +170,9 @@ def test_a_pass_never_takes_more_tokens_than_its_budget() -> None:
     model.model.register_forward_pre_hook(
         lambda _, __, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
+    sequences = [MarkedTokens(random_ids(TOKENS, seed), TARGET, SOURCES) for seed in range(4)]
     many = [
-        Ablations(random_ids(TOKENS, seed), SOURCES, TARGET, sample_masks(7, 5, seed=seed))
-        for seed in range(4)
+        Ablations(tokens, sample_masks(7, 5, seed=seed)) for seed, tokens in enumerate(sequences)
     ]
     ablated_logit_probs_of_many(model, many, token_budget=200)
     assert all(rows * tokens <= 200 for rows, tokens in read)
@@ -190,14 +190,14 @@ def test_logits_of_long_targets_are_computed_in_parts(
     family: str, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, ids, masks = tiny_model(family), random_ids(TOKENS), all_kinds_of_masks()
-    whole = ablated_logit_probs(model, ids, SOURCES, TARGET, masks)
+    whole = ablated_logit_probs(model, MarkedTokens(ids, TARGET, SOURCES), masks)
     rows: list[int] = []
     model.get_output_embeddings().register_forward_hook(
         lambda _, args, __: rows.append(args[0].shape[:-1].numel())
     )
     monkeypatch.setattr(ablation, "_CPU_LOGIT_BYTES", most * 128 * 4)  # a vocabulary of 128
 
-    found = ablated_logit_probs(model, ids, SOURCES, TARGET, masks)
+    found = ablated_logit_probs(model, MarkedTokens(ids, TARGET, SOURCES), masks)
 
     np.testing.assert_allclose(found, whole, rtol=0, atol=1e-5)
     assert max(rows) == most
@@ -208,7 +208,7 @@ def test_sources_may_reach_into_the_target(sources: list[tuple[int, int]]) -> No
     model, ids = tiny_model("llama"), random_ids(TOKENS)
     masks = np.array(list(np.ndindex(*[2] * len(sources))), dtype=bool)
     np.testing.assert_allclose(
-        ablated_logit_probs(model, ids, sources, TARGET, masks),
+        ablated_logit_probs(model, MarkedTokens(ids, TARGET, sources), masks),
         by_masking(model, ids, masks, sources),
         rtol=0,
         atol=1e-5,
@@ -220,7 +220,7 @@ def test_removing_is_scoring_the_shorter_text(family: str) -> None:
     model, ids, masks = tiny_model(family), random_ids(TOKENS), all_kinds_of_masks()
     sources = [*SOURCES[:-1], (22, 36)]  # the last ends where the target starts
 
-    found = ablated_logit_probs(model, ids, sources, TARGET, masks, method="remove")
+    found = ablated_logit_probs(model, MarkedTokens(ids, TARGET, sources), masks, method="remove")
 
     for mask, row in zip(masks, found, strict=True):
         shorter = ids[visible_tokens(mask, sources).bool()]
@@ -243,7 +243,7 @@ def test_equal_masks_and_hidden_tokens_cost_nothing() -> None:
     model.lm_head.register_forward_hook(lambda _, args, __: multiplied.append(args[0].shape))
     masks = np.array([[True] * 5, [False] * 5] * 8)
 
-    ablated_logit_probs(model, ids, SOURCES, TARGET, masks, token_budget=1)
+    ablated_logit_probs(model, MarkedTokens(ids, TARGET, SOURCES), masks, token_budget=1)
 
     hidden = sum(end - start for start, end in SOURCES)
     assert read == [(1, 45), (1, 45 - hidden)]
@@ -252,14 +252,13 @@ def test_equal_masks_and_hidden_tokens_cost_nothing() -> None:
 
 def test_passes_at_once_on_one_model_do_not_disturb_each_other() -> None:
     model, masks = tiny_model("llama"), all_kinds_of_masks()
-    cases = [(random_ids(TOKENS, seed), (30 + seed, 46)) for seed in range(4)]
-    alone = [ablated_logit_probs(model, ids, SOURCES, target, masks) for ids, target in cases]
+    cases = [MarkedTokens(random_ids(TOKENS, i), (30 + i, 46), SOURCES) for i in range(4)]
+    alone = [ablated_logit_probs(model, tokens, masks) for tokens in cases]
     wrong: list[int] = []
 
     def work(index: int) -> None:
-        ids, target = cases[index]
         for _ in range(8):
-            found = ablated_logit_probs(model, ids, SOURCES, target, masks)
+            found = ablated_logit_probs(model, cases[index], masks)
             if not np.allclose(found, alone[index], atol=1e-5):
                 wrong.append(index)
 
@@ -274,9 +273,13 @@ def test_passes_at_once_on_one_model_do_not_disturb_each_other() -> None:
 def test_no_masks_or_no_target_give_empty_results() -> None:
     model, ids = tiny_model("llama"), list(range(10, 20))
     masks = np.ones((3, 1), dtype=bool)
-    assert ablated_logit_probs(model, ids, [(0, 2)], (5, 5), masks).shape == (3, 0)
-    assert ablated_logit_probs(model, ids, [(0, 2)], (5, 7), masks[:0]).shape == (0, 2)
-    assert ablated_logit_probs(model, ids, [], (5, 7), np.ones((3, 0))).shape == (3, 2)
+    for target, sources, asked, shape in (
+        ((5, 5), [(0, 2)], masks, (3, 0)),
+        ((5, 7), [(0, 2)], masks[:0], (0, 2)),
+        ((5, 7), [], np.ones((3, 0)), (3, 2)),
+    ):
+        found = ablated_logit_probs(model, MarkedTokens(ids, target, sources), asked)
+        assert found.shape == shape
 
 
 @pytest.mark.parametrize(
@@ -292,13 +295,12 @@ def test_no_masks_or_no_target_give_empty_results() -> None:
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(change: dict[str, Any], said: str) -> None:
-    call: dict[str, Any] = {
-        "source_ranges": [(0, 2)],
-        "target_range": (5, 7),
-        "masks": np.zeros((1, 1), dtype=bool),
-    }
+    marks: dict[str, Any] = {"source_ranges": [(0, 2)], "target_range": (5, 7)}
+    call: dict[str, Any] = {"masks": np.zeros((1, 1), dtype=bool)}
+    for name, value in change.items():
+        (marks if name in marks else call)[name] = value
     with pytest.raises(InputError, match=said):
-        ablated_logit_probs(tiny_model("llama"), range(10), **(call | change))
+        ablated_logit_probs(tiny_model("llama"), MarkedTokens(range(10), **marks), **call)
 
 
 def test_masks_are_the_published_ones() -> None:

@@ -16,6 +16,8 @@ from transformers import AutoConfig, AutoModel
 from at2.errors import CaptureMismatchError, InputError, UnsupportedModelError
 from at2.model.attention import attention_shape, check_capture, source_features, token_scores
 from at2.model.capture import AttentionCall
+from at2.model.tokens import MarkedTokens
+from at2.model.weighing import Weighing
 from tests.helpers.models import FAMILIES, WINDOW, random_ids, tiny_model
 
 TOKENS = 48  # three times the window of the families that have one
@@ -39,7 +41,7 @@ def test_every_weight_equals_eager_attention(family: str) -> None:
     targets = [(t, t + 1) for t in range(1, TOKENS)]
     sources = [(t, t + 1) for t in range(TOKENS)]
 
-    features = source_features(tiny_model(family), ids, targets, sources)
+    features = source_features(tiny_model(family), MarkedTokens(ids, (1, TOKENS), sources), targets)
 
     weights = features.view(len(targets), TOKENS, *expected.shape[:2]).permute(2, 3, 0, 1)
     assert weights.dtype == torch.float32
@@ -53,7 +55,7 @@ def test_token_scores_are_the_weighted_sum_over_layers_and_heads(family: str) ->
     weights = torch.randn(expected.shape[:2], generator=torch.Generator().manual_seed(2))
     start, end = 30, 45
 
-    scores = token_scores(tiny_model(family), ids, (start, end), weights)
+    scores = token_scores(tiny_model(family), MarkedTokens(ids, (start, end)), Weighing(weights))
 
     assert scores.shape == (end - start, end) and scores.dtype == torch.float32
     by_hand = sum(
@@ -70,7 +72,9 @@ def test_features_are_means_over_targets_of_sums_over_sources() -> None:
     targets = [(20, 31), (25, 40), (1, 2), (33, 33), (40, 48)]  # overlapping, first, empty, last
     sources = [(0, 5), (5, 20), (3, 9), (12, 12), (44, 48)]
 
-    features = source_features(tiny_model("llama"), ids, targets, sources)
+    features = source_features(
+        tiny_model("llama"), MarkedTokens(ids, (1, TOKENS), sources), targets
+    )
 
     heads = expected.shape[1]
     assert features.shape == (len(targets), len(sources), expected.shape[0] * heads)
@@ -93,8 +97,12 @@ def test_powers_of_attention_are_taken_token_by_token(family: str) -> None:
     weights = torch.randn(3, layers, heads, generator=torch.Generator().manual_seed(2))
     targets, sources = [(30, 45), (40, 48)], [(0, 5), (5, 20), (12, 12)]
 
-    scores = token_scores(tiny_model(family), ids, (30, 45), weights, exponents=exponents)
-    features = source_features(tiny_model(family), ids, targets, sources, exponents=exponents)
+    scores = token_scores(
+        tiny_model(family), MarkedTokens(ids, (30, 45)), Weighing(weights, exponents)
+    )
+    features = source_features(
+        tiny_model(family), MarkedTokens(ids, (1, TOKENS), sources), targets, exponents=exponents
+    )
 
     raised = torch.stack([expected**p for p in exponents])  # [exponents, layers, heads, …]
     by_hand = torch.einsum("plh,plhtk->tk", weights.double(), raised[..., 29:44, :45])
@@ -110,8 +118,8 @@ def test_powers_of_attention_are_taken_token_by_token(family: str) -> None:
 def test_one_exponent_needs_no_dimension_of_its_own() -> None:
     model, ids, weights = tiny_model("llama"), random_ids(TOKENS), torch.rand(3, 4)
     assert torch.equal(
-        token_scores(model, ids, (20, 30), weights),
-        token_scores(model, ids, (20, 30), weights[None], exponents=(1,)),
+        token_scores(model, MarkedTokens(ids, (20, 30)), Weighing(weights)),
+        token_scores(model, MarkedTokens(ids, (20, 30)), Weighing(weights[None], (1,))),
     )
 
 
@@ -120,19 +128,19 @@ def test_exponents_that_are_none_are_refused(exponents: tuple[float, ...]) -> No
     model, ids = tiny_model("llama"), random_ids(TOKENS)
     weights = torch.ones(len(exponents), 3, 4)
     with pytest.raises(InputError, match="exponents"):
-        token_scores(model, ids, (20, 30), weights, exponents=exponents)
+        token_scores(model, MarkedTokens(ids, (20, 30)), Weighing(weights, exponents))
     with pytest.raises(InputError, match="exponents"):
-        source_features(model, ids, [(20, 30)], [(0, 5)], exponents=exponents)
+        source_features(
+            model, MarkedTokens(ids, (1, len(ids)), [(0, 5)]), [(20, 30)], exponents=exponents
+        )
 
 
 def test_weights_must_have_every_exponent() -> None:
     with pytest.raises(InputError, match="of 2 powers"):
         token_scores(
             tiny_model("llama"),
-            random_ids(TOKENS),
-            (20, 30),
-            torch.ones(3, 4),
-            exponents=(1.0, 0.5),
+            MarkedTokens(random_ids(TOKENS), (20, 30)),
+            Weighing(torch.ones(3, 4), (1.0, 0.5)),
         )
 
 
@@ -145,14 +153,18 @@ def test_results_do_not_depend_on_the_block_size(family: str) -> None:
     row = 4 * shape.num_heads * TOKENS * 4
     for row_bytes in (1, 5 * row):
         torch.testing.assert_close(
-            token_scores(model, ids, (10, 40), weights, row_bytes=row_bytes),
-            token_scores(model, ids, (10, 40), weights),
+            token_scores(
+                model, MarkedTokens(ids, (10, 40)), Weighing(weights), row_bytes=row_bytes
+            ),
+            token_scores(model, MarkedTokens(ids, (10, 40)), Weighing(weights)),
             rtol=0,
             atol=2e-6,
         )
         torch.testing.assert_close(
-            source_features(model, ids, targets, sources, row_bytes=row_bytes),
-            source_features(model, ids, targets, sources),
+            source_features(
+                model, MarkedTokens(ids, (1, TOKENS), sources), targets, row_bytes=row_bytes
+            ),
+            source_features(model, MarkedTokens(ids, (1, TOKENS), sources), targets),
             rtol=0,
             atol=2e-6,
         )
@@ -160,17 +172,18 @@ def test_results_do_not_depend_on_the_block_size(family: str) -> None:
 
 def test_no_targets_or_no_sources_give_empty_results_without_a_pass() -> None:
     model, ids = tiny_model("llama"), list(range(10, 20))
-    assert token_scores(model, ids, (5, 5), torch.ones(3, 4)).shape == (0, 5)
-    assert source_features(model, ids, [], [(0, 3)]).shape == (0, 1, 12)
-    assert source_features(model, ids, [(4, 6)], []).shape == (1, 0, 12)
+    empty, one = MarkedTokens(ids, (5, 5)), MarkedTokens(ids, (4, 6), [(0, 3)])
+    assert token_scores(model, empty, Weighing(torch.ones(3, 4))).shape == (0, 5)
+    assert source_features(model, one, []).shape == (0, 1, 12)
+    assert source_features(model, empty, [(4, 6)]).shape == (1, 0, 12)
 
 
 def test_tokens_after_the_target_change_nothing() -> None:
     model, ids = tiny_model("qwen3"), random_ids(TOKENS)
     weights = torch.ones(3, 4)
     assert torch.equal(
-        token_scores(model, ids, (20, 30), weights),
-        token_scores(model, ids[:30], (20, 30), weights),
+        token_scores(model, MarkedTokens(ids, (20, 30)), Weighing(weights)),
+        token_scores(model, MarkedTokens(ids[:30], (20, 30)), Weighing(weights)),
     )
 
 
@@ -179,10 +192,10 @@ def test_the_model_is_left_as_it_was(implementation: str) -> None:
     model, ids = tiny_model("llama"), random_ids(TOKENS)
     model.set_attn_implementation(implementation)
     before = model(input_ids=ids[None]).logits
-    token_scores(model, ids, (20, 30), torch.ones(3, 4))
+    token_scores(model, MarkedTokens(ids, (20, 30)), Weighing(torch.ones(3, 4)))
     with pytest.raises(RuntimeError, match="sideways"):  # also after a failure inside the pass
         handle = model.model.layers[1].register_forward_pre_hook(fail)
-        token_scores(model, ids, (20, 30), torch.ones(3, 4))
+        token_scores(model, MarkedTokens(ids, (20, 30)), Weighing(torch.ones(3, 4)))
     handle.remove()
     assert model.config._attn_implementation == implementation
     assert torch.equal(before, model(input_ids=ids[None]).logits)
@@ -198,7 +211,7 @@ def test_nothing_after_the_last_attention_is_computed() -> None:
     attention_shape(model)
     for name, module in model.named_modules():
         module.register_forward_hook(lambda *_, name=name: ran.append(name))
-    token_scores(model, random_ids(TOKENS), (20, 30), torch.ones(3, 4))
+    token_scores(model, MarkedTokens(random_ids(TOKENS), (20, 30)), Weighing(torch.ones(3, 4)))
     assert "model.layers.1.mlp" in ran
     assert not {"model.layers.2.mlp", "model.norm", "lm_head"} & set(ran)
 
@@ -211,7 +224,7 @@ def test_passes_at_once_on_one_model_do_not_disturb_each_other() -> None:
         (m, random_ids(TOKENS, seed), (20 + seed, 40))
         for seed, m in enumerate([model, shared, twin] * 2)
     ]
-    alone = [token_scores(m, ids, span, weights) for m, ids, span in cases]
+    alone = [token_scores(m, MarkedTokens(ids, span), Weighing(weights)) for m, ids, span in cases]
     plain = [m(input_ids=ids[None]).logits for m, ids, _ in cases]
     wrong: list[int] = []
 
@@ -221,7 +234,7 @@ def test_passes_at_once_on_one_model_do_not_disturb_each_other() -> None:
             with torch.no_grad():
                 logits = m(input_ids=ids[None]).logits
             same = torch.allclose(logits, plain[index], atol=1e-4)
-            scores = token_scores(m, ids, span, weights)
+            scores = token_scores(m, MarkedTokens(ids, span), Weighing(weights))
             if not (same and torch.allclose(scores, alone[index], atol=1e-5)):
                 wrong.append(index)
 
@@ -285,12 +298,12 @@ def test_ranges_and_weights_that_do_not_fit_are_refused(
     target: tuple[int, int], weights: Tensor, said: str
 ) -> None:
     with pytest.raises(InputError, match=said):
-        token_scores(tiny_model("llama"), range(10), target, weights)
+        token_scores(tiny_model("llama"), MarkedTokens(range(10), target), Weighing(weights))
 
 
 def test_source_ranges_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match="source range"):
-        source_features(tiny_model("llama"), range(10), [(5, 6)], [(8, 11)])
+        source_features(tiny_model("llama"), MarkedTokens(range(10), (5, 6), [(8, 11)]), [(5, 6)])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -344,6 +357,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from at2.model.attention import source_features, token_scores
+from at2.model.tokens import MarkedTokens
+from at2.model.weighing import Weighing
 
 LAYERS, HEADS, TARGETS, TOKENS = 16, 16, 512, 2048
 GROWTH = 96 * 2**20
@@ -355,7 +370,7 @@ model = LlamaForCausalLM(LlamaConfig(
 ids = torch.arange(TOKENS) % 64
 span = (TOKENS - TARGETS, TOKENS)
 weights = torch.full((LAYERS, HEADS), 1 / (LAYERS * HEADS))
-token_scores(model, ids[:64], (32, 64), weights)
+token_scores(model, MarkedTokens(ids[:64], (32, 64)), Weighing(weights))
 with open("/proc/self/statm") as file:
     held = int(file.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + GROWTH, held + GROWTH))
@@ -363,10 +378,11 @@ if sys.argv[1] == "everything":
     torch.zeros(LAYERS, HEADS, TARGETS, TOKENS)
 else:
     row_bytes = int(sys.argv[1])
-    scores = token_scores(model, ids, span, weights, row_bytes=row_bytes)
+    scores = token_scores(model, MarkedTokens(ids, span), Weighing(weights), row_bytes=row_bytes)
     assert torch.allclose(scores.sum(1), torch.ones(TARGETS), atol=1e-4)
     halves = [(0, TOKENS // 2), (TOKENS // 2, TOKENS)]
-    features = source_features(model, ids, [span], halves, row_bytes=row_bytes)
+    tokens = MarkedTokens(ids, span, halves)
+    features = source_features(model, tokens, [span], row_bytes=row_bytes)
     assert torch.allclose(features.sum(1), torch.ones(1, LAYERS * HEADS), atol=1e-4)
 print("fits")
 """

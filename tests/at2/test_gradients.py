@@ -8,6 +8,7 @@ import torch
 
 from at2.errors import InputError, UnsupportedModelError
 from at2.model.gradients import embedding_gradients
+from at2.model.tokens import MarkedTokens
 from tests.helpers.models import FAMILIES, random_ids, tiny_model
 
 NUM_TOKENS = 24
@@ -30,7 +31,7 @@ def _plain_gradients(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradients_equal_those_of_a_plain_pass(family: str) -> None:
     model, ids = tiny_model(family), random_ids(NUM_TOKENS)
-    found = embedding_gradients(model, ids, TARGETS)
+    found = embedding_gradients(model, MarkedTokens(ids, TARGETS))
     embeddings, gradients = _plain_gradients(model, ids)
     assert torch.equal(found.embeddings, embeddings)
     scale = gradients.abs().max()
@@ -39,7 +40,7 @@ def test_gradients_equal_those_of_a_plain_pass(family: str) -> None:
 
 def test_gradients_follow_finite_differences() -> None:
     model, ids, step = tiny_model("gpt2", dtype=torch.float64), random_ids(NUM_TOKENS), 1e-5
-    found = embedding_gradients(model, ids.tolist(), TARGETS)
+    found = embedding_gradients(model, MarkedTokens(ids.tolist(), TARGETS))
     direction = torch.randn(found.gradients.shape, generator=torch.Generator().manual_seed(0))
     values = []
     for sign in (1, -1):
@@ -57,9 +58,9 @@ def test_logits_are_computed_for_as_many_targets_as_fit() -> None:
     model.get_output_embeddings().register_forward_hook(
         lambda _, args, __: rows.append(args[0].shape[-2])
     )
-    at_once = embedding_gradients(model, ids, TARGETS)
+    at_once = embedding_gradients(model, MarkedTokens(ids, TARGETS))
     assert rows == [4]
-    one_by_one = embedding_gradients(model, ids, TARGETS, logit_bytes=1)
+    one_by_one = embedding_gradients(model, MarkedTokens(ids, TARGETS), logit_bytes=1)
     assert rows == [4, 1, 1, 1, 1]
     torch.testing.assert_close(one_by_one.gradients, at_once.gradients, atol=1e-4, rtol=1e-4)
     assert torch.equal(one_by_one.embeddings, at_once.embeddings)
@@ -70,7 +71,7 @@ def test_layers_are_computed_again_instead_of_kept() -> None:
     calls: list[int] = []
     for number, layer in enumerate(model.model.layers):
         layer.mlp.register_forward_pre_hook(lambda *_, number=number: calls.append(number))
-    embedding_gradients(model, ids, TARGETS)
+    embedding_gradients(model, MarkedTokens(ids, TARGETS))
     assert calls == [0, 1, 2, 2, 1, 0]
 
 
@@ -81,13 +82,15 @@ def test_no_gradients_of_weights_are_prepared() -> None:
         seen.append(any(parameter.requires_grad for parameter in layer.parameters()))
 
     model.model.layers[1].register_forward_pre_hook(look)
-    embedding_gradients(model, random_ids(NUM_TOKENS), TARGETS)
+    embedding_gradients(model, MarkedTokens(random_ids(NUM_TOKENS), TARGETS))
     assert seen == [False]
 
 
 def test_dropout_stays_off() -> None:
     model, ids = tiny_model("opt", dropout=0.5), random_ids(NUM_TOKENS)
-    first, second = (embedding_gradients(model, ids, TARGETS).gradients for _ in range(2))
+    first, second = (
+        embedding_gradients(model, MarkedTokens(ids, TARGETS)).gradients for _ in range(2)
+    )
     assert torch.equal(first, second)
 
 
@@ -103,10 +106,10 @@ def test_the_model_is_left_as_it_was(fails: bool) -> None:
     if fails:
         hook = model.model.layers[1].mlp.register_forward_hook(fail)
         with pytest.raises(RuntimeError, match="stop"):
-            embedding_gradients(model, ids, TARGETS)
+            embedding_gradients(model, MarkedTokens(ids, TARGETS))
         hook.remove()
     else:
-        embedding_gradients(model, ids, TARGETS)
+        embedding_gradients(model, MarkedTokens(ids, TARGETS))
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any("forward" in module.__dict__ for module in model.modules())
@@ -117,12 +120,12 @@ def test_the_model_is_left_as_it_was(fails: bool) -> None:
 
 def test_threads_take_turns_and_leave_the_model_as_it_was() -> None:
     model, ids = tiny_model("llama"), random_ids(NUM_TOKENS)
-    expected = embedding_gradients(model, ids, TARGETS).gradients
+    expected = embedding_gradients(model, MarkedTokens(ids, TARGETS)).gradients
     found: dict[str, torch.Tensor] = {}
     second_is_in, first_is_done = threading.Event(), threading.Event()
 
     def second() -> None:
-        found["second"] = embedding_gradients(model, ids, TARGETS).gradients
+        found["second"] = embedding_gradients(model, MarkedTokens(ids, TARGETS)).gradients
 
     thread = threading.Thread(target=second)
 
@@ -136,7 +139,7 @@ def test_threads_take_turns_and_leave_the_model_as_it_was() -> None:
             second_is_in.wait(1)
 
     hook = model.model.layers[0].register_forward_pre_hook(meet)
-    found["first"] = embedding_gradients(model, ids, TARGETS).gradients
+    found["first"] = embedding_gradients(model, MarkedTokens(ids, TARGETS)).gradients
     first_is_done.set()
     thread.join()
     hook.remove()
@@ -147,7 +150,7 @@ def test_threads_take_turns_and_leave_the_model_as_it_was() -> None:
 
 def test_half_precision_gives_finite_gradients_in_float32() -> None:
     model = tiny_model("llama", dtype=torch.bfloat16)
-    found = embedding_gradients(model, random_ids(NUM_TOKENS), TARGETS)
+    found = embedding_gradients(model, MarkedTokens(random_ids(NUM_TOKENS), TARGETS))
     assert found.gradients.dtype == found.embeddings.dtype == torch.float32
     assert found.gradients.isfinite().all() and found.gradients.any()
 
@@ -161,10 +164,10 @@ def test_kernels_without_a_derivative_are_refused() -> None:
         lambda _, __, output: (torch.ops.at2_tests.same(output[0]), *output[1:])
     )
     with pytest.raises(UnsupportedModelError, match="no gradient"):
-        embedding_gradients(model, random_ids(NUM_TOKENS), TARGETS)
+        embedding_gradients(model, MarkedTokens(random_ids(NUM_TOKENS), TARGETS))
 
 
 @pytest.mark.parametrize("targets", [(0, 3), (5, 5), (6, 5), (5, NUM_TOKENS + 1)])
 def test_a_target_that_cannot_be_predicted_is_refused(targets: tuple[int, int]) -> None:
     with pytest.raises(InputError, match=str(targets[1])):
-        embedding_gradients(tiny_model("llama"), random_ids(NUM_TOKENS), targets)
+        embedding_gradients(tiny_model("llama"), MarkedTokens(random_ids(NUM_TOKENS), targets))

@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from at2.errors import UnsupportedModelError
 from at2.model.ablation import Ablations, Method, ablated_logit_probs, ablated_logit_probs_of_many
 from at2.model.hiding import hides
+from at2.model.tokens import MarkedTokens
 from at2.tasks.generation import generate_responses
 from tests.helpers.models import FAMILIES, LEAKING, VOCABULARY, WINDOW, random_ids, tiny_model
 
@@ -36,11 +37,11 @@ def of_changing_frequencies(kind: str, **settings: Any) -> Any:
 
 def one_at_a_time(kind: str, case: Ablations, method: Method = "mask") -> NDArray[np.floating[Any]]:
     """Each mask alone, by the plain model as it is before its first sequence."""
-    start, end = case.target_range
-    ids, rows = torch.as_tensor(case.input_ids)[: end - 1], []
+    start, end = case.tokens.target_range
+    ids, rows = case.tokens.ids[: end - 1], []
     for mask in np.asarray(case.masks):
         visible = torch.ones(len(ids), dtype=torch.long)
-        for keep, (first, last) in zip(mask, case.source_ranges, strict=True):
+        for keep, (first, last) in zip(mask, case.tokens.source_ranges, strict=True):
             visible[first:last] = int(keep)
         if method == "remove":
             inputs = {"input_ids": ids[visible.bool()][None]}
@@ -49,7 +50,7 @@ def one_at_a_time(kind: str, case: Ablations, method: Method = "mask") -> NDArra
         with torch.no_grad():
             logits = of_changing_frequencies(kind)(**inputs).logits[0, start - end :]
         log_p = logits.double().log_softmax(-1)
-        labels = torch.as_tensor(case.input_ids)[start:end, None]
+        labels = case.tokens.ids[start:end, None]
         p = log_p.gather(1, labels)[:, 0]
         others = log_p.scatter(1, labels, -torch.inf).logsumexp(1)
         rows.append((p - others).numpy())
@@ -62,7 +63,7 @@ def test_an_ablation_does_not_depend_on_its_neighbours(kind: str, method: Method
     model = of_changing_frequencies(kind)
     # Within, on both sides of the border, and beyond it by different numbers of tokens.
     cases = [
-        Ablations(random_ids(total, seed=total), SOURCES, (20, total), MASKS)
+        Ablations(MarkedTokens(random_ids(total, seed=total), (20, total), SOURCES), MASKS)
         for total in (26, ORIGINAL + 1, ORIGINAL + 2, 44, 60)
     ]
     for order in (cases, cases[::-1]):
@@ -141,9 +142,12 @@ def test_flash_attention_hides_the_same_tokens(family: str) -> None:
         torch.testing.assert_close(
             flash(input_ids=ids[None]).logits, plain(input_ids=ids[None]).logits, rtol=0, atol=1e-4
         )
-    found = ablated_logit_probs(flash, ids, SOURCES, target, MASKS)
+    found = ablated_logit_probs(flash, MarkedTokens(ids, target, SOURCES), MASKS)
     np.testing.assert_allclose(
-        found, ablated_logit_probs(plain, ids, SOURCES, target, MASKS), rtol=0, atol=1e-5
+        found,
+        ablated_logit_probs(plain, MarkedTokens(ids, target, SOURCES), MASKS),
+        rtol=0,
+        atol=1e-5,
     )
     # It is not what the kernel makes of a mask with holes.
     holes = torch.ones(1, len(ids), dtype=torch.long)
@@ -162,15 +166,16 @@ def test_flash_attention_hides_the_same_tokens(family: str) -> None:
 @pytest.mark.parametrize("family", LEAKING)
 def test_a_model_that_cannot_hide_tokens_is_refused(family: str) -> None:
     model, ids = tiny_model(family), random_ids(40)
+    tokens = MarkedTokens(ids, (30, 36), SOURCES)
     assert not hides(model)
     with pytest.raises(UnsupportedModelError, match="cannot hide tokens"):
-        ablated_logit_probs(model, ids, SOURCES, (30, 36), MASKS)
+        ablated_logit_probs(model, tokens, MASKS)
     with pytest.raises(UnsupportedModelError, match="cannot hide tokens"):
         generate_responses(model, [ids.tolist()], [[0] * 5 + [1] * 35], {"max_new_tokens": 2})
     # Nothing hidden and shorter texts are no matter of hiding.
     everything = np.ones((1, len(SOURCES)), dtype=bool)
-    assert ablated_logit_probs(model, ids, SOURCES, (30, 36), everything).shape == (1, 6)
-    removed = ablated_logit_probs(model, ids, SOURCES, (30, 36), MASKS, method="remove")
+    assert ablated_logit_probs(model, tokens, everything).shape == (1, 6)
+    removed = ablated_logit_probs(model, tokens, MASKS, method="remove")
     assert np.isfinite(removed).all()
 
 
@@ -199,9 +204,11 @@ def test_generation_hides_as_ablation_does(family: str) -> None:
         before = torch.cat([ids, torch.tensor(response[:number], dtype=torch.long)])
         rivals = [
             Ablations(
-                torch.cat([before, torch.tensor([token])]),
-                sources,
-                (len(before), len(before) + 1),
+                MarkedTokens(
+                    torch.cat([before, torch.tensor([token])]),
+                    (len(before), len(before) + 1),
+                    sources,
+                ),
                 np.zeros((1, 2), dtype=bool),
             )
             for token in range(3, VOCABULARY)
@@ -223,8 +230,8 @@ def test_offloaded_models_generate_and_hide(whole_layers: bool) -> None:
             plain, [ids], [visible], kwargs
         )
     np.testing.assert_allclose(
-        ablated_logit_probs(model, ids, SOURCES, (24, 30), MASKS),
-        ablated_logit_probs(plain, ids, SOURCES, (24, 30), MASKS),
+        ablated_logit_probs(model, MarkedTokens(ids, (24, 30), SOURCES), MASKS),
+        ablated_logit_probs(plain, MarkedTokens(ids, (24, 30), SOURCES), MASKS),
         rtol=0,
         atol=1e-6,
     )

@@ -20,6 +20,8 @@ from at2.estimator.identity import ModelIdentity
 from at2.methods import METHODS, AverageAttentionAttributor
 from at2.model import loading as utils
 from at2.model.attention import attention_shape, check_capture, token_scores
+from at2.model.tokens import MarkedTokens
+from at2.model.weighing import Weighing
 from at2.tasks import SimpleContextAttributionTask
 from at2.utils import get_model_and_tokenizer
 from tests.helpers.tokenizers import tiny_tokenizer
@@ -199,7 +201,7 @@ def test_attention_over_quantized_weights_equals_eager_attention(
     assert not model.model.layers[0].self_attn.q_proj.weight.is_floating_point()
     weights = torch.zeros(3, 4)
     weights[:layers] = 1 / weights[:layers].numel()
-    found = token_scores(model, ids, (20, 40), weights)
+    found = token_scores(model, MarkedTokens(ids, (20, 40)), Weighing(weights))
     with torch.no_grad():
         eager = load("eager")(ids[None], output_attentions=True, use_cache=False).attentions
     expected = torch.stack(eager[:layers])[:, 0, :, 19:39, :40].mean((0, 1))

@@ -13,6 +13,8 @@ from at2.errors import ModelError
 from at2.model import capture
 from at2.model.attention import attention_shape, check_capture, source_features, token_scores
 from at2.model.local_masks import LocalMask
+from at2.model.tokens import MarkedTokens
+from at2.model.weighing import Weighing
 from tests.helpers.models import WINDOW, random_ids, tiny_model
 
 TOKENS = 5 * WINDOW + 3
@@ -63,7 +65,7 @@ def test_windows_in_blocks_equal_eager_attention(family: str, masks_made: list[L
 
     targets = [(t, t + 1) for t in range(1, TOKENS)]
     sources = [(t, t + 1) for t in range(TOKENS)]
-    features = source_features(model, ids, targets, sources)
+    features = source_features(model, MarkedTokens(ids, (1, len(ids)), sources), targets)
 
     assert masks_made and all(len(list(mask.blocks())) > 5 for mask in masks_made)
     weights = features.view(len(targets), TOKENS, *expected.shape[:2]).permute(2, 3, 0, 1)
@@ -75,7 +77,7 @@ def test_lengths_around_the_window_are_right(tokens: int) -> None:
     ids = random_ids(tokens)
     expected = eager_attention("mistral", ids).mean((0, 1))
     weights = torch.full((3, 4), 1 / 12)
-    scores = token_scores(tiny_model("mistral"), ids, (1, tokens), weights)
+    scores = token_scores(tiny_model("mistral"), MarkedTokens(ids, (1, tokens)), Weighing(weights))
     torch.testing.assert_close(scores, expected[: tokens - 1, :tokens], rtol=0, atol=1e-5)
 
 
@@ -85,12 +87,14 @@ def test_a_model_that_computes_with_its_masks_gets_whole_ones(masks_made: list[L
         return args, kwargs | {"attention_mask": None if mask is None else mask.clone()}
 
     ids = random_ids(TOKENS)
-    expected = token_scores(tiny_model("mistral"), ids, (40, 60), torch.ones(3, 4))
+    expected = token_scores(
+        tiny_model("mistral"), MarkedTokens(ids, (40, 60)), Weighing(torch.ones(3, 4))
+    )
     model = tiny_model("mistral")
     model.model.layers[1].self_attn.register_forward_pre_hook(copy_mask, with_kwargs=True)
     attention_shape(model)
     masks_made.clear()
-    scores = token_scores(model, ids, (40, 60), torch.ones(3, 4))
+    scores = token_scores(model, MarkedTokens(ids, (40, 60)), Weighing(torch.ones(3, 4)))
     torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
     assert not masks_made
     assert check_capture(model) < 1e-5
@@ -121,6 +125,8 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from at2.model import capture
 from at2.model.attention import token_scores
+from at2.model.tokens import MarkedTokens
+from at2.model.weighing import Weighing
 
 TOKENS, TARGETS = 12288, 64
 GROWTH = 128 * 2**20
@@ -132,13 +138,14 @@ model = MistralForCausalLM(MistralConfig(
 )).eval()
 ids = torch.arange(TOKENS) % 64
 weights = torch.full((2, 2), 1 / 4)
-token_scores(model, ids[:1024], (1000, 1024), weights)
+token_scores(model, MarkedTokens(ids[:1024], (1000, 1024)), Weighing(weights))
 if sys.argv[1] == "whole":
     capture._leave_masks_alone[model] = False
 with open("/proc/self/statm") as file:
     held = int(file.read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + GROWTH, held + GROWTH))
-scores = token_scores(model, ids, (TOKENS - TARGETS, TOKENS), weights, row_bytes=32 * 2**20)
+tokens = MarkedTokens(ids, (TOKENS - TARGETS, TOKENS))
+scores = token_scores(model, tokens, Weighing(weights), row_bytes=32 * 2**20)
 assert torch.allclose(scores.sum(1), torch.ones(TARGETS), atol=1e-4)
 print("fits")
 """

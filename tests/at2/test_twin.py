@@ -13,7 +13,9 @@ from accelerate import cpu_offload
 from torch import Tensor, nn
 
 from at2.model.attention import attention_shape, check_capture, token_scores
+from at2.model.tokens import MarkedTokens
 from at2.model.twin import same_weights, twin_for_pass
+from at2.model.weighing import Weighing
 from tests.helpers.models import random_ids, tiny_model
 
 TOKENS = 24
@@ -37,7 +39,9 @@ def scores(model: Any, ids: Tensor | None = None) -> Tensor:
     shape = attention_shape(model)
     weights = torch.linspace(-1, 1, shape.num_layers * shape.num_heads)
     ids = random_ids(TOKENS) if ids is None else ids
-    return token_scores(model, ids, TARGET, weights.view(shape.num_layers, shape.num_heads))
+    return token_scores(
+        model, MarkedTokens(ids, TARGET), Weighing(weights.view(shape.num_layers, shape.num_heads))
+    )
 
 
 def while_another_thread(does: Callable[[], Any], work: Callable[[], None]) -> None:

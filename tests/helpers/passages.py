@@ -12,8 +12,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from at2.ranges import CharRange
 from at2.tasks import DEFAULT_GENERATE_KWARGS, Document, DocumentsContextAttributionTask
-from at2.text.sentences import CharRange, split_sentences
+from at2.text.sentences import split_sentences
 
 PATH = Path(__file__).parents[1] / "data" / "passages.json"
 

@@ -12,6 +12,7 @@ import torch
 
 from at2.model.attention import attention_shape, token_scores
 from at2.model.paged import PackedStep, ScoreRecorder
+from at2.model.tokens import MarkedTokens
 from at2.model.twin import same_weights
 from at2.model.weighing import TokenScores, Weighing, Weighings
 from at2.tasks import Document
@@ -139,15 +140,9 @@ def _check(
     assert scores is not None and len(response) == NEW_TOKENS
     target = (len(prompt), len(prompt) + len(response))
     last = len(prompt) - QUERY
+    tokens = MarkedTokens(prompt + response, target, query_range=(last, len(prompt) - 1))
     for name, weighing in weighings.by_name.items():
-        expected = token_scores(
-            model,
-            prompt + response,
-            target,
-            weighing.weights,
-            query_range=(last, len(prompt) - 1) if weighing.contrast else None,
-            exponents=weighing.exponents,
-        ).numpy()[:, 1:last] + np.float32(weighing.bias)
+        expected = token_scores(model, tokens, weighing).numpy()[:, 1:last]
         found = scores.of(name, target)
         assert not found[:, :1].any() and found.shape == (len(response), last)
         assert np.abs(found[:, 1:] - expected).max() <= 1e-4 * np.abs(expected).max(), name
