@@ -360,8 +360,8 @@ class Limits(BaseModel):
         description="Attributions of 16 passes or more in progress at once; half as many of a key."
     )
     request_seconds: float = Field(
-        description="For an attribution. A generation may take longer where its tokens do, unless "
-        "the server sets a limit."
+        description="More where its tokens or its passes over the model take longer, unless the "
+        "server sets a limit."
     )
 
 

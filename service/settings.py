@@ -105,7 +105,8 @@ class Settings(BaseSettings):
         le=_DAY,
         allow_inf_nan=False,
         description="A generation that takes longer ends there, an attribution gets 504; by "
-        "default 120, or for a generation four times what its tokens take here, if that is more.",
+        "default 120, or four times what its tokens or its passes over the model take here, if "
+        "that is more.",
     )
     cache_tokens: int | None = Field(
         default=None,

@@ -36,7 +36,8 @@ SpanLike = tuple[int, int]
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 DEFAULT_TIMEOUT = httpx.Timeout(300.0, connect=10.0)
-"""Longer than the server's own limit for a request, which gives the better message."""
+"""Longer than the server's usual limit for a request, which gives the better message. Give more for
+a request that a slow machine takes longer for: the server's limit follows its speed."""
 
 R = TypeVar("R", bound=BaseModel)
 

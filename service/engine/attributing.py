@@ -38,6 +38,7 @@ from service.engine.requests import (
     Quote,
 )
 from service.engine.scores import ScoreCache, ScoreKey
+from service.engine.speed import Speed
 from service.engine.threads import claim_threads
 from service.engine.worker import AbandonedError, Done, Job, Worker
 from service.failures import NoMemoryError
@@ -82,6 +83,7 @@ class Attributing:
         limits: of one request.
         scores: where scores of recorded generations are kept.
         admission: of attributions that take many passes.
+        speed: of passes, which says what an attribution may take.
         encode: for what takes no pass.
         busy: whether responses are being written, for which what is only prepared makes way.
         accounts: where it is written down what each caller was given.
@@ -93,6 +95,7 @@ class Attributing:
         limits: Limits,
         scores: ScoreCache,
         admission: Admission,
+        speed: Speed,
         *,
         encode: Encode,
         busy: Callable[[], bool],
@@ -102,6 +105,7 @@ class Attributing:
         self._limits = limits
         self._scores = scores
         self._admission = admission
+        self._speed = speed
         self._encode = encode
         self._worker = Worker("attribution", claim_threads(), busy, accounts)
         self._preparing: dict[str, Job] = {}
@@ -332,11 +336,15 @@ class Attributing:
         return listened
 
     async def _turn(self, work: Callable[[], T], plan: _Plan, caller: Caller) -> Done[T]:
-        """Run passes over the model in their turn, within the memory there is."""
+        """Run passes over the model in their turn, within the memory and the time there is."""
         size = plan.passes * len(plan.attributor.task.token_ids)
+        caller.allow(self._limits.allowed_seconds(self._speed.pass_seconds(size)))
         try:
             with self._admission.attribution(plan.passes, caller.name):
-                return await self._worker.run(self._listened(work), caller=caller.name, size=size)
+                work = self._listened(work)
+                done = await self._worker.run(work, caller=caller.name, size=size)
+            self._speed.observe_passes(done.tokens, done.seconds)
+            return done
         except AbandonedError:
             raise caller.error(Departure.STOPPING) from None
         except (RuntimeError, MemoryError) as error:

@@ -112,6 +112,7 @@ class Engine:
             self.limits,
             self._scores,
             self.admission,
+            self._speed,
             encode=self._encode,
             busy=lambda: self._generations > 0,
             accounts=self.accounts,
@@ -242,13 +243,13 @@ class Engine:
             if not self._batcher.alive:
                 raise EngineDownError
             task = self._loaded.task(prompt, source_type)
-            place.enter_context(caller.within(limits.generation_seconds(0.0)))
+            place.enter_context(caller.within(limits.allowed_seconds(0.0)))
             ids, recorder = await caller.stay(
                 self._encode(lambda: self._read(task, prompt, wanted or 1))
             )
             most = min(DEFAULT_MAX_NEW_TOKENS, limits.new_tokens, limits.context_tokens - len(ids))
             count = wanted or most
-            caller.allow(limits.generation_seconds(self._speed.seconds(len(ids), count)))
+            caller.allow(limits.allowed_seconds(self._speed.seconds(len(ids), count)))
             room = place.enter_context(self._room.asked(caller.name, len(ids), count))
             seed = secrets.randbits(_SEED_BITS) if sampling.seed is None else sampling.seed
             timed = _Timed(on_tokens, self._speed, self.accounts.of(caller.name), len(ids))
@@ -366,11 +367,11 @@ class Engine:
 
     @contextmanager
     def _attribution(self, caller: Caller | None) -> Iterator[Caller]:
-        """A place for an attribution, and the time it may take."""
+        """A place for an attribution, and the time that one of few passes may take."""
         caller = caller or Caller()
         with (
             self.admission.request(caller.name),
-            caller.within(self.limits.attribution_seconds),
+            caller.within(self.limits.allowed_seconds()),
         ):
             yield caller
 

@@ -17,7 +17,7 @@ from service.records import Prompt
 from service.settings import USUAL_SECONDS
 
 _COMPANY = 4.0
-"""How many times longer than alone a generation may take, among others."""
+"""How many times longer than alone a request may take, among others."""
 
 _PIECE = 65_536
 """Characters that are encoded at once to see whether a text is far too long."""
@@ -42,8 +42,8 @@ class Limits:
         documents: documents of a prompt.
         spans: spans that one request gives.
         passes: passes over the model for one attribution.
-        seconds: what a request may take; None for what is usual, or for a generation what its
-            tokens take at the speed of the machine, if that is more.
+        seconds: what a request may take; None for what is usual, or for what its tokens take at
+            the speed of the machine, if that is more.
     """
 
     context_tokens: int
@@ -53,13 +53,8 @@ class Limits:
     passes: int
     seconds: float | None
 
-    @property
-    def attribution_seconds(self) -> float:
-        """What an attribution may take."""
-        return USUAL_SECONDS if self.seconds is None else self.seconds
-
-    def generation_seconds(self, alone: float) -> float:
-        """What a generation may take.
+    def allowed_seconds(self, alone: float = 0.0) -> float:
+        """What a request may take.
 
         Args:
             alone: what it takes with the machine to itself, about.

@@ -1,15 +1,16 @@
-"""How fast this machine generates, measured on what it generates."""
+"""How fast this machine is, measured on what it does."""
 
 _WEIGHT = 0.1
 """Of the latest generation in the average."""
 
 
 class Speed:
-    """What a token takes: one of a prompt, and one that is written."""
+    """What a token takes: of a prompt, of a response, and in a pass of attribution."""
 
     def __init__(self) -> None:
         self._prompt_token = 0.0
         self._new_token = 0.0
+        self._pass_token = 0.0
 
     def measure(self, prompt_tokens: int, to_first: float, new_tokens: int, others: float) -> None:
         """Learn from the first generation, which has the machine to itself.
@@ -20,13 +21,22 @@ class Speed:
             new_tokens: that it wrote.
             others: seconds from the first to the last of them.
         """
-        self._prompt_token = to_first / prompt_tokens
+        self._prompt_token = self._pass_token = to_first / prompt_tokens
         self._new_token = others / max(new_tokens - 1, 1)
 
     def observe(self, new_tokens: int, others: float) -> None:
         """Learn from a later one, from its first new token to the last."""
         if new_tokens > 1:
             self._new_token += _WEIGHT * (others / (new_tokens - 1) - self._new_token)
+
+    def observe_passes(self, tokens: int, seconds: float) -> None:
+        """Learn from an attribution, whose passes took so many tokens through the model."""
+        if tokens > 0:
+            self._pass_token += _WEIGHT * (seconds / tokens - self._pass_token)
+
+    def pass_seconds(self, tokens: int) -> float:
+        """What passes over so many tokens take, about."""
+        return tokens * self._pass_token
 
     def seconds(self, prompt_tokens: int, new_tokens: int) -> float:
         """What a generation takes, about."""

@@ -42,6 +42,7 @@ class Job:
     abandoned: bool = False
     began: float | None = None
     aside: float = 0.0  # seconds in which others ran although it had begun
+    tokens: int = 0  # that its passes have taken through the model
 
     @property
     def waited(self) -> float:
@@ -57,10 +58,12 @@ class Done(Generic[T]):
     Attributes:
         result: what it returned.
         seconds: what it took, without those in which others were run first.
+        tokens: that its passes took through the model.
     """
 
     result: T
     seconds: float
+    tokens: int
 
 
 class Worker:
@@ -180,6 +183,7 @@ class Worker:
             job.aside += time.perf_counter() - set_aside
         if job.abandoned or self._closed:
             raise AbandonedError
+        job.tokens += tokens
         if job.turn is not None:
             with self._changed:
                 self._turns.give(job.turn, tokens)
@@ -232,7 +236,7 @@ class Worker:
                     job.future.set_exception(error)
                 else:
                     seconds = time.perf_counter() - began - job.aside
-                    job.future.set_result(Done(result, seconds))
+                    job.future.set_result(Done(result, seconds, job.tokens))
         finally:
             self._begun.pop()
             if job.turn is not None:

@@ -88,7 +88,7 @@ def _limits(engine: Engine) -> Limits:
         max_requests=engine.admission.limit,
         max_requests_per_key=engine.admission.of_one_caller,
         max_long_attributions=engine.admission.of_many_passes,
-        request_seconds=engine.limits.attribution_seconds,
+        request_seconds=engine.limits.allowed_seconds(),
     )
 
 

@@ -381,7 +381,25 @@ def test_a_deadline_before_the_first_token_is_an_error(engine: Engine, run: Run)
 
 
 def test_the_usual_deadline_follows_the_speed_of_the_machine(engine: Engine) -> None:
-    limits = engine.limits
     assert engine._speed.seconds(100, 0) > 0 and engine._speed.seconds(0, 100) > 0
-    assert limits.generation_seconds(1.0) == limits.attribution_seconds == 120
-    assert limits.generation_seconds(100.0) == 400
+    assert engine.limits.allowed_seconds() == engine.limits.allowed_seconds(1.0) == 120
+    assert engine.limits.allowed_seconds(100.0) == 400
+
+
+def test_the_deadline_of_an_attribution_follows_its_passes(
+    engine: Engine, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        # by now it has learnt what passes take here; from now on they take a second a token
+        assert 0 < engine._speed.pass_seconds(1) < 1
+        monkeypatch.setattr(engine._speed, "_pass_token", 1.0)
+        short, long = Caller(), Caller()
+        await engine.attribute_response(SHORT, RESPONSE, QUICK, short)
+        assert engine._speed.pass_seconds(1) < 1
+        monkeypatch.setattr(engine._speed, "_pass_token", 1.0)
+        await engine.attribute_response(CONTEXT, RESPONSE, LONG, long)
+        # a pass for each word, over all of the words, and four times that in company
+        assert 4 * WORDS**2 < long.seconds < 4 * 2 * WORDS**2
+        assert 120 <= short.seconds < long.seconds / 50
+
+    run(main())
