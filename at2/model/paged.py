@@ -256,33 +256,57 @@ class PackedStep:
         outputs = []
         for number, piece in enumerate(self._pieces):
             call, keys = self._part(number, AttentionCall(query, key, mask, scale))
-            own_value = value[:, :, keys]
-            if piece.length == 1 and query.dtype not in _HALF:
-                outputs.append(self._attend_one(layer, number, call, own_value))
-                continue
-            for wanted in self._sums[number]:
-                self._take(layer, wanted, call)
-            output, _ = sdpa_attention_forward(
-                module,
-                call.query,
-                call.key,
-                own_value,
-                call.mask,
-                scaling=scale,
-                is_causal=False,
-            )
-            outputs.append(output)
+            first = self._first_explicit(number, call)
+            if first:
+                output, _ = sdpa_attention_forward(
+                    module,
+                    call.query[:, :, :first],
+                    call.key,
+                    value[:, :, keys],
+                    None if call.mask is None else call.mask[:, :, :first],
+                    scaling=scale,
+                    is_causal=False,
+                )
+                outputs.append(output)
+            for start, end in call.blocks(first, piece.length, self._row_bytes):
+                rows = self._attend_rows(layer, number, call, value[:, :, keys], start, end)
+                outputs.append(rows)
+            if first == piece.length:
+                for wanted in self._sums[number]:
+                    self._take(layer, wanted, call)
         return torch.cat(outputs, dim=1)
 
-    def _attend_one(self, layer: int, number: int, call: AttentionCall, value: Tensor) -> Tensor:
-        """The output [1, 1, heads, dim] of a single query: its attention is the row itself."""
-        heads, dim = call.query.shape[1], call.query.shape[-1]
-        query = call.query.reshape(call.key.shape[1], -1, dim) * call.scaling
-        # The last query of a sequence sees all of the keys that there are: no mask.
-        weights = (query @ call.key[0].transpose(1, 2)).softmax(-1)  # [key heads, groups, keys]
+    def _first_explicit(self, number: int, call: AttentionCall) -> int:
+        """The query of a piece from which on attention is written out, since rows of it are taken.
+
+        Those before it are left to the kernel, and in half precision all.
+        """
+        piece = self._pieces[number]
+        if call.query.dtype in _HALF:
+            return piece.length
+        if piece.length == 1:
+            return 0
+        starts = (wanted.positions[0] - piece.start for wanted in self._sums[number])
+        return min(starts, default=piece.length)
+
+    def _attend_rows(
+        self, layer: int, number: int, call: AttentionCall, value: Tensor, start: int, end: int
+    ) -> Tensor:
+        """The output [1, rows, heads, dim] of the queries `[start, end)`, whose rows are taken."""
+        piece = self._pieces[number]
+        if piece.length == 1:
+            # A single new query sees all of the keys that there are: no mask.
+            call = AttentionCall(call.query, call.key, None, call.scaling, causal=False)
+        rows = call.rows(start, end)[0]
         for wanted in self._sums[number]:
-            self._weigh(layer, wanted, weights.view(heads, 1, -1))
-        return (weights @ value[0]).view(1, 1, heads, -1)
+            first, last = (position - piece.start for position in wanted.positions)
+            first, last = max(first, start), min(last, end)
+            if first < last:
+                self._weigh(layer, wanted, rows[:, first - start : last - start])
+        heads, num_keys = rows.shape[0], rows.shape[2]
+        # Query heads that share a key head stand side by side: one product serves them all.
+        output = rows.view(value.shape[1], -1, num_keys) @ value[0]
+        return output.view(1, heads, end - start, -1).transpose(1, 2)
 
     def _take_packed(self, layer: int, call: AttentionCall) -> None:
         """Take the rows of all sequences: those of predictions at once, since launches cost more
