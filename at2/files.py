@@ -113,6 +113,18 @@ def files_in(folder: Place, pattern: str = "*") -> list[Place]:
         return sorted(found, key=lambda p: p.name)
 
 
+def folders_in(folder: Place) -> list[Place]:
+    """The folders of a folder, in order of their names; none if there is no such folder.
+
+    Raises:
+        OSError: the storage does not answer.
+    """
+    with storage_errors():
+        if not folder.is_dir():
+            return []
+        return sorted((p for p in folder.iterdir() if p.is_dir()), key=lambda p: p.name)
+
+
 def remove(place: Place) -> None:
     """Remove a file if it is there."""
     with storage_errors(), contextlib.suppress(FileNotFoundError):

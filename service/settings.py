@@ -53,6 +53,12 @@ class Settings(BaseSettings):
         description="Further score estimators by name, as `name=place,name=place` or a JSON "
         "object; requests choose one by `estimator`.",
     )
+    estimators_folder: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Folder of estimators, such as `OUT/estimators` of training jobs, or its URL: "
+        "each that is finished and fits the model is loaded, by its folder's name.",
+    )
     device: str | None = Field(
         default=None, description="`cpu`, `cuda:0`, …; by default a GPU if there is one."
     )

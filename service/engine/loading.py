@@ -9,7 +9,13 @@ import torch
 
 from at2.errors import EstimatorError, EstimatorMismatchError, InputError
 from at2.estimator.identity import ModelIdentity
-from at2.estimator.linear import LinearScoreEstimator, load_estimator
+from at2.estimator.linear import (
+    PUBLISHED_FILE,
+    SAFETENSORS_FILE,
+    LinearScoreEstimator,
+    load_estimator,
+)
+from at2.files import exists, folders_in, place_of
 from at2.methods import METHODS, Attributor
 from at2.model import default
 from at2.model.attention import attention_shape, check_capture, weighed_scores
@@ -207,8 +213,6 @@ def _load_estimators(
     elif settings.model == default.NAME:
         places[default.NAME] = str(default.ESTIMATOR_PATH)
     places.update(settings.estimators or {})
-    if not places:
-        logger.warning("no estimator for %s: method at2 is not available", settings.model)
     estimators = {}
     for name, place in places.items():
         try:
@@ -219,4 +223,28 @@ def _load_estimators(
         except EstimatorError as error:
             raise EstimatorError(f"estimator {name!r}: {error}") from error
         estimators[name] = estimator
+    if settings.estimators_folder is not None:
+        for name, estimator in _in_folder(settings.estimators_folder, identity).items():
+            estimators.setdefault(name, estimator)
+    if not estimators:
+        logger.warning("no estimator for %s: method at2 is not available", settings.model)
     return estimators
+
+
+def _in_folder(folder: str, identity: ModelIdentity) -> dict[str, LinearScoreEstimator]:
+    """The estimators in a folder's folders, by name; what cannot be used here is passed over."""
+    found = {}
+    try:
+        for place in folders_in(place_of(folder)):
+            if not any(exists(place / file) for file in (SAFETENSORS_FILE, PUBLISHED_FILE)):
+                continue  # it is still being trained
+            try:
+                estimator = load_estimator(place)
+                estimator.check_fits(identity)
+            except EstimatorError as error:
+                logger.warning("estimator %r is not used: %s", place.name, error)
+            else:
+                found[place.name] = estimator
+    except (OSError, InputError) as error:
+        raise EstimatorError(f"estimators_folder={folder}: {error}") from error
+    return found

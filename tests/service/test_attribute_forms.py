@@ -7,6 +7,7 @@ from typing import Any, get_args
 import httpx
 import pytest
 
+from at2 import AttentionFeatureExtractor, LinearScoreEstimator
 from at2.methods import METHODS
 from at2.tasks import SOURCE_TYPES
 from service.schemas import Method, SourceType
@@ -161,3 +162,21 @@ def test_estimators_are_chosen_by_name(tmp_path: Path) -> None:
         refused = client.post("/attribute", json=STATELESS | {"estimator": "fourth"})
         assert refused.status_code == 400
         assert f"{first}, second, third" in refused.json()["error"]["message"]
+
+
+def test_estimators_of_a_folder_are_there_by_name(tmp_path: Path) -> None:
+    trained = tmp_path / "estimators"
+    for name in ("fine", "other-model", "torn"):
+        shutil.copytree(tiny_estimator(), trained / name)
+    (trained / "in-training").mkdir()
+    (trained / "torn/score_estimator.safetensors").write_bytes(b"torn")
+    LinearScoreEstimator(AttentionFeatureExtractor(2, 2)).save(
+        trained / "other-model/score_estimator.safetensors"
+    )
+    first = str(tiny_estimator())
+    with (
+        tiny_server(AT2_ESTIMATORS_FOLDER=str(trained)) as (_, address),
+        httpx.Client(base_url=address, timeout=60) as client,
+    ):
+        assert [e["name"] for e in client.get("/info").json()["estimators"]] == [first, "fine"]
+        assert _ask(client, **STATELESS, estimator="fine")["estimator"] == "fine"

@@ -1,15 +1,21 @@
 """The image and the compose files: what they say, and that the commands in them really run."""
 
 import os
+import re
 import subprocess
 import sys
+import tomllib
+from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from check_jsonschema import main as check_jsonschema
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.helpers.dockerfile import Instruction, environment, stages
 from tests.helpers.tiny import tiny_dataset, tiny_folder, tiny_server
@@ -19,9 +25,10 @@ from trainer_jobs.configuration import read_settings
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "Dockerfile"
+WORKDIR = Path("/data")
 COMPOSE = ROOT / "docker-compose.yml"
 COMPOSE_GPU = ROOT / "docker-compose.gpu.yml"
-JOBS = ("generate", "compute", "train")
+JOBS = ("generate", "compute", "train", "evaluate")
 
 
 def image() -> list[Instruction]:
@@ -41,10 +48,10 @@ def services(path: Path) -> dict[str, Any]:
 
 
 def run_as_in_the_image(words: list[str], **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of the image with the Python of these tests."""
-    assert words[0] == "python"
+    """Run a command of the image, with the Python of these tests if it is Python's."""
+    command = {"python": sys.executable}.get(words[0], words[0])
     return subprocess.run(
-        [sys.executable, *words[1:]],
+        [command, *words[1:]],
         env=os.environ | variables,
         capture_output=True,
         text=True,
@@ -66,6 +73,7 @@ def test_the_image_serves_and_its_health_check_tells() -> None:
     with tiny_server(AT2_HOST="0.0.0.0", AT2_ALLOW_NO_KEY="true") as (_, address):
         port = address.rpartition(":")[2]
         assert run_as_in_the_image(health_check(), AT2_PORT=port).returncode == 0
+        assert "python" not in health_check()[0]  # every ten seconds, it would cost too much
     assert run_as_in_the_image(health_check(), AT2_PORT=port).returncode != 0
 
 
@@ -74,6 +82,72 @@ def test_without_a_key_the_image_does_not_serve_the_world() -> None:
     ended = run_as_in_the_image(only("CMD").words, **variables)
     assert ended.returncode != 0
     assert "AT2_API_KEYS" in ended.stderr and ended.stderr.count("\n") == 1
+
+
+def lock(name: str) -> dict[str, tuple[str, list[str]]]:
+    """The version of each package in a lock file, and the hashes of its files."""
+    text = (ROOT / "requirements" / name).read_text("utf-8").replace("\\\n", " ")
+    found = {}
+    for line in text.splitlines():
+        package, *hashes = line.split()
+        requirement = Requirement(package)
+        version = str(requirement.specifier).removeprefix("==")
+        found[canonicalize_name(requirement.name)] = version, hashes
+    return found
+
+
+LOCKS = ("image-cpu.txt", "image-cuda.txt", "model.txt")
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_every_package_of_the_image_has_a_version_and_hashes(name: str) -> None:
+    for package, (version, hashes) in lock(name).items():
+        assert re.fullmatch(r"\d[\w.+!]*", version), package
+        assert hashes and all(re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", h) for h in hashes)
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_the_image_holds_the_versions_that_are_tested(name: str) -> None:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    tested = {
+        canonicalize_name(package): version
+        for package, _, version in (line.partition("==") for line in lines if "==" in line)
+        if not package.startswith("#")
+    }
+    for package, (version, _) in lock(name).items():
+        assert version.partition("+")[0] == tested.get(package, version), package
+
+
+@pytest.mark.parametrize("variant", ["cpu", "cuda"])
+def test_the_image_holds_all_that_the_package_needs_and_what_that_needs(variant: str) -> None:
+    """`pip` is told to look for no more: what a lock file lacks would be missing."""
+    locked = lock(f"image-{variant}.txt")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = {"jobs", "ray", "s3", "tensorboard"} | ({"large"} if variant == "cuda" else set())
+    wanted = [Requirement(text) for text in project["dependencies"]]
+    for extra in extras:
+        wanted += [Requirement(text) for text in project["optional-dependencies"][extra]]
+    seen = set()
+    while wanted:
+        requirement = wanted.pop()
+        name = canonicalize_name(requirement.name)
+        key = name, frozenset(requirement.extras)
+        if key in seen:
+            continue
+        seen.add(key)
+        assert name in locked, name
+        assert locked[name][0] in requirement.specifier, requirement
+        try:
+            needs = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue  # CUDA's, which this machine need not have
+        for text in needs:
+            found = Requirement(text)
+            if all(
+                found.marker is None or found.marker.evaluate({"extra": extra})
+                for extra in requirement.extras or {""}
+            ):
+                wanted.append(found)
 
 
 # -- compose -------------------------------------------------------------------------------------
@@ -117,15 +191,54 @@ def test_the_train_profile_runs_stage_after_stage() -> None:
         assert service["restart"] == "no"
         assert service["healthcheck"] == {"disable": True}
         assert "data:/data" in service["volumes"]
-        assert "deploy" not in service  # no GPU unless the other file is given
+
+
+def test_one_service_says_how_the_image_of_all_is_built() -> None:
+    ours = {name: s for name, s in services(COMPOSE).items() if name != "redis"}
+    assert len({service["image"] for service in ours.values()}) == 1
+    assert [name for name, service in ours.items() if "build" in service] == ["server"]
+    for name in JOBS:
+        assert ours[name]["pull_policy"] == "never"  # it is on no registry
+
+
+def test_every_service_has_limits_and_no_more_rights_than_it_needs() -> None:
+    for service in services(COMPOSE).values():
+        resources = service["deploy"]["resources"]
+        assert set(resources["limits"]) == {"memory", "pids"}
+        assert "reservations" not in resources  # no GPU unless the other file is given
+        assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
+    variables = environment(image())
+    server = services(COMPOSE)["server"]
+    assert {variables["HOME"], "/tmp"} == set(server["tmpfs"])
+    assert variables["HF_HOME"].startswith("/data/")
+
+
+def test_the_server_finds_what_the_jobs_of_compose_train() -> None:
+    found = default_of(services(COMPOSE)["server"]["environment"]["AT2_ESTIMATORS_FOLDER"])
+    settings = read_settings(job_command("train", "smollm2")[1:], {})
+    assert Path(found) == WORKDIR / settings.out / "estimators"
+    assert "data:/data" in services(COMPOSE)["server"]["volumes"]
+
+
+def test_redis_is_there_only_if_asked_for_and_nobody_else_reaches_it() -> None:
+    redis = services(COMPOSE)["redis"]
+    assert redis["profiles"] == ["redis"] and "ports" not in redis
+    address = re.search(r"AT2_STORE=(redis://\S+)", COMPOSE.read_text("utf-8"))
+    assert address is not None and urlsplit(address[1]).hostname == "redis"
+
+
+def default_of(value: str) -> str:
+    """What compose makes of `${NAME:-default}` where there is no such variable."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
 
 
 def test_the_other_file_gives_every_service_a_gpu() -> None:
-    assert set(services(COMPOSE_GPU)) == set(services(COMPOSE))
+    assert set(services(COMPOSE_GPU)) == set(services(COMPOSE)) - {"redis"}
     for service in services(COMPOSE_GPU).values():
         (device,) = service["deploy"]["resources"]["reservations"]["devices"]
         assert device["driver"] == "nvidia" and device["capabilities"] == ["gpu"]
-        assert service["build"]["args"]["VARIANT"] == "cuda"
+        assert service["image"] == "at2-service:cuda"
+    assert services(COMPOSE_GPU)["server"]["build"]["args"]["VARIANT"] == "cuda"
 
 
 def job_command(name: str, config: str) -> list[str]:
@@ -153,9 +266,11 @@ def test_the_jobs_of_compose_make_an_estimator(
     config.write_text(
         f"out = {str(tmp_path / 'out')!r}\nmodel = {str(tiny_folder())!r}\n"
         f"dataset = {str(tiny_dataset())!r}\nlimit = 3\nmax_new_tokens = 24\nnum_masks = 4\n"
+        "held_out = 1\nevaluate_masks = 4\n"
         "num_iterations = 4\n"
     )
     monkeypatch.chdir(tmp_path)
     for name in JOBS:
         assert cli.main(job_command(name, str(config))) == 0
     assert (tmp_path / "out/estimators/default/score_estimator.safetensors").exists()
+    assert (tmp_path / "out/evaluation/default/evaluation.json").exists()

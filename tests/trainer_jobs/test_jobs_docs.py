@@ -6,7 +6,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import yaml
 from pydantic_core import PydanticUndefined
 
 from at2.errors import InputError
@@ -91,14 +90,3 @@ def test_the_flags_in_the_documentation_exist() -> None:
         assert words[0] in COMMANDS
         flags = [word.replace("mine.toml", "smollm2") for word in words[1:]]
         assert read_settings(flags, {}).out
-
-
-def test_the_kubernetes_job_runs_a_real_command_with_as_many_workers_as_it_has() -> None:
-    (text,) = blocks("yaml")
-    spec = yaml.safe_load(text)["spec"]
-    (container,) = spec["template"]["spec"]["containers"]
-    assert container["command"][:3] == ["python", "-m", "trainer_jobs"]
-    assert read_settings(container["command"][4:], {}).out
-    (variable,) = container["env"]
-    assert variable["name"].removeprefix("AT2_JOBS_").lower() in JobSettings.model_fields
-    assert variable["value"] == str(spec["completions"])
