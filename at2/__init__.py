@@ -4,6 +4,7 @@ Order of reading: text → tasks → model → methods → estimator → trainin
 """
 
 from at2._version import __version__
+from at2.attribute import attribute
 from at2.estimator.features import AttentionFeatureExtractor
 from at2.estimator.linear import LinearScoreEstimator, load_estimator
 from at2.methods import (
@@ -16,6 +17,7 @@ from at2.methods import (
     InputTimesGradientAttributor,
     LeaveOneOutAttributor,
 )
+from at2.result import AttributionResult
 from at2.training.trainer import AT2Trainer
 
 AT2FeatureExtractor = AttentionFeatureExtractor
@@ -27,6 +29,7 @@ __all__ = [
     "AT2ScoreEstimator",
     "AT2Trainer",
     "AttentionFeatureExtractor",
+    "AttributionResult",
     "Attributor",
     "AverageAttentionAttributor",
     "ContextCiteAttributor",
@@ -36,5 +39,6 @@ __all__ = [
     "LeaveOneOutAttributor",
     "LinearScoreEstimator",
     "__version__",
+    "attribute",
     "load_estimator",
 ]

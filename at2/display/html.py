@@ -31,7 +31,7 @@ _DIGITS = 6
 
 
 @dataclass(frozen=True)
-class _Segment:
+class Segment:
     """A stretch of text: inside number `index` of something, or between two of them (None)."""
 
     text: str
@@ -75,7 +75,7 @@ def attribution_page(
         {
             "heading": document.title or document.id or f"Document {number + 1}",
             "id": document.id if document.title else None,
-            "segments": _segments(document.text, _ranges_in(number, sources)),
+            "segments": segments(document.text, _ranges_in(number, sources)),
         }
         for number, document in enumerate(task.source_documents)
         if document.text
@@ -93,7 +93,7 @@ def attribution_page(
         method=type(attributor).__name__,
         model=PurePath(str(getattr(task.model, "name_or_path", "") or "")).name,
         query=getattr(task, "query", None),
-        response=_segments(target, [(s, e, first + i) for i, (s, e) in enumerate(statements)]),
+        response=segments(target, [(s, e, first + i) for i, (s, e) in enumerate(statements)]),
         has_whole=first == 1,
         documents=documents,
         num_sources=len(sources),
@@ -111,15 +111,15 @@ def _ranges_in(document: int, sources: Iterable["SourceSpan"]) -> list[tuple[int
     return sorted((s.start, s.end, s.index) for s in sources if s.document == document)
 
 
-def _segments(text: str, ranges: list[tuple[int, int, int]]) -> list[_Segment]:
+def segments(text: str, ranges: list[tuple[int, int, int]]) -> list[Segment]:
     """Cut a text at disjoint ranges `(start, end, index)`, in order."""
-    segments, position = [], 0
+    found, position = [], 0
     for start, end, index in ranges:
         if start > position:
-            segments.append(_Segment(text[position:start], None))
-        segments.append(_Segment(text[max(start, position) : end], index))
+            found.append(Segment(text[position:start], None))
+        found.append(Segment(text[max(start, position) : end], index))
         position = max(position, end)
-    return [*segments, _Segment(text[position:], None)]
+    return [*found, Segment(text[position:], None)]
 
 
 def _json(data: Any) -> Markup:

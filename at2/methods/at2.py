@@ -10,7 +10,9 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
+from at2.errors import EstimatorError
 from at2.estimator.identity import ModelIdentity
+from at2.estimator.known import find_estimator
 from at2.estimator.linear import LinearScoreEstimator
 from at2.methods.weighted_attention import WeightedAttentionAttributor
 from at2.model.weighing import Weighing
@@ -24,21 +26,32 @@ class AT2Attributor(WeightedAttentionAttributor):
 
     Args:
         task: the task to attribute.
-        score_estimator: the trained weights.
+        score_estimator: the trained weights; by default those at hand that belong to the model,
+            see `at2.estimator.known.find_estimator`.
         cache: where scores are looked for and put; see `TokenScoreAttributor`.
 
     Raises:
         EstimatorMismatchError: the estimator was trained for another model.
+        EstimatorError: none is given, and none at hand belongs to the model.
     """
 
     def __init__(
         self,
         task: AttributionTask,
-        score_estimator: LinearScoreEstimator,
+        score_estimator: LinearScoreEstimator | None = None,
         cache: MutableMapping[str, Any] | None = None,
     ) -> None:
         super().__init__(task, cache)
-        score_estimator.check_fits(ModelIdentity.of(task.model, task.tokenizer))
+        identity = ModelIdentity.of(task.model, task.tokenizer)
+        if score_estimator is None:
+            found = find_estimator(task.model, task.tokenizer)
+            if found is None:
+                raise EstimatorError(
+                    f"no estimator at hand belongs to {identity.describe()}: give one, train one, "
+                    "or use contrastive_attention, which needs none"
+                )
+            score_estimator = found[1]
+        score_estimator.check_fits(identity)
         self.score_estimator = score_estimator
 
     @classmethod

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from at2.errors import InputError, SpanError
+from at2.errors import InputError
 from at2.methods.citing import DEFAULT_MIN_SHARE, cited
-from at2.ranges import TokenRange
+from at2.ranges import CharRange, TokenRange
 from at2.tasks import AttributionTask, SourceSpan
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Attributor(ABC):
 
     def get_attribution_scores(
         self,
-        start: int | None = None,
+        start: int | str | None = None,
         end: int | None = None,
         token_start: int | None = None,
         token_end: int | None = None,
@@ -118,7 +118,8 @@ class Attributor(ABC):
         """The score of every source for a span of the target.
 
         Args:
-            start, end: the span in characters of the target; either may be left out.
+            start, end: the span in characters of the target; either may be left out. A text in
+                place of `start` is the span that says so, see `AttributionTask.find_span`.
             token_start, token_end: instead, the span in tokens of the target.
             verbose: print the text that is attributed.
 
@@ -126,8 +127,9 @@ class Attributor(ABC):
             float32 [num_sources].
 
         Raises:
-            SpanError: the span is reversed, outside the target, or covers no token.
-            InputError: both kinds of span are given.
+            SpanError: the span is reversed, outside the target, or covers no token; or the target
+                does not say the text, or says it several times.
+            InputError: several kinds of span are given.
         """
         span = self._token_range(start, end, token_start, token_end)
         if verbose:
@@ -148,15 +150,20 @@ class Attributor(ABC):
 
     def attribute(
         self,
-        start: int | None = None,
+        start: int | str | None = None,
         end: int | None = None,
         top_k: int | None = None,
         min_share: float = DEFAULT_MIN_SHARE,
+        *,
+        token_start: int | None = None,
+        token_end: int | None = None,
     ) -> Attribution:
         """Sources of a span of the target ranked by score, ties by their order in the context.
 
+        `attribute("Lisbon")`, `attribute(10, 16)` and `attribute(token_start=2, token_end=3)`.
+
         Args:
-            start, end: the span in characters of the target; either may be left out.
+            start, end, token_start, token_end: the span; see `get_attribution_scores`.
             top_k: only so many of the best; all by default.
             min_share: the share of all positive scores from which on a source is cited.
 
@@ -165,10 +172,16 @@ class Attributor(ABC):
             InputError: `top_k` is below 1, or `min_share` not between 0 and 1.
         """
         _check_count(top_k, "top_k")
-        length = len(self.task.target)
-        first, last = 0 if start is None else start, length if end is None else end
-        span = self.task.target_span(first, last)
-        scores = self.get_attribution_scores(start=first, end=last)
+        if token_start is None and token_end is None:
+            first, last = self._char_range(start, end)
+            span = self.task.target_span(first, last)
+        else:
+            span = self.task.token_span(*self._token_range(start, end, token_start, token_end))
+            first, last = span.start, span.end
+        offset = self.task.target_token_range[0]
+        scores = self.get_attribution_scores(
+            token_start=span.token_start - offset, token_end=span.token_end - offset
+        )
         counts = cited(scores, min_share)
         order = np.argsort(-scores, kind="stable")[:top_k]
         sources = self.task.source_spans
@@ -185,7 +198,7 @@ class Attributor(ABC):
 
     def show_attribution(
         self,
-        start: int | None = None,
+        start: int | str | None = None,
         end: int | None = None,
         token_start: int | None = None,
         token_end: int | None = None,
@@ -208,7 +221,7 @@ class Attributor(ABC):
 
     def highlight_attribution(
         self,
-        start: int | None = None,
+        start: int | str | None = None,
         end: int | None = None,
         token_start: int | None = None,
         token_end: int | None = None,
@@ -230,9 +243,17 @@ class Attributor(ABC):
 
         return attribution_page(self, title=title)
 
+    def _char_range(self, start: int | str | None, end: int | None) -> CharRange:
+        """Characters of the target."""
+        if isinstance(start, str):
+            if end is not None:
+                raise InputError("give a text or start and end, not both", param="end")
+            return self.task.find_span(start)
+        return 0 if start is None else start, len(self.task.target) if end is None else end
+
     def _token_range(
         self,
-        start: int | None,
+        start: int | str | None,
         end: int | None,
         token_start: int | None,
         token_end: int | None,
@@ -243,15 +264,13 @@ class Attributor(ABC):
         if by_characters and by_tokens:
             raise InputError("give a span in characters or in tokens, not both", param="start")
         if by_characters:
-            return self.task.target_range_to_token_range(start, end, relative=True)
+            return self.task.target_range_to_token_range(
+                *self._char_range(start, end), relative=True
+            )
         length = len(self.task.target_ids)
         first = 0 if token_start is None else token_start
         last = length if token_end is None else token_end
-        if not 0 <= first < last <= length:
-            raise SpanError(
-                f"token span ({first}, {last}) is not inside the target's {length} tokens",
-                param="token_start",
-            )
+        self.task.token_span(first, last)
         return first, last
 
 

@@ -13,18 +13,20 @@ from at2.tasks.context import (
 )
 from at2.tasks.conversation import ConversationAttributionTask
 from at2.tasks.generation import DEFAULT_GENERATE_KWARGS
-from at2.tasks.sources import SOURCE_TYPES
-from at2.tasks.spans import Document, SourceSpan, TargetSpan
+from at2.tasks.sources import DEFAULT_SOURCE_TYPE, SOURCE_TYPES
+from at2.tasks.spans import Document, DocumentLike, SourceSpan, TargetSpan
 from at2.tasks.thought import SimpleThoughtAttributionTask, ThoughtAttributionTask
 
 __all__ = [
     "DEFAULT_GENERATE_KWARGS",
+    "DEFAULT_SOURCE_TYPE",
     "SOURCE_TYPES",
     "AttributionTask",
     "AttributionTaskWithChatPrompt",
     "ContextAttributionTask",
     "ConversationAttributionTask",
     "Document",
+    "DocumentLike",
     "DocumentsContextAttributionTask",
     "SimpleContextAttributionTask",
     "SimpleThoughtAttributionTask",

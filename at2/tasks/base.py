@@ -169,6 +169,14 @@ class AttributionTask(Exchange):
         """
         return self._target.span(start, end)
 
+    def token_span(self, token_start: int, token_end: int) -> TargetSpan:
+        """A range of the target's tokens, counted from its first, and the text that they cover.
+
+        Raises:
+            SpanError: the range is empty, reversed or outside the target.
+        """
+        return self._target.token_span(token_start, token_end)
+
     def find_span(self, text: str, occurrence: int | None = None) -> CharRange:
         """Where the target says `text`, letter by letter: `attribute(*task.find_span("1987"))`.
 

@@ -9,7 +9,13 @@ from at2.errors import PromptError
 from at2.ranges import CharRange, TokenRange
 from at2.tasks.base import AttributionTask
 from at2.tasks.generation import DEFAULT_GENERATE_KWARGS
-from at2.tasks.sources import Piece, PlacedText, check_source_type, cut_documents
+from at2.tasks.sources import (
+    DEFAULT_SOURCE_TYPE,
+    Piece,
+    PlacedText,
+    check_source_type,
+    cut_documents,
+)
 from at2.tasks.spans import Document, SourceSpan
 from at2.text.chat_template import Message, Placement, Prompt, build_prompt
 
@@ -19,7 +25,7 @@ class AttributionTaskWithChatPrompt(AttributionTask):
 
     Args:
         previous_messages: earlier turns, dictionaries with `role` and `content`.
-        source_type: `document`, `paragraph`, `sentence`, `word` or `token`.
+        source_type: `document`, `paragraph`, `sentence` (the default), `word` or `token`.
         source_ranges: per document the character ranges of its sources, instead of `source_type`.
         chat_template: used instead of the tokenizer's own.
         template_kwargs: further variables of the chat template, such as `enable_thinking`.
@@ -36,7 +42,7 @@ class AttributionTaskWithChatPrompt(AttributionTask):
         tokenizer: Any,
         generate_kwargs: Mapping[str, Any] = DEFAULT_GENERATE_KWARGS,
         previous_messages: Sequence[Message] | None = None,
-        source_type: str = "document",
+        source_type: str = DEFAULT_SOURCE_TYPE,
         cache: Mapping[str, Any] | None = None,
         *,
         source_ranges: Sequence[Sequence[CharRange]] | None = None,

@@ -1,6 +1,6 @@
 """Attribute a response to the context it was given: one text, or several documents."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from string import Formatter
 from typing import Any
 
@@ -8,7 +8,8 @@ from at2.errors import InputError, PromptError
 from at2.ranges import CharRange, TokenRange
 from at2.tasks.chat import AttributionTaskWithChatPrompt
 from at2.tasks.generation import DEFAULT_GENERATE_KWARGS
-from at2.tasks.spans import Document
+from at2.tasks.sources import DEFAULT_SOURCE_TYPE
+from at2.tasks.spans import Document, DocumentLike, as_document
 from at2.text.chat_template import Message
 from at2.text.encoding import check_text
 
@@ -46,7 +47,7 @@ class SimpleContextAttributionTask(ContextAttributionTask):
         tokenizer: Any,
         generate_kwargs: Mapping[str, Any] = DEFAULT_GENERATE_KWARGS,
         previous_messages: Sequence[Message] | None = None,
-        source_type: str = "token",
+        source_type: str = DEFAULT_SOURCE_TYPE,
         cache: Mapping[str, Any] | None = None,
         *,
         source_ranges: Sequence[CharRange] | None = None,
@@ -79,30 +80,32 @@ class DocumentsContextAttributionTask(ContextAttributionTask):
     """Several documents and a query, in the same words as a single context.
 
     Args:
-        documents: in the order in which the model reads them.
+        documents: in the order in which the model reads them: texts, or values with `text` and, if
+            there are such, `title` and `id`; see `as_document`.
         query: the question about them.
         source_ranges: per document the character ranges of its text to use as sources.
 
     The other arguments are those of `AttributionTaskWithChatPrompt`.
 
     Raises:
-        InputError: one is no document, or its text, title or id is not valid Unicode.
+        InputError: one is no document.
+        PromptError: a text, title or id is not valid Unicode.
     """
 
     template = SimpleContextAttributionTask.template
 
     def __init__(
         self,
-        documents: Sequence[Document],
+        documents: Sequence[DocumentLike],
         query: str,
         model: Any,
         tokenizer: Any,
         generate_kwargs: Mapping[str, Any] = DEFAULT_GENERATE_KWARGS,
         previous_messages: Sequence[Message] | None = None,
-        source_type: str = "document",
+        source_type: str = DEFAULT_SOURCE_TYPE,
         **kwargs: Any,
     ) -> None:
-        self.documents = tuple(_checked(i, document) for i, document in enumerate(documents))
+        self.documents = tuple(_checked(documents))
         self.query = check_text(query, "query")
         super().__init__(
             model, tokenizer, generate_kwargs, previous_messages, source_type, **kwargs
@@ -134,14 +137,14 @@ class DocumentsContextAttributionTask(ContextAttributionTask):
         return [(offset + start, offset + end) for start, end in ranges]
 
 
-def _checked(number: int, document: object) -> Document:
-    if not isinstance(document, Document):
-        raise InputError(
-            f"document {number} is a {type(document).__name__}, not a Document", param="documents"
-        )
-    for text in (document.text, document.title or "", document.id or ""):
-        check_text(text, "documents")
-    return document
+def _checked(documents: Sequence[DocumentLike]) -> Iterator[Document]:
+    if isinstance(documents, str):
+        raise InputError("documents is one text, not a sequence of them", param="documents")
+    for number, given in enumerate(documents):
+        document = as_document(given, number)
+        for text in (document.text, document.title or "", document.id or ""):
+            check_text(text, "documents")
+        yield document
 
 
 def _fill(template: str, **fields: str) -> tuple[str, int]:

@@ -8,7 +8,7 @@ from at2.ranges import CharRange
 from at2.tasks.chat import place_content
 from at2.tasks.context import ContextAttributionTask
 from at2.tasks.generation import DEFAULT_GENERATE_KWARGS
-from at2.tasks.sources import PlacedText
+from at2.tasks.sources import DEFAULT_SOURCE_TYPE, PlacedText
 from at2.tasks.spans import Document
 from at2.text.chat_template import Message
 
@@ -37,7 +37,7 @@ class ConversationAttributionTask(ContextAttributionTask):
         tokenizer: Any,
         generate_kwargs: Mapping[str, Any] = DEFAULT_GENERATE_KWARGS,
         source_messages: Collection[int] | None = None,
-        source_type: str = "sentence",
+        source_type: str = DEFAULT_SOURCE_TYPE,
         **kwargs: Any,
     ) -> None:
         if not messages:

@@ -27,6 +27,9 @@ _LEVELS = ("document", *_SPLITTERS)
 SOURCE_TYPES = (*_LEVELS, "token")
 """What documents can be cut into, from coarse to fine."""
 
+DEFAULT_SOURCE_TYPE = "sentence"
+"""What every task cuts its documents into unless it is told otherwise."""
+
 TARGET_PARTS = (*_SPLITTERS, "token")
 """What a target can be cut into, from coarse to fine."""
 

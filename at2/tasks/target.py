@@ -77,6 +77,20 @@ class Target:
         begin, stop = max(begin - offset, 0), min(stop - offset, length)
         return TargetSpan(begin, stop, text[begin:stop], token_start, token_end)
 
+    def token_span(self, token_start: int, token_end: int) -> TargetSpan:
+        """See `AttributionTask.token_span`."""
+        length, (offset, _) = self.tokens[1] - self.tokens[0], self.char_range
+        if not 0 <= token_start < token_end <= length:
+            raise SpanError(
+                f"token span ({token_start}, {token_end}) is not inside the target's "
+                f"{length} tokens",
+                param="token_start",
+            )
+        first, last = self.tokens[0] + token_start, self.tokens[0] + token_end
+        begin, stop = self.generation.text_range(first - self.position, last - self.position)
+        begin, stop = max(begin - offset, 0), min(stop - offset, len(self.text))
+        return TargetSpan(begin, stop, self.text[begin:stop], first, last)
+
     def find(self, quote: str, occurrence: int | None) -> CharRange:
         """See `AttributionTask.find_span`."""
         shown = repr(quote if len(quote) <= _QUOTE_SHOWN else quote[: _QUOTE_SHOWN - 1] + "…")

@@ -8,7 +8,7 @@ from at2.errors import InputError
 from at2.ranges import CharRange, TokenRange
 from at2.tasks.chat import AttributionTaskWithChatPrompt
 from at2.tasks.generation import DEFAULT_GENERATE_KWARGS
-from at2.tasks.sources import PlacedText, cut_documents
+from at2.tasks.sources import DEFAULT_SOURCE_TYPE, PlacedText, cut_documents
 from at2.tasks.spans import Document, SourceSpan
 from at2.text.chat_template import Message
 from at2.text.encoding import check_text
@@ -171,7 +171,7 @@ class SimpleThoughtAttributionTask(ThoughtAttributionTask):
         tokenizer: Any,
         generate_kwargs: Mapping[str, Any] = DEFAULT_THOUGHT_GENERATE_KWARGS,
         previous_messages: Sequence[Message] | None = None,
-        source_type: str = "token",
+        source_type: str = DEFAULT_SOURCE_TYPE,
         cache: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:

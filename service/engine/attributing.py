@@ -24,14 +24,13 @@ from at2.methods import (
 from at2.model.passes import between_passes
 from at2.progress import silent
 from at2.ranges import CharRange
-from at2.tasks import AttributionTask, DocumentsContextAttributionTask
+from at2.tasks import DEFAULT_SOURCE_TYPE, AttributionTask, DocumentsContextAttributionTask
 from service.caller import Caller, Departure
 from service.engine.accounts import Accounts
 from service.engine.admission import Admission
 from service.engine.limits import Limits
 from service.engine.loading import Loaded, weighing_name
 from service.engine.requests import (
-    DEFAULT_SOURCE_TYPE,
     Answer,
     Findings,
     Question,

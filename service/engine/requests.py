@@ -10,8 +10,6 @@ from at2.model.weighing import TokenScores
 from at2.tasks import DocumentsContextAttributionTask, SourceSpan
 from service.records import Generation
 
-DEFAULT_SOURCE_TYPE = "sentence"
-
 DEFAULT_TOP_K = 8
 
 

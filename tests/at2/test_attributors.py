@@ -157,6 +157,27 @@ def test_characters_and_tokens_together_are_refused(model: Any) -> None:
         AT2Attributor(small_task(model), _estimator(model)).get_attribution_scores(0, token_end=3)
 
 
+def test_a_span_may_be_quoted_or_given_in_tokens(model: Any) -> None:
+    attributor = AT2Attributor(small_task(model), _estimator(model))
+    start, end = attributor.task.find_span("wrote")
+    quoted = attributor.attribute("wrote")
+    assert quoted == attributor.attribute(start, end) and quoted.text == "wrote"
+    first, last = attributor.task.target_range_to_token_range(start, end, relative=True)
+    by_token = attributor.attribute(token_start=first, token_end=last)
+    assert by_token.sources == quoted.sources
+    assert by_token.text == by_token.attributed_text == quoted.attributed_text
+    assert attributor.task.target[by_token.start : by_token.end] == by_token.text
+    np.testing.assert_array_equal(
+        attributor.get_attribution_scores("wrote"), attributor.get_attribution_scores(start, end)
+    )
+    with pytest.raises(SpanError, match="does not say 'Lisbon'"):
+        attributor.attribute("Lisbon")
+    with pytest.raises(InputError, match="text or start and end"):
+        attributor.attribute("wrote", 5)
+    with pytest.raises(InputError, match="not both"):
+        attributor.attribute("wrote", token_start=1)
+
+
 def test_an_estimator_of_another_shape_is_refused(model: Any) -> None:
     estimator = LinearScoreEstimator(AttentionFeatureExtractor(5, 4))
     with pytest.raises(EstimatorMismatchError):

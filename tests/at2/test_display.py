@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +19,10 @@ from at2.errors import SpanError
 from at2.tasks import Document, DocumentsContextAttributionTask, SimpleContextAttributionTask
 from tests.helpers import browser as browsers
 from tests.helpers.models import tiny_model
+from tests.helpers.pages import HOSTILE, Page
 from tests.helpers.tokenizers import tiny_tokenizer
 
-HOSTILE = [
-    "</script><script>alert(1)</script>",
-    '"><img src=x onerror=alert(1)>',
-    "</mark></p><style>*{display:none}</style>",
-    "<!-- -->]]> &amp; &lt;b&gt; {{ 7*7 }} {% raw %} ${x} \u2028 \u202e",
-    "' onmouseover='alert(1)",
-]
 RESPONSE = "Ada wrote it. The fox did not."
-
-
-class Page(HTMLParser):
-    """The elements of a page with their attributes, and the text in some of them."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: dict[str, list[str]] = {}
-        self._open: list[str] = []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in ("meta", "link", "br"):
-            self._open.append(tag)
-            self.texts.setdefault(tag, []).append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        for tag in set(self._open):
-            self.texts[tag][-1] += data
-
-    def attributes(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.elements if name == tag]
 
 
 def attributor_of(

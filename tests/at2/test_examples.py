@@ -1,5 +1,6 @@
-"""The scripts in examples/ run as they are and print what the walk-throughs print."""
+"""What is in examples/ runs as it is, and prints or shows what the walk-throughs show."""
 
+import json
 import re
 import runpy
 from functools import cache
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from at2 import AT2ScoreEstimator
+from at2.model import recent
 from at2.tasks import SimpleThoughtAttributionTask
 from at2.utils import get_model_and_tokenizer
 
@@ -40,6 +42,25 @@ def run(
 def test_every_example_is_run_here() -> None:
     names = {path.stem for path in EXAMPLES.glob("*.py")}
     assert names == {"getting_started", "train_at2", "multi_document", "thought_attribution"}
+
+
+def test_the_notebook_shows_what_its_lines_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("at2.model.recent.get_model_and_tokenizer", lambda _: _load())
+    recent.forget_models()
+    notebook = json.loads((EXAMPLES / "attribute.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    lines = ["".join(cell["source"]) for cell in cells]
+    assert len("\n".join(lines).splitlines()) == 5
+    variables: dict[str, Any] = {}
+    exec("\n".join(lines[:3]), variables)
+    result = variables["result"]
+    shown = [cell["outputs"][0]["data"] for cell in cells[3:]]
+    assert "".join(shown[0]["text/plain"]).splitlines()[0] == result[0].text
+    assert all(attribution.text in "".join(shown[0]["text/html"]) for attribution in result)
+    for line in lines[3:]:
+        eval(line, variables)
+    assert "image/png" in shown[1]
+    recent.forget_models()
 
 
 def test_getting_started(

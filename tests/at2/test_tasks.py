@@ -1,5 +1,6 @@
 from functools import cache
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from at2.errors import InputError, PromptError, PromptTooLongError, SpanError
 from at2.tasks import (
     SOURCE_TYPES,
     ContextAttributionTask,
+    ConversationAttributionTask,
     Document,
     DocumentsContextAttributionTask,
     SimpleContextAttributionTask,
@@ -188,7 +190,9 @@ def test_documents_have_their_own_offsets_and_titles_are_no_sources():
         assert documents[span.document].text[span.start : span.end] == span.text
         assert "Title" not in span.text
     assert {span.document for span in task.source_spans} == {0, 2}
-    whole = DocumentsContextAttributionTask(documents, QUERY, model, tokenizer)
+    whole = DocumentsContextAttributionTask(
+        documents, QUERY, model, tokenizer, source_type="document"
+    )
     assert whole.sources == [documents[0].text, documents[2].text]
 
 
@@ -701,5 +705,31 @@ def test_documents_that_are_no_text_are_refused(field):
     with pytest.raises(PromptError, match="lone surrogate") as caught:
         DocumentsContextAttributionTask([document], QUERY, model, tokenizer)
     assert caught.value.param == "documents"
-    with pytest.raises(InputError, match="document 1 is a str, not a Document"):
-        DocumentsContextAttributionTask([Document("a"), "b"], QUERY, model, tokenizer)
+    with pytest.raises(InputError, match="document 1 is a int without a text"):
+        DocumentsContextAttributionTask([Document("a"), 5], QUERY, model, tokenizer)
+    with pytest.raises(InputError, match="the id of document 0 is a int, not a string"):
+        DocumentsContextAttributionTask([{"text": "a", "id": 5}], QUERY, model, tokenizer)
+    with pytest.raises(InputError, match="documents is one text"):
+        DocumentsContextAttributionTask("Ada", QUERY, model, tokenizer)
+
+
+def test_documents_may_be_texts_mappings_and_objects_with_a_text():
+    node = SimpleNamespace(text="Two is there.", id="n", metadata={})
+    given = ["One is here.", {"text": "Ada.", "title": "T", "url": "…"}, node, Document("Ben.")]
+    task = DocumentsContextAttributionTask(given, QUERY, *parts())
+    assert task.source_documents == [
+        Document("One is here."),
+        Document("Ada.", title="T"),
+        Document("Two is there.", id="n"),
+        Document("Ben."),
+    ]
+
+
+def test_every_task_cuts_into_sentences_unless_told():
+    tasks = [
+        SimpleContextAttributionTask(CONTEXT, QUERY, *parts()),
+        DocumentsContextAttributionTask([CONTEXT], QUERY, *parts()),
+        SimpleThoughtAttributionTask(QUERY, *parts()),
+        ConversationAttributionTask([{"role": "user", "content": CONTEXT}], *parts()),
+    ]
+    assert {task.source_type for task in tasks} == {"sentence"}
