@@ -14,7 +14,7 @@ from service.engine import Engine
 from service.failures import StoreError
 from service.generations import Generations
 from service.metrics import Metrics
-from service.records import open_store
+from service.records import ScoreStore, open_store
 from service.routes import attribution, generations, page, status
 
 logger = logging.getLogger("at2.service")
@@ -43,6 +43,8 @@ def create_app(engine: Engine) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await engine.start()
+        if isinstance(store, ScoreStore):
+            engine.share_scores(store)
         sweeping = asyncio.create_task(_sweep(app.state.generations))
         try:
             yield

@@ -110,7 +110,7 @@ class Writing:
             self._clock.aborted(error)
             raise
         if self.expires is not None:  # nobody can ask about what is not kept
-            self._engine.prepare(answer)
+            await self._engine.prepare(answer)
 
     async def finished(self) -> Answer:
         """The whole answer, kept, without its pieces."""

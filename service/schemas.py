@@ -368,7 +368,7 @@ class Limits(BaseModel):
 class StoreInfo(BaseModel):
     """How generations are kept."""
 
-    kind: Literal["memory", "none", "file"]
+    kind: Literal["memory", "none", "file", "redis"]
     seconds: int = Field(description="For how long, at the most.")
 
 

@@ -140,19 +140,23 @@ class Settings(BaseSettings):
     store: str = Field(
         default="memory",
         min_length=1,
-        description="Where generations are kept: `memory`, `none`, or a file (SQLite), which "
-        "outlives the process.",
+        description="Where generations are kept: `memory`, `none`, a file (SQLite), which outlives "
+        "the process, or the address of a Redis server that replicas share "
+        "(`redis://:PASSWORD@HOST:6379/0`, `rediss://` with TLS, `unix://`), with their scores.",
     )
     store_seconds: int = Field(
         default=_DAY, ge=1, le=_CENTURY, description="How long a generation is kept."
     )
     store_mb: int = Field(
-        default=1024, ge=1, description="Size of all that is kept, in MB; the oldest go first."
+        default=1024,
+        ge=1,
+        description="Size of all that is kept, in MB; the oldest go first. Redis has a limit of "
+        "its own, `maxmemory`.",
     )
     max_records: int = Field(
         default=100_000,
         ge=1,
-        description="Generations kept; the oldest go first.",
+        description="Generations kept; the oldest go first. Not for Redis.",
     )
     api_keys: SecretStr | None = Field(
         default=None,

@@ -37,11 +37,12 @@ from service.engine.requests import (
     Quote,
 )
 from service.engine.scores import ScoreCache, ScoreKey
+from service.engine.shared_scores import SharedScores
 from service.engine.speed import Speed
 from service.engine.threads import claim_threads
 from service.engine.worker import AbandonedError, Done, Job, Worker
 from service.failures import NoMemoryError
-from service.records import Generation, Prompt
+from service.records import Generation, Prompt, ScoreStore
 
 logger = logging.getLogger("at2.service")
 
@@ -108,12 +109,17 @@ class Attributing:
         self._encode = encode
         self._worker = Worker("attribution", claim_threads(), busy, accounts)
         self._preparing: dict[str, Job] = {}
+        self._shared: SharedScores | None = None
         self.passes = 0  # over the model, so far
         loaded.model.register_forward_pre_hook(lambda *_: self._count())
 
     def start(self) -> None:
         """Begin."""
         self._worker.start()
+
+    def share(self, scores: ScoreStore) -> None:
+        """Share scores with other replicas; call it on the event loop."""
+        self._shared = SharedScores(self._loaded.weighings, scores)
 
     def close(self) -> None:
         """Finish the pass that runs, abandon the rest."""
@@ -138,6 +144,7 @@ class Attributing:
     ) -> Findings:
         """See `Engine.attribute_generation`."""
         key = self._key(generation, question)
+        await self._look_up(key)
 
         def read() -> _Plan | Findings:
             plan = self._plan(generation, question, key)
@@ -158,6 +165,7 @@ class Attributing:
     async def page_of(self, generation: Generation, question: Question, caller: Caller) -> str:
         """See `Engine.page_of_generation`."""
         key = self._key(generation, question)
+        await self._look_up(key)
         plan = await self._encode(lambda: self._plan(generation, question, key))
 
         def work() -> str:
@@ -189,7 +197,7 @@ class Attributing:
         )
         return replace(done.result, seconds=done.seconds)
 
-    def prepare(self, answer: Answer) -> None:
+    async def prepare(self, answer: Answer) -> None:
         """Keep the scores that were taken while the response was written; or else compute those
         that are likely to be asked for next, once nothing else waits."""
         generation = answer.generation
@@ -197,6 +205,8 @@ class Attributing:
             self._scores.put_token_scores(generation.id, answer.token_scores)
             if answer.task is not None:
                 self._scores.put_task(generation.id, answer.task)
+            if self._shared is not None:
+                await self._shared.keep(generation.id, answer.token_scores)
             return
         pointless = not (generation.response and answer.sources)
         if pointless or len(self._preparing) >= _MOST_WAITING_TO_PREPARE:
@@ -232,6 +242,16 @@ class Attributing:
         name = self._loaded.estimator_name(question.method, question.estimator)
         level = question.source_type or generation.source_type
         return ScoreKey(generation.id, level, question.method, name or "")
+
+    async def _look_up(self, key: ScoreKey) -> None:
+        """Get the scores that another replica has computed, if they would be of use."""
+        if self._shared is None or METHODS[key.method].weighing is None:
+            return
+        generation_id = key.generation_id
+        if self._scores.get(key) is None and self._scores.token_scores(generation_id) is None:
+            scores = await self._shared.find(generation_id)
+            if scores is not None:
+                self._scores.put_token_scores(generation_id, scores)
 
     # -- in any thread -------------------------------------------------------------------------
 
@@ -302,6 +322,8 @@ class Attributing:
             # One pass for all methods, estimators and kinds of sources there are.
             scores = self._loaded.token_scores(task)
             self._scores.put_token_scores(key.generation_id, scores)
+            if self._shared is not None:
+                self._shared.offer(key.generation_id, scores)
             name = weighing_name(key.method, key.estimator)
             attributor.use_token_scores(scores.of(name, task.target_token_range))
         attributor.prepare_for_attribution()

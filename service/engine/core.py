@@ -39,7 +39,7 @@ from service.engine.scores import ScoreCache
 from service.engine.scoring import Scoring, check_scores_as_written
 from service.engine.speed import Speed
 from service.failures import EngineDownError
-from service.records import Generation, Prompt
+from service.records import Generation, Prompt, ScoreStore
 from service.settings import Settings
 
 logger = logging.getLogger("at2.service")
@@ -315,10 +315,14 @@ class Engine:
 
         return await self._encode(work)
 
-    def prepare(self, answer: Answer) -> None:
+    def share_scores(self, scores: ScoreStore) -> None:
+        """Share scores of recorded generations with other replicas; call it on the event loop."""
+        self._attributing.share(scores)
+
+    async def prepare(self, answer: Answer) -> None:
         """Keep or compute scores of a generation that was recorded, before anybody asks."""
         if self.settings.prepare or answer.token_scores is not None:
-            self._attributing.prepare(answer)
+            await self._attributing.prepare(answer)
 
     async def _encode(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._text, work)

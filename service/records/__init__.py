@@ -3,7 +3,17 @@
 The store is a small interface, so that another place to keep records is one more module.
 """
 
-from service.records.base import FinishReason, Generation, Kept, Prompt, RecordStore
+from typing import Literal
+
+from service.failures import StoreError
+from service.records.base import (
+    FinishReason,
+    Generation,
+    Kept,
+    Prompt,
+    RecordStore,
+    ScoreStore,
+)
 from service.records.memory import MemoryStore, NoStore
 from service.records.sqlite import SqliteStore
 
@@ -15,27 +25,62 @@ __all__ = [
     "NoStore",
     "Prompt",
     "RecordStore",
+    "ScoreStore",
     "SqliteStore",
+    "StoreKind",
+    "kind_of_store",
     "open_store",
 ]
 
-MEMORY = "memory"
-NONE = "none"
+StoreKind = Literal["memory", "none", "file", "redis"]
+"""Where records are."""
+
+_SCHEMES = ("redis", "rediss", "unix")
+"""Of addresses of a Redis server."""
+
+
+def kind_of_store(place: str) -> StoreKind:
+    """What kind of store a setting names.
+
+    Raises:
+        StoreError: it is an address of something else.
+    """
+    if place == "memory":
+        return "memory"
+    if place == "none":
+        return "none"
+    scheme, separator, _ = place.partition("://")
+    if not separator:
+        return "file"
+    if scheme not in _SCHEMES:
+        raise StoreError(
+            f"AT2_STORE has the scheme {scheme!r}; there are: {', '.join(_SCHEMES)}, or a file"
+        )
+    return "redis"
 
 
 def open_store(place: str, *, seconds: int, max_bytes: int, max_records: int) -> RecordStore:
     """The store that a setting names.
 
     Args:
-        place: `memory`, `none`, or a file.
+        place: `memory`, `none`, a file, or the address of a Redis server.
         seconds: how long a generation is kept.
-        max_bytes, max_records: beyond them, the oldest go first.
+        max_bytes, max_records: beyond them, the oldest go first; Redis has limits of its own.
 
     Raises:
-        StoreError: the file cannot be used.
+        StoreError: the file or the server cannot be used.
     """
-    if place == NONE:
+    kind = kind_of_store(place)
+    if kind == "none":
         return NoStore()
-    if place == MEMORY:
+    if kind == "memory":
         return MemoryStore(seconds, max_bytes, max_records)
-    return SqliteStore(place, seconds, max_bytes, max_records)
+    if kind == "file":
+        return SqliteStore(place, seconds, max_bytes, max_records)
+    try:
+        from service.records.redis import RedisStore
+    except ImportError as error:
+        raise StoreError(
+            "the store needs the package redis: pip install 'at2-service[redis]'"
+        ) from error
+    return RedisStore(place, seconds, max_bytes, max_records)

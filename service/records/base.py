@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from at2.tasks.spans import Document
 
@@ -108,6 +108,9 @@ class RecordStore(Protocol):
     async def delete(self, generation_id: str, owner: str = "") -> bool:
         """Forget a generation; whether there was one."""
 
+    async def check(self) -> None:
+        """Find out whether the place of the records can be used now."""
+
     @property
     def erased(self) -> bool:
         """Whether all that was forgotten is gone from the place of the records, too."""
@@ -117,3 +120,21 @@ class RecordStore(Protocol):
 
     async def close(self) -> None:
         """Let go of the place; nothing may be called afterwards."""
+
+
+@runtime_checkable
+class ScoreStore(Protocol):
+    """Keeps the scores of generations beside them, as bytes that mean nothing here.
+
+    They go with their generation, so whoever may ask for that may ask for them.
+    """
+
+    async def put_scores(self, generation_id: str, scores: bytes) -> None:
+        """Keep scores of a generation that is kept, or do not, where there is no room."""
+
+    async def get_scores(self, generation_id: str) -> bytes | None:
+        """The scores of a generation, if they are kept.
+
+        Raises:
+            StoreError: they cannot be read.
+        """

@@ -5,11 +5,11 @@ from typing import get_args
 from fastapi import APIRouter
 
 from at2 import __version__
-from service import records
-from service.dependencies import EngineDep
+from service.dependencies import EngineDep, StoreDep
 from service.engine import Engine
 from service.errors import DOCUMENTED
 from service.failures import EngineDownError
+from service.records import kind_of_store
 from service.schemas import (
     EstimatorInfo,
     GenerationInfo,
@@ -35,10 +35,12 @@ async def health(engine: EngineDep) -> StatusReply:
 
 @router.head("/ready", include_in_schema=False)
 @router.get("/ready")
-async def ready(engine: EngineDep) -> StatusReply:
-    """Requests can be answered: the model is loaded and tested, and generation runs."""
+async def ready(engine: EngineDep, store: StoreDep) -> StatusReply:
+    """Requests can be answered: the model is loaded and tested, generation runs, and a store that
+    is another server can be reached."""
     if not engine.ready:
         raise EngineDownError()
+    await store.check()
     return StatusReply(status="ok")
 
 
@@ -94,8 +96,5 @@ def _limits(engine: Engine) -> Limits:
 
 def _store(engine: Engine) -> StoreInfo:
     settings = engine.settings
-    if settings.store == records.MEMORY:
-        return StoreInfo(kind="memory", seconds=settings.store_seconds)
-    if settings.store == records.NONE:
-        return StoreInfo(kind="none", seconds=0)
-    return StoreInfo(kind="file", seconds=settings.store_seconds)
+    kind = kind_of_store(settings.store)
+    return StoreInfo(kind=kind, seconds=0 if kind == "none" else settings.store_seconds)

@@ -294,7 +294,7 @@ async def _answer(engine: Engine, new_tokens: int = 12) -> Answer:
         answer = await generating.finished()
     finally:
         generating.close()
-    engine.prepare(answer)
+    await engine.prepare(answer)
     return answer
 
 

@@ -1,0 +1,109 @@
+"""Scores of finished generations that replicas share: what one has computed, none computes again.
+
+They travel as bytes, in NumPy's own format of arrays. A weighing is told by what it is, not by its
+name alone: a replica with another estimator of the same name does not take the scores for its own.
+"""
+
+import asyncio
+import io
+import json
+import logging
+import zipfile
+from dataclasses import replace
+from hashlib import blake2b
+
+import numpy as np
+
+from at2.model.weighing import TokenScores, Weighing, Weighings
+from service.failures import StoreError
+from service.records import ScoreStore
+
+logger = logging.getLogger("at2.service")
+
+_DIGEST_BYTES = 16
+
+
+def _mark(weighing: Weighing) -> str:
+    """Tells weighings apart."""
+    weights = weighing.weights.detach().float().cpu().contiguous()
+    facts = [tuple(weights.shape), list(weighing.exponents), weighing.contrast, weighing.bias]
+    digest = blake2b(json.dumps(facts).encode(), digest_size=_DIGEST_BYTES)
+    digest.update(weights.numpy().tobytes())
+    return digest.hexdigest()
+
+
+class SharedScores:
+    """Takes scores to the store of the replicas, and gets them from there.
+
+    Args:
+        weighings: how attention is weighed here.
+        store: where scores are kept.
+    """
+
+    def __init__(self, weighings: Weighings, store: ScoreStore) -> None:
+        self._weighings = weighings.by_name
+        self._marks = {name: _mark(weighing) for name, weighing in weighings.by_name.items()}
+        self._store = store
+        self._loop = asyncio.get_running_loop()
+
+    async def find(self, generation_id: str) -> TokenScores | None:
+        """The scores of a generation by such weighings as there are here, too."""
+        try:
+            data = await self._store.get_scores(generation_id)
+        except StoreError as error:
+            logger.error("scores of generation %s are computed again: %s", generation_id, error)
+            return None
+        if data is None:
+            return None
+        try:
+            return await asyncio.to_thread(self._unpacked, data)
+        except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
+            logger.error("scores of generation %s are damaged: %s", generation_id, error)
+            return None
+
+    async def keep(self, generation_id: str, scores: TokenScores) -> None:
+        """Let the others have the scores of a generation that is kept."""
+        data = await asyncio.to_thread(self._packed, scores)
+        await self._store.put_scores(generation_id, data)
+
+    def offer(self, generation_id: str, scores: TokenScores) -> None:
+        """`keep`, soon, from any thread but the event loop's."""
+        asyncio.run_coroutine_threadsafe(self.keep(generation_id, scores), self._loop)
+
+    def _packed(self, scores: TokenScores) -> bytes:
+        facts = {
+            "marks": [self._marks[name] for name in scores.weighings],
+            "first_column": scores.first_column,
+            "first_target": scores.first_target,
+            "query": scores.query,
+        }
+        no_mean = np.zeros((0, 0), np.float32)
+        file = io.BytesIO()
+        np.savez(
+            file,
+            facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
+            rows=scores.rows,
+            query_mean=no_mean if scores.query_mean is None else scores.query_mean,
+        )
+        return file.getvalue()
+
+    def _unpacked(self, data: bytes) -> TokenScores | None:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            facts = json.loads(arrays["facts"].tobytes())
+            rows, query_mean = arrays["rows"], arrays["query_mean"]
+        places = {mark: place for place, mark in enumerate(facts["marks"])}
+        names = [name for name, mark in self._marks.items() if mark in places]
+        if rows.ndim != 3 or len(rows) != len(facts["marks"]):
+            raise ValueError(f"rows of shape {rows.shape} for {len(facts['marks'])} weighings")
+        if not names:
+            return None
+        here = [places[self._marks[name]] for name in names]
+        first, last = facts["query"]
+        scores = TokenScores(
+            {name: self._weighings[name] for name in names},
+            rows[here],
+            facts["first_column"],
+            facts["first_target"],
+            (first, last),
+        )
+        return scores if not query_mean.size else replace(scores, query_mean=query_mean[here])
