@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,10 @@ def test_out_of_memory_is_told_and_the_server_goes_on(storeless: tuple[int, str]
     process_id, address = storeless
     with _client(address) as client:
         before = _generate(client)["response"]
+        short = long | {"response": "The cat sat.", "method": "random"}
+        with ThreadPoolExecutor(8) as pool:  # all threads are there: a new one takes memory, too
+            replies = pool.map(lambda _: client.post("/attribute", json=short), range(32))
+            assert {reply.status_code for reply in replies} == {200}
         _, hard = resource.prlimit(process_id, resource.RLIMIT_AS)
         pages = int(Path(f"/proc/{process_id}/statm").read_text().split()[0])
         now = pages * resource.getpagesize()
