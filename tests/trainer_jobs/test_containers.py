@@ -123,7 +123,9 @@ def test_the_image_holds_all_that_the_package_needs_and_what_that_needs(variant:
     """`pip` is told to look for no more: what a lock file lacks would be missing."""
     locked = lock(f"image-{variant}.txt")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    extras = {"jobs", "ray", "redis", "s3", "tensorboard"} | ({"large"} if variant == "cuda" else set())
+    extras = {"jobs", "ray", "redis", "s3", "tensorboard"} | (
+        {"large"} if variant == "cuda" else set()
+    )
     wanted = [Requirement(text) for text in project["dependencies"]]
     for extra in extras:
         wanted += [Requirement(text) for text in project["optional-dependencies"][extra]]
