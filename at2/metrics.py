@@ -1,13 +1,14 @@
 """How well scores agree with what ablations measure, and with what is known to be right.
 
-Knows numbers only: nothing of models, tasks or methods. Rankings put equal scores in the order of
-the sources, as `Attributor.attribute` does.
+Knows numbers only: nothing of models, tasks or methods.
 """
 
 from collections.abc import Collection
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from at2.ranking import best_sources
 
 
 def spearman(first: ArrayLike, second: ArrayLike) -> float | None:
@@ -45,12 +46,6 @@ def linear_datamodeling_score(
         return None
     predicted = np.asarray(masks, dtype=np.float64) @ np.asarray(scores, dtype=np.float64)
     return spearman(predicted, measured) or 0.0
-
-
-def best_sources(scores: ArrayLike, k: int) -> NDArray[np.intp]:
-    """The `k` sources with the best scores, best first; fewer if there are fewer."""
-    order: NDArray[np.intp] = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable")
-    return order[:k]
 
 
 def precision_at(scores: ArrayLike, support: Collection[int], k: int) -> float:

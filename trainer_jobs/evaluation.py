@@ -21,10 +21,10 @@ from at2.evaluation import (
     summarise,
 )
 from at2.files import Place, read_whole, remove_leftovers, write_whole
+from at2.fingerprints import fingerprint
 from at2.methods import AttributionMethod, method_named
 from at2.progress import Progress
 from at2.tasks import AttributionTask
-from at2.training.manifest import fingerprint
 from at2.training.settings import estimator_fingerprint
 from at2.training.shards import ShardFolder
 from trainer_jobs.job import Job

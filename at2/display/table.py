@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from at2.display.terminal import TINY, printable
+from at2.ranking import best_sources
 
 if TYPE_CHECKING:
     from pandas.io.formats.style import Styler
@@ -38,7 +39,7 @@ def score_table(
     import pandas as pd
     from pandas.io.formats.style import Styler
 
-    order = [int(i) for i in np.argsort(-scores, kind="stable") if not np.isnan(scores[i])]
+    order = [int(i) for i in best_sources(scores) if not np.isnan(scores[i])]
     rows = [(scores[i], sources[i]) for i in order[:num_sources]]
     frame = pd.DataFrame(rows, columns=["Score", "Source"])
 

@@ -1,19 +1,15 @@
-"""What makes two models the same for an estimator: architecture, heads and tokenizer; and what
-makes two data sets the same.
+"""What makes two models the same for an estimator: architecture, heads and tokenizer.
 
-Fingerprints are short hashes of named fields only, so they do not change with the version of
-transformers that happens to add a default to a configuration.
+The fingerprint of a configuration is of named fields only, so it does not change with a version of
+transformers that adds a default.
 """
 
-import hashlib
-import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from at2.errors import InputError
+from at2.fingerprints import fingerprint
 from at2.model.attention import attention_shape
 
 _CONFIG_KEYS = (
@@ -28,12 +24,6 @@ _CONFIG_KEYS = (
     "sliding_window",
     "layer_types",
 )
-_DIGITS = 16
-
-
-def _fingerprint(value: object) -> str:
-    canonical = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGITS]
 
 
 def public_name(name: str) -> str:
@@ -75,8 +65,8 @@ class ModelIdentity:
         return cls(
             model=public_name(str(model.name_or_path)),
             revision=getattr(model.config, "_commit_hash", None),
-            config=_fingerprint({key: getattr(config, key, None) for key in _CONFIG_KEYS}),
-            tokenizer=_fingerprint(
+            config=fingerprint({key: getattr(config, key, None) for key in _CONFIG_KEYS}),
+            tokenizer=fingerprint(
                 [sorted(tokenizer.get_vocab().items()), sorted(tokenizer.get_added_vocab().items())]
             ),
             num_layers=shape.num_layers,
@@ -93,27 +83,3 @@ class ModelIdentity:
 
 
 _identities: WeakKeyDictionary[Any, WeakKeyDictionary[Any, ModelIdentity]] = WeakKeyDictionary()
-
-
-def dataset_fingerprint(examples: Iterable[Any]) -> str:
-    """A fingerprint of examples in their order: another one for any change in any of them.
-
-    Args:
-        examples: JSON values, or dataclasses of such; a `datasets.Dataset` is an iterable of
-            dictionaries.
-
-    Returns:
-        Hexadecimal digits.
-
-    Raises:
-        InputError: an example holds something else, such as an image.
-    """
-    digest = hashlib.sha256()
-    for number, example in enumerate(examples):
-        value = asdict(example) if is_dataclass(example) else example  # type: ignore[arg-type]
-        try:
-            line = json.dumps(value, sort_keys=True, ensure_ascii=False)
-        except TypeError as error:
-            raise InputError(f"example {number} is not plain data: {error}") from error
-        digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
-    return digest.hexdigest()[:_DIGITS]

@@ -8,7 +8,7 @@ Metadata is the dictionary `extras`. Its keys, each of which may be missing:
 
     identity          the model it belongs to, a `ModelIdentity` as a dictionary
     training          settings and number of examples
-    dataset           fingerprint of the examples (`at2.estimator.identity.dataset_fingerprint`)
+    dataset           fingerprint of the examples (`at2.fingerprints.dataset_fingerprint`)
     metrics           what was measured on held-out examples
     library_version   of this package, when the estimator was first written
     date              of that day, `YYYY-MM-DD`

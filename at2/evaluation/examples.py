@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 from at2.errors import InputError
 from at2.estimator.linear import LinearScoreEstimator
 from at2.methods import AttributionMethod
-from at2.metrics import best_sources, linear_datamodeling_score, precision_at, recall_at
+from at2.metrics import linear_datamodeling_score, precision_at, recall_at
 from at2.model.ablation import Method, ablated_logit_probs, sample_masks, sequence_log_probs
 from at2.ranges import TokenRange
+from at2.ranking import best_sources
 from at2.seeds import EVALUATION_SEEDS, check_seeds
 from at2.tasks import AttributionTask
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from at2.errors import InputError
 from at2.methods.citing import DEFAULT_MIN_SHARE, cited
 from at2.ranges import CharRange, TokenRange
+from at2.ranking import best_sources
 from at2.tasks import AttributionTask, SourceSpan
 
 if TYPE_CHECKING:
@@ -183,7 +184,6 @@ class Attributor(ABC):
             token_start=span.token_start - offset, token_end=span.token_end - offset
         )
         counts = cited(scores, min_share)
-        order = np.argsort(-scores, kind="stable")[:top_k]
         sources = self.task.source_spans
         return Attribution(
             start=first,
@@ -192,7 +192,7 @@ class Attributor(ABC):
             attributed_text=span.text,
             sources=tuple(
                 RankedSource(rank, sources[i], float(scores[i]), bool(counts[i]))
-                for rank, i in enumerate(order, start=1)
+                for rank, i in enumerate(best_sources(scores, top_k), start=1)
             ),
         )
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from at2.errors import InputError
 from at2.model.capture import input_device
 from at2.model.hiding import attention_for_hiding, can_drop, check_hides, dropped, masked
+from at2.model.output_layer import output_only
 from at2.model.passes import before_pass
 from at2.model.positions import frequencies
 from at2.model.tokens import MarkedTokens
@@ -308,30 +309,30 @@ def _target_logit_probs(
 ) -> Tensor:
     """Logits of the probabilities of `labels` [targets], predicted at (sequence, token) `places`.
 
-    Only hidden states that predict a target are let into the output layer: the vocabulary is never
-    multiplied for other tokens, and what the model does after it (caps, scales) is the model's own.
-    Where even these are too many at once, further ones enter that layer in place of a made-up
-    token's, one pass over one token for each chunk.
+    Only hidden states that predict a target enter the output layer. Where even these are too many
+    at once, further ones enter in place of a made-up token's, one pass over one token for each
+    chunk.
     """
     device = input_device(model)
     waiting: list[Tensor] = []
     picked = False
     shape = inputs["input_ids"].shape
 
-    def pick(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def next_targets(hidden: Tensor) -> Tensor | None:
         nonlocal picked
-        if not args or args[0].shape[:-1] != shape:
+        if hidden.shape[:-1] != shape:
             return None
         if not picked:
             picked = True
-            waiting.extend(torch.split(_at(args[0], places), most_targets))
-        return (waiting.pop(0)[None], *args[1:])
+            waiting.extend(torch.split(_at(hidden, places), most_targets))
+        return waiting.pop(0)[None]
 
     results = []
-    with twin_for_pass(model, attention_for_hiding(model)) as twin, torch.no_grad():
-        head = twin.get_output_embeddings()
-        if head is not None:
-            head.register_forward_pre_hook(pick)
+    with (
+        twin_for_pass(model, attention_for_hiding(model)) as twin,
+        output_only(twin, next_targets),
+        torch.no_grad(),
+    ):
         inputs = {name: tensor.to(device) for name, tensor in inputs.items()}
         logits = twin(**inputs, use_cache=False).logits
         chunks = torch.split(labels.to(logits.device), most_targets)

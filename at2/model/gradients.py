@@ -25,6 +25,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from at2.errors import InputError, UnsupportedModelError
 from at2.model.capture import input_device
+from at2.model.output_layer import output_only
 from at2.model.passes import BACKWARD_COST, before_pass
 from at2.model.tokens import MarkedTokens
 
@@ -117,18 +118,18 @@ def _one_pass(model: Any, ids: Tensor, start: int, end: int) -> tuple[Tensor, Te
         leaves.append(leaf)
         return leaf
 
-    def pick(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if _pass.get() is not this_pass or not args or args[0].shape[-2] != end - 1:
-            return None
-        return (args[0][:, start - 1 :], *args[1:])
+    def targets(hidden: Tensor) -> Tensor | None:
+        return hidden[:, start - 1 :] if hidden.shape[-2] == end - 1 else None
 
-    head = model.get_output_embeddings()
-    hooks = [model.get_input_embeddings().register_forward_hook(take)]
-    if head is not None:
-        hooks.append(head.register_forward_pre_hook(pick))
+    hook = model.get_input_embeddings().register_forward_hook(take)
     token = _pass.set(this_pass)
     try:
-        with _frozen(model), _recomputed(model), torch.enable_grad():
+        with (
+            output_only(model, targets),
+            _frozen(model),
+            _recomputed(model),
+            torch.enable_grad(),
+        ):
             logits = model(input_ids=ids[None, : end - 1], use_cache=False).logits[0]
             logits = logits[-(end - start) :].to(torch.promote_types(logits.dtype, torch.float32))
             labels = ids[start:end].to(logits.device)
@@ -142,8 +143,7 @@ def _one_pass(model: Any, ids: Tensor, start: int, end: int) -> tuple[Tensor, Te
             (gradient,) = torch.autograd.grad(log_prob, leaves)
     finally:
         _pass.reset(token)
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
     return leaves[0].detach()[0], gradient[0]
 
 

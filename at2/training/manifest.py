@@ -1,6 +1,5 @@
 """What the files of a folder depend on, written beside them, so that no two settings mix."""
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -9,22 +8,13 @@ from typing import Any
 
 from at2.errors import DamagedFileError, TrainingError
 from at2.files import Place, exists, files_in, read_whole
-from at2.training.shards import DIGITS, check_seal, sealed, settings_of, write_file
+from at2.fingerprints import DIGITS, canonical, fingerprint
+from at2.training.shards import check_seal, sealed, settings_of, write_file
 
 logger = logging.getLogger(__name__)
 
 FILE = "manifest.json"
 """Name of the manifest in its folder."""
-
-
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Hexadecimal digits that are others for any change in the settings, plain values."""
-    return hashlib.sha256(_canonical(settings).encode()).hexdigest()[:DIGITS]
-
-
-def _canonical(value: Any) -> str:
-    """One text for one value; unlike `==`, it tells 1 from True."""
-    return json.dumps(value, sort_keys=True)
 
 
 def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> str:
@@ -35,7 +25,7 @@ def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any], prefix: 
             found.append(differences(recorded[key], wanted[key], f"{prefix}{key}."))
             continue
         before, now = ([side[key]] if key in side else [] for side in (recorded, wanted))
-        if _canonical(before) != _canonical(now):
+        if canonical(before) != canonical(now):
             found.append(f"{prefix}{key} is {_shown(now)}, but was {_shown(before)}")
     return "; ".join(filter(None, found))
 

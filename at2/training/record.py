@@ -1,6 +1,5 @@
 """What a finished fit leaves behind: the estimator's files and the record of its training."""
 
-import hashlib
 import json
 import re
 from typing import Any
@@ -10,6 +9,7 @@ from safetensors import safe_open
 from at2.errors import DamagedFileError, InputError, TrainingError
 from at2.estimator.linear import PUBLISHED_FILE, SAFETENSORS_FILE, LinearScoreEstimator
 from at2.files import Place, exists, local_copy, read_whole, remove, short_name
+from at2.fingerprints import checksum
 from at2.training.fit import Checkpoint, FitState
 from at2.training.shards import check_seal, sealed, write_file
 
@@ -60,7 +60,7 @@ def read(folder: Place, settings: str | None = None) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(read_whole(path))
     for name, digest in record["files"].items():
         try:
-            found = _digest(folder / name)
+            found = checksum(read_whole(folder / name))
         except OSError as error:
             raise DamagedFileError(
                 f"{short_name(folder / name)} cannot be read: {error.strerror or error}"
@@ -70,10 +70,6 @@ def read(folder: Place, settings: str | None = None) -> dict[str, Any]:
                 f"{short_name(folder / name)} is damaged: its checksum does not match"
             )
     return record
-
-
-def _digest(path: Place) -> str:
-    return hashlib.sha256(read_whole(path)).hexdigest()
 
 
 def steps_taken(folder: Place) -> int:
@@ -115,7 +111,7 @@ def save(
     folder = checkpoint.path.parent
     try:
         estimator.save_folder(folder)
-        files = {name: _digest(folder / name) for name in _FILES}
+        files = {name: checksum(read_whole(folder / name)) for name in _FILES}
     except OSError as error:
         reason = error.strerror or str(error)
         raise TrainingError(f"cannot write {short_name(folder)}: {reason}") from error

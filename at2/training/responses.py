@@ -10,8 +10,8 @@ from typing import Any
 
 from at2.errors import InputError
 from at2.files import Place, read_whole
+from at2.fingerprints import fingerprint
 from at2.tasks import AttributionTask
-from at2.training.manifest import fingerprint
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,21 @@ fingerprint of its own examples, and features that of the responses they were co
 examples go on from what is there, and only what depends on a change is made again.
 """
 
-import hashlib
 from functools import cached_property
 from typing import Any
 
 from at2.errors import DamagedFileError, InputError, TrainingError
 from at2.estimator.features import AttentionFeatureExtractor
-from at2.estimator.identity import dataset_fingerprint
 from at2.files import Place, exists, read_whole, remove_leftovers
+from at2.fingerprints import DIGITS, checksum, dataset_fingerprint, fingerprint
 from at2.model.capture import input_device
 from at2.tasks import AttributionTask
 from at2.training import manifest, responses
 from at2.training.compute import ComputeSettings
-from at2.training.manifest import claim, differences, fingerprint
+from at2.training.manifest import claim, differences
 from at2.training.responses import Response
 from at2.training.settings import RunSettings, environment, of_targets, plain
-from at2.training.shards import DIGITS, ShardFolder, ShardPlan
+from at2.training.shards import ShardFolder, ShardPlan
 from at2.training.table import FeatureTable
 
 
@@ -52,7 +51,7 @@ class Run:
 
     @cached_property
     def dataset(self) -> str:
-        """See `at2.estimator.identity.dataset_fingerprint`."""
+        """See `at2.fingerprints.dataset_fingerprint`."""
         dataset = self.settings.dataset
         return dataset_fingerprint(dataset[index] for index in range(len(dataset)))
 
@@ -120,7 +119,7 @@ class Run:
         """The fingerprint of a shard's responses."""
         for index in self.plan.examples(shard):
             self.response(index)
-        return hashlib.sha256(read_whole(self.responses.file(shard))).hexdigest()[:DIGITS]
+        return checksum(read_whole(self.responses.file(shard)))[:DIGITS]
 
     def task(self, index: int) -> AttributionTask:
         """The task of an example, with the response that was generated for it.

@@ -4,7 +4,6 @@ How examples become tasks is code, which has no fingerprint: what the first task
 for it, and every response carries the fingerprint of its own prompt.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,13 +18,10 @@ from at2.errors import InputError, ModelError, NothingToUseError
 from at2.estimator.features import AttentionFeatureExtractor
 from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import LinearScoreEstimator
+from at2.fingerprints import fingerprint, weights_fingerprint
 from at2.model.attention import attention_shape
 from at2.tasks import AttributionTask
 from at2.training.compute import ComputeSettings
-from at2.training.manifest import fingerprint
-
-_DIGITS = 16
-_VALUES_OF_A_TENSOR = 64
 
 
 class ExampleDataset(Protocol):
@@ -34,21 +30,6 @@ class ExampleDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Any: ...
-
-
-def weights_fingerprint(model: Any) -> str:
-    """Digits that tell two sets of weights apart, from a few values of each tensor.
-
-    Weights that are not in memory (offloaded ones) do not count.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if not tensor.is_meta and tensor.numel():
-            step = max(1, tensor.numel() // _VALUES_OF_A_TENSOR)
-            values = tensor.detach().reshape(-1)[::step].contiguous().cpu()
-            digest.update(values.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:_DIGITS]
 
 
 def model_settings(model: Any, tokenizer: Any) -> dict[str, Any]:

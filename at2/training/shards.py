@@ -25,16 +25,14 @@ from at2.files import (
     storage_errors,
     write_whole,
 )
+from at2.fingerprints import DIGITS
 
 logger = logging.getLogger(__name__)
 
 SHARD_SIZE = 16
 """Examples a shard: small enough to lose little when killed, large enough to keep files few."""
 
-DIGITS = 16
-"""Hexadecimal digits of one fingerprint."""
-
-_DIGITS = 64
+_SEAL_DIGITS = 64
 _HEAD_BYTES = 4096
 _CHUNK_BYTES = 2**20
 _SEAL = re.compile(rb"sha256:([0-9a-f]{64}) settings:([0-9a-f]*)")
@@ -103,9 +101,9 @@ def sealed(settings: str, build: Callable[[str], bytes]) -> bytes:
         settings: fingerprint of the settings, hexadecimal digits.
         build: makes the contents around a seal, which has to be in their first bytes, once.
     """
-    content = build(f"sha256:{'0' * _DIGITS} settings:{settings}")
+    content = build(f"sha256:{'0' * _SEAL_DIGITS} settings:{settings}")
     digest = hashlib.sha256(content).hexdigest().encode()
-    return content.replace(b"0" * _DIGITS, digest, 1)
+    return content.replace(b"0" * _SEAL_DIGITS, digest, 1)
 
 
 def check_seal(path: Place, settings: str | None) -> None:
@@ -126,7 +124,7 @@ def check_seal(path: Place, settings: str | None) -> None:
             if found is None:
                 raise DamagedFileError(f"{name} is damaged: it has no checksum")
             start, end = found.span(1)
-            digest = hashlib.sha256(head[:start] + b"0" * _DIGITS + head[end:])
+            digest = hashlib.sha256(head[:start] + b"0" * _SEAL_DIGITS + head[end:])
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
     except OSError as error:

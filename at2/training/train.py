@@ -16,11 +16,12 @@ from at2.estimator.features import AttentionFeatureExtractor
 from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import LinearScoreEstimator
 from at2.files import Place, exists, remove_leftovers
+from at2.fingerprints import fingerprint
 from at2.model.loading import default_device
 from at2.training import record
 from at2.training.compute import ComputeSettings
 from at2.training.fit import Checkpoint, FitSettings, Loss, Report, fit
-from at2.training.manifest import claim, fingerprint
+from at2.training.manifest import claim
 from at2.training.run import Run
 from at2.training.settings import environment, estimator_fingerprint
 

@@ -16,6 +16,7 @@ from at2.estimator.linear import (
     load_estimator,
 )
 from at2.files import exists, folders_in, place_of
+from at2.fingerprints import weights_fingerprint
 from at2.methods import METHODS, Attributor
 from at2.model import default
 from at2.model.attention import attention_shape, check_capture, weighed_scores
@@ -26,7 +27,6 @@ from at2.model.positions import context_length, set_context_length
 from at2.model.weighing import TokenScores, Weighings
 from at2.tasks import DocumentsContextAttributionTask
 from at2.tasks.generation import end_ids
-from at2.training.settings import weights_fingerprint
 from service.failures import OtherModelError
 from service.records import Generation, Prompt
 from service.settings import Settings

@@ -20,7 +20,8 @@ from at2 import (
     load_estimator,
 )
 from at2.errors import EstimatorError, EstimatorMismatchError, InputError
-from at2.estimator.identity import ModelIdentity, dataset_fingerprint
+from at2.estimator.identity import ModelIdentity
+from at2.fingerprints import dataset_fingerprint
 from at2.tasks import SimpleContextAttributionTask
 from tests.helpers.models import tiny_model
 from tests.helpers.tokenizers import tiny_tokenizer

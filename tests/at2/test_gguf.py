@@ -10,12 +10,12 @@ import torch
 
 from at2.errors import InputError, ModelError
 from at2.estimator.identity import ModelIdentity
+from at2.fingerprints import weights_fingerprint
 from at2.methods import AverageAttentionAttributor
 from at2.model.attention import check_capture
 from at2.model.gguf import GgufFile, find_gguf
 from at2.tasks import SimpleContextAttributionTask
 from at2.tasks.generation import end_ids
-from at2.training.settings import weights_fingerprint
 from at2.utils import get_model_and_tokenizer
 from tests.helpers.gguf_files import rounded, write_gguf
 from tests.helpers.tiny import tiny_pair

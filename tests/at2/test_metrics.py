@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from at2.metrics import (
-    best_sources,
     linear_datamodeling_score,
     precision_at,
     recall_at,
     spearman,
 )
+from at2.ranking import best_sources
 
 _few_values = st.lists(st.integers(-3, 3), min_size=2, max_size=12)
 

@@ -12,7 +12,8 @@ from scipy.stats import pearsonr, rankdata, spearmanr
 
 from at2 import AT2Trainer, AttentionFeatureExtractor, LinearScoreEstimator
 from at2.errors import InputError, TrainingError
-from at2.estimator.identity import ModelIdentity, dataset_fingerprint
+from at2.estimator.identity import ModelIdentity
+from at2.fingerprints import dataset_fingerprint
 from at2.training.fit import pearson_loss, rank_loss
 from at2.training.record import RECORD_FILE
 from tests.helpers.tokenizers import tiny_tokenizer
