@@ -1,6 +1,6 @@
 """Context attribution with attention (AT2): which parts of the context did the model use?
 
-Order of reading: text → tasks → model → methods → estimator → training → evaluation → display.
+Order of reading: text → model → tasks → estimator → methods → training → evaluation; display.
 """
 
 from at2._version import __version__
