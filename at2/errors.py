@@ -62,10 +62,10 @@ class NothingToUseError(InputError):
     """
 
     def __init__(self, message: str, reasons: Mapping[str, str], *, param: str = "dataset") -> None:
-        found = Counter(reasons.values()).most_common()
-        listed = [f"{count} × {reason}" for reason, count in found[:_MOST_REASONS]]
-        if len(found) > _MOST_REASONS:
-            listed.append(f"and {len(found) - _MOST_REASONS} other reasons")
+        counts = Counter(reasons.values()).most_common()
+        listed = [f"{count} × {reason}" for reason, count in counts[:_MOST_REASONS]]
+        if len(counts) > _MOST_REASONS:
+            listed.append(f"and {len(counts) - _MOST_REASONS} other reasons")
         super().__init__("; ".join([message, *listed]), param=param)
         self.reasons = dict(reasons)
 

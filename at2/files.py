@@ -109,8 +109,8 @@ def files_in(folder: Place, pattern: str = "*") -> list[Place]:
         OSError: the storage does not answer.
     """
     with storage_errors():
-        found = [p for p in folder.glob(pattern) if not p.name.startswith(".")]
-        return sorted(found, key=lambda p: p.name)
+        paths = [p for p in folder.glob(pattern) if not p.name.startswith(".")]
+        return sorted(paths, key=lambda p: p.name)
 
 
 def folders_in(folder: Place) -> list[Place]:

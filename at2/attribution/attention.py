@@ -49,12 +49,12 @@ def get_attention_weights(
     end = count + 1 if attribution_end is None else attribution_end
     if not 1 <= start <= end <= count + 1:
         raise InputError(f"target range ({start}, {end}) is not within tokens 1 to {count + 1}")
-    found: list[Tensor] = []
+    layers: list[Tensor] = []
 
     def on_layer(_: int, call: AttentionCall) -> None:
         rows = call.rows(start - 1, end - 1)[0].to(hidden_states[0])
-        found.append(torch.nn.functional.pad(rows, (0, count - rows.shape[-1])))
+        layers.append(torch.nn.functional.pad(rows, (0, count - rows.shape[-1])))
 
     ids = torch.zeros(count, dtype=torch.long)
     capture_pass(model, ids, on_layer, layer_inputs=hidden_states)
-    return torch.stack(found)
+    return torch.stack(layers)

@@ -36,7 +36,7 @@ def model_card(
     """
     identity = _section(metadata, "identity")
     model = identity.get("model")
-    facts = {
+    fields = {
         "layers × heads": f"{num_layers} × {num_heads}",
         "exponents": ", ".join(f"{exponent:g}" for exponent in exponents),
         **{key: identity.get(key) for key in ("model", "revision", "config", "tokenizer")},
@@ -54,7 +54,7 @@ def model_card(
         "## Use",
         _USE.format(model=json.dumps(model if model else "…", ensure_ascii=False)),
         "## What it belongs to",
-        _table(facts),
+        _table(fields),
     ]
     for heading, key in (("Training", "training"), ("Metrics", "metrics")):
         values = _flat(_section(metadata, key))
@@ -89,10 +89,10 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _table(facts: Mapping[str, Any]) -> str:
+def _table(fields: Mapping[str, Any]) -> str:
     rows = [
         f"| {_code(key)} | {_code(f'{value:.4g}' if isinstance(value, float) else value)} |"
-        for key, value in facts.items()
+        for key, value in fields.items()
         if value is not None
     ]
     return "\n".join(["| | |", "|---|---|", *rows])

@@ -110,10 +110,10 @@ class LinearScoreEstimator(nn.Module):
     def head_weights(self) -> Tensor:
         """The weights as float32, detached, on the CPU: [num_layers, num_heads], or [exponents,
         num_layers, num_heads] where the features are several powers of attention."""
-        own = self.feature_extractor
+        features = self.feature_extractor
         weights = self.linear.weight.detach().to("cpu", torch.float32)
-        by_power = weights.view(len(own.exponents), own.num_layers, own.num_heads)
-        return by_power[0] if len(own.exponents) == 1 else by_power
+        by_power = weights.view(len(features.exponents), features.num_layers, features.num_heads)
+        return by_power[0] if len(features.exponents) == 1 else by_power
 
     @property
     def weighing(self) -> Weighing:
@@ -149,10 +149,10 @@ class LinearScoreEstimator(nn.Module):
         Raises:
             EstimatorMismatchError: naming both sides.
         """
-        own = self.feature_extractor
-        if (own.num_layers, own.num_heads) != (identity.num_layers, identity.num_heads):
+        features = self.feature_extractor
+        if (features.num_layers, features.num_heads) != (identity.num_layers, identity.num_heads):
             raise EstimatorMismatchError(
-                f"the estimator has {own.num_layers} layers × {own.num_heads} heads, "
+                f"the estimator has {features.num_layers} layers × {features.num_heads} heads, "
                 f"the model {identity.describe()}"
             )
         if self.identity is None:
@@ -197,9 +197,11 @@ class LinearScoreEstimator(nn.Module):
         Raises:
             EstimatorError: see `save`; nothing is written.
         """
-        folder, own = place_of(folder), self.feature_extractor
+        folder, features = place_of(folder), self.feature_extractor
         header = self._header(extras, date)
-        card = model_card(header["extras"], own.num_layers, own.num_heads, own.exponents)
+        card = model_card(
+            header["extras"], features.num_layers, features.num_heads, features.exponents
+        )
         contents = {
             name: self._to_bytes(Path(name).suffix, header)
             for name in (PUBLISHED_FILE, SAFETENSORS_FILE)
@@ -277,9 +279,9 @@ class LinearScoreEstimator(nn.Module):
                 raise EstimatorError(f"unknown estimator {reprlib.repr(header['class'])}")
             kwargs = dict(header["kwargs"])
             extractor = AttentionFeatureExtractor.deserialize(header["feature_extractor"])
-            wanted, found = (1, extractor.num_features), tuple(state["linear.weight"].shape)
-            if found != wanted:  # before memory is taken for as many weights as a file claims
-                raise EstimatorError(f"weights of shape {found} where {wanted} belong")
+            expected, actual = (1, extractor.num_features), tuple(state["linear.weight"].shape)
+            if actual != expected:  # before memory is taken for as many weights as a file claims
+                raise EstimatorError(f"weights of shape {actual} where {expected} belong")
             weights = {key: value.float() for key, value in state.items()}
             if not all(torch.isfinite(value).all() for value in weights.values()):
                 raise EstimatorError("weights that are not finite")

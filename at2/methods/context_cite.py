@@ -98,14 +98,14 @@ class ContextCiteAttributor(Attributor):
                 return logit_probs[:, token_start - start : token_end - start]
         task = self.task
         first, last = (0, len(task.target_ids)) if measured else (token_start, token_end)
-        found = ablated_logit_probs(
+        values = ablated_logit_probs(
             task.model,
             task.marked_tokens.part(first, last),
             self.masks,
             method=self.ablation,
             description="Ablating sources at random",
         )
-        logit_probs = measured[first, last] = np.asarray(found, dtype=np.float64)
+        logit_probs = measured[first, last] = np.asarray(values, dtype=np.float64)
         return logit_probs[:, token_start - first : token_end - first]
 
     def prepare_for_attribution(self) -> None:

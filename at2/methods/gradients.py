@@ -44,8 +44,8 @@ class GradientNormAttributor(Attributor):
     def _get_attribution_scores_for_token_range(
         self, token_start: int, token_end: int
     ) -> NDArray[np.float32]:
-        found = _by_token(self.task, token_start, token_end)
-        norms = found.norms if self.order == 2 else found.absolute_sums
+        by_token = _by_token(self.task, token_start, token_end)
+        norms = by_token.norms if self.order == 2 else by_token.absolute_sums
         return _by_source(self.task, norms / (token_end - token_start))
 
 
@@ -94,14 +94,14 @@ def _by_token(task: AttributionTask, token_start: int, token_end: int) -> _ByTok
     recent = _recent[task].get(dict)
     span = token_start, token_end
     if span not in recent:
-        found = embedding_gradients(task.model, task.marked_tokens.part(token_start, token_end))
-        gradients = found.gradients
+        measured = embedding_gradients(task.model, task.marked_tokens.part(token_start, token_end))
+        gradients = measured.gradients
         while len(recent) >= RECENT_SPANS:
             del recent[next(iter(recent))]
         recent[span] = _ByToken(
             gradients.norm(dim=-1),
             gradients.norm(p=1, dim=-1),
-            (found.embeddings.double() * gradients.double()).sum(-1),
+            (measured.embeddings.double() * gradients.double()).sum(-1),
         )
     return recent[span]
 

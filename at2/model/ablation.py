@@ -165,8 +165,8 @@ def ablated_logit_probs_of_many(
                 before_pass(len(batch) * batch[0].length)
                 inputs, picks = _inputs(cases, batch, dropping, keep_positions=method == "mask")
                 labels = torch.cat([cases[row.case].labels for row in batch])
-                found = _target_logit_probs(model, inputs, picks, labels, most_targets)
-                parts = torch.split(found, [row.targets for row in batch])
+                logit_probs = _target_logit_probs(model, inputs, picks, labels, most_targets)
+                parts = torch.split(logit_probs, [row.targets for row in batch])
                 for row, values in zip(batch, parts, strict=True):
                     outputs[row.case][row.mask] = values
                 progress.update(len(batch))

@@ -140,7 +140,7 @@ class AttentionCall:
         return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
 
 
-class _Enough(Exception):  # noqa: N818 (control flow, not an error)
+class _LastLayerSeen(Exception):  # noqa: N818 (control flow, not an error)
     """Ends a forward pass once the last layer of interest has been seen."""
 
 
@@ -167,7 +167,7 @@ class _Capture:
         self._on_layer(self.num_layers, call)
         self.num_layers += 1
         if self.num_layers == self._stop_after:
-            raise _Enough
+            raise _LastLayerSeen
 
 
 @dataclass(frozen=True)
@@ -320,8 +320,7 @@ def input_device(model: Any) -> torch.device:
         device = getattr(each, "execution_device", None)
         if device is not None:
             return torch.device(device)
-    found: torch.device = embeddings.weight.device
-    return found
+    return torch.device(embeddings.weight.device)
 
 
 def capture_pass(
@@ -380,7 +379,7 @@ def _pass(
             if layer_inputs is not None:
                 _feed(twin, layer_inputs)
             twin(input_ids=input_ids[None].to(input_device(model)), use_cache=False)
-    except _Enough:
+    except _LastLayerSeen:
         pass
     finally:
         _active.reset(token)

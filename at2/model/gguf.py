@@ -118,8 +118,8 @@ def _end_of_turn(tokenizer: Any) -> int | None:
         return None
     rest = text.partition(_REPLY)[2].lstrip()
     controls = {token: index for index, token in tokenizer.added_tokens_decoder.items()}
-    found = [str(token) for token in controls if rest.startswith(str(token))]
-    if not found:
+    matches = [str(token) for token in controls if rest.startswith(str(token))]
+    if not matches:
         return None
-    index: int = tokenizer.convert_tokens_to_ids(max(found, key=len))
+    index: int = tokenizer.convert_tokens_to_ids(max(matches, key=len))
     return index

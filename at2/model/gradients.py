@@ -197,8 +197,8 @@ def _recomputed(model: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        for layer, own in wrapped:
-            if own is None:
+        for layer, forward in wrapped:
+            if forward is None:
                 del layer.forward
             else:
-                layer.forward = own
+                layer.forward = forward

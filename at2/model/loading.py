@@ -151,12 +151,12 @@ def _dtype(dtype: torch.dtype | str | None, device: torch.device) -> torch.dtype
         return default_dtype(device)
     if dtype == "auto" or isinstance(dtype, torch.dtype):
         return dtype
-    found = getattr(torch, dtype, None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+    resolved = getattr(torch, dtype, None)
+    if not isinstance(resolved, torch.dtype) or not resolved.is_floating_point:
         raise InputError(
             f"unknown dtype {dtype!r}: not auto, float32, bfloat16 or float16", param="dtype"
         )
-    return found
+    return resolved
 
 
 def _quantization_config(quantization: str, device: torch.device) -> Any:

@@ -78,15 +78,17 @@ class ScoreRecorder:
         """What was taken for these tokens of the response; None if there are none or a row is
         missing. Without all rows of the query there are no contrasts."""
         start, end = target_range
-        found = [row for p in range(start - 1, end - 1) if (row := self._rows.get(p)) is not None]
-        if not found or len(found) < end - start:
+        target_rows = [
+            row for p in range(start - 1, end - 1) if (row := self._rows.get(p)) is not None
+        ]
+        if not target_rows or len(target_rows) < end - start:
             return None
         mean = None
         if self._query_sum is not None and self._query_end == self.query[1]:
             mean = (self._query_sum / (self.query[1] - self.query[0])).cpu().numpy()
         return TokenScores(
             self.weighings.by_name,
-            torch.stack(found, dim=1).cpu().numpy(),
+            torch.stack(target_rows, dim=1).cpu().numpy(),
             self.columns[0],
             start,
             self._asked,

@@ -72,13 +72,13 @@ def frequencies(model: Any, length: int) -> tuple[int, ...]:
     """Tells which rotary frequencies a model has for a sequence of a length: sequences with equal
     values may share a pass. Empty where all sequences have the same."""
     config = _text_config(model)
-    found = []
+    by_rope = []
     for rope in _ropes(config):
         if rope.get("rope_type") == "longrope":
-            found.append(int(length > rope["original_max_position_embeddings"]))
+            by_rope.append(int(length > rope["original_max_position_embeddings"]))
         elif rope.get("rope_type") == "dynamic":
-            found.append(length if length > config.max_position_embeddings else 0)
-    return tuple(found)
+            by_rope.append(length if length > config.max_position_embeddings else 0)
+    return tuple(by_rope)
 
 
 def _text_config(model: Any) -> Any:

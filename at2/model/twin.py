@@ -70,9 +70,9 @@ class _Twin:
         for module in originals:
             self._modules[id(module)] = object.__new__(type(module))
         for module in originals:
-            own = self._modules[id(module)]
-            own.__dict__.update(self._contents(module))
-            _forget_lengths(own)
+            copied = self._modules[id(module)]
+            copied.__dict__.update(self._contents(module))
+            _forget_lengths(copied)
         self.model: Any = self._modules[id(model)]
         if attention is not None:
             for config in self._configs.values():
@@ -120,14 +120,14 @@ class _Twin:
         if isinstance(value, partial):
             args = [self._value(each) for each in value.args]
             keywords = {name: self._value(each) for name, each in value.keywords.items()}
-            made = partial(self._value(value.func), *args, **keywords)
-            made.__dict__.update(value.__dict__)
-            return made
+            bound = partial(self._value(value.func), *args, **keywords)
+            bound.__dict__.update(value.__dict__)
+            return bound
         if isinstance(value, FunctionType) and value.__closure__:
             return self._function(value)
         if type(value) in (list, tuple):
-            own = [self._value(each) for each in value]
-            return type(value)(own) if _differ(own, value) else value
+            items = [self._value(each) for each in value]
+            return type(value)(items) if _differ(items, value) else value
         if type(value) is dict:
             return {key: self._value(each) for key, each in value.items()}
         return value
@@ -135,40 +135,40 @@ class _Twin:
     def _config(self, config: Any) -> Any:
         """A configuration, which may hold others."""
         if id(config) not in self._configs:
-            self._configs[id(config)] = own = copy.copy(config)
-            for name, value in own.__dict__.items():
+            self._configs[id(config)] = copied = copy.copy(config)
+            for name, value in copied.__dict__.items():
                 if isinstance(value, PreTrainedConfig):
-                    own.__dict__[name] = self._config(value)
+                    copied.__dict__[name] = self._config(value)
         return self._configs[id(config)]
 
     def _function(self, function: FunctionType) -> FunctionType:
         """A wrapper of a method, around the twin's method."""
         held = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
-        own = [self._value(value) if callable(value) else value for value in held]
-        if len(held) < len(function.__closure__ or ()) or not _differ(own, held):
+        contents = [self._value(value) if callable(value) else value for value in held]
+        if len(held) < len(function.__closure__ or ()) or not _differ(contents, held):
             return function
-        made = FunctionType(
+        copied = FunctionType(
             function.__code__,
             function.__globals__,
             function.__name__,
             function.__defaults__,
-            tuple(map(CellType, own)),
+            tuple(map(CellType, contents)),
         )
-        made.__kwdefaults__ = function.__kwdefaults__
-        made.__dict__.update(function.__dict__)
-        return made
+        copied.__kwdefaults__ = function.__kwdefaults__
+        copied.__dict__.update(function.__dict__)
+        return copied
 
     def _hook(self, hook: Any) -> Any:
         """A hook of accelerate, which notes what it has loaded and where."""
-        own = copy.copy(hook)
-        if hasattr(own, "hooks"):
-            own.hooks = tuple(self._hook(each) for each in own.hooks)
-        tied = getattr(own, "tied_params_map", None)
+        copied = copy.copy(hook)
+        if hasattr(copied, "hooks"):
+            copied.hooks = tuple(self._hook(each) for each in copied.hooks)
+        tied = getattr(copied, "tied_params_map", None)
         if tied is not None:  # one for all hooks
             if id(tied) not in self._tied:
-                self._tied[id(tied)] = {place: dict(found) for place, found in tied.items()}
-            own.tied_params_map = self._tied[id(tied)]
-        return own
+                self._tied[id(tied)] = {place: dict(tensors) for place, tensors in tied.items()}
+            copied.tied_params_map = self._tied[id(tied)]
+        return copied
 
 
 def _differ(ours: Iterable[Any], theirs: Iterable[Any]) -> bool:

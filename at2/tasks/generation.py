@@ -95,10 +95,10 @@ def generate_responses(
         kwargs = dict(generate_kwargs)
         if room is not None:
             kwargs["max_new_tokens"] = room
-        found = _in_one_batch(
+        generated = _in_one_batch(
             model, [prompts[i] for i in numbers], [visible[i] for i in numbers], kwargs
         )
-        responses |= zip(numbers, found, strict=True)
+        responses |= zip(numbers, generated, strict=True)
     return [responses[number] for number in range(len(prompts))]
 
 

@@ -130,20 +130,20 @@ def sentences_of_passage(
     quotes, in_cell = _Quotes(), False
     numbers: frozenset[int] | None = None
     first = _skip_markers(text, start, end)
-    for found in _SCANNED.finditer(text, start, end):
-        kind, at = found.lastgroup, found.start()
+    for match in _SCANNED.finditer(text, start, end):
+        kind, at = match.lastgroup, match.start()
         if kind == "quote":
-            quotes.see(found.group())
+            quotes.see(match.group())
         elif kind == "tag":
-            in_cell = found["cell"] is not None or (in_cell and found["row"] is None)
-            if not in_cell and _breaks_line(text, found, start, end):
+            in_cell = match["cell"] is not None or (in_cell and match["row"] is None)
+            if not in_cell and _breaks_line(text, match, start, end):
                 yield first, max(first, at)
-                first = _skip_markers(text, found.end(), end)
+                first = _skip_markers(text, match.end(), end)
         elif kind == "stop" and at > first and not in_cell:  # else it is part of a marker or a row
-            closed = quotes.closed(text, found.end(), end)
+            closed = quotes.closed(text, match.end(), end)
             last = _match_end(_TAIL, text, closed, end)
             if last == end or _ends(
-                Stop(text, first, at, found.group(), closed, last, end), rules_of
+                Stop(text, first, at, match.group(), closed, last, end), rules_of
             ):
                 yield first, last
                 if numbers is None:

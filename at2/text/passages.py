@@ -135,16 +135,16 @@ def _of_block(block: list[_Line]) -> Iterator[Passage]:
     for place, line in enumerate(block):
         marker = _MARKER.match(line.content)
         number = int(marker["number"]) if marker and marker["number"] else None
-        apart = (
+        starts_passage = (
             rows[place]
             or _OPENING_TAG.match(line.content)
             or (marker and (number is None or number == 1 or number - 1 in numbers))
             or not any(map(str.isalnum, line.content))
         )
-        if apart or (group and group[0].content.startswith("#")):
+        if starts_passage or (group and group[0].content.startswith("#")):
             yield from _of_lines(group, column)
             group = []
-        if number is not None and (apart or not group):
+        if number is not None and (starts_passage or not group):
             numbers.add(number)
         if rows[place]:
             yield _passage([line], whole=True)
@@ -213,10 +213,10 @@ def _is_filled(group: list[_Line], full: list[bool]) -> bool:
 
 def _stops_from(group: list[_Line]) -> list[bool]:
     """Per line whether a sentence may end in it or in a later one."""
-    found, stops = False, []
+    has_stop, stops = False, []
     for line in reversed(group):
-        found = found or _INSIDE_STOP.search(line.text) is not None
-        stops.append(found)
+        has_stop = has_stop or _INSIDE_STOP.search(line.text) is not None
+        stops.append(has_stop)
     return stops[::-1]
 
 

@@ -56,16 +56,16 @@ def split_sentences(text: str) -> list[CharRange]:
     Returns:
         Ranges `(start, end)` in characters; none if the text has no letter and no figure.
     """
-    found: list[CharRange] = []
+    sentences: list[CharRange] = []
     for start, end, whole in passages(text):
         pieces = [(start, end)] if whole else sentences_of_passage(text, start, end)
         visible = _visible(text, pieces)
         for first, last in visible:
             if visible[0][0] < first and _REFERENCES.fullmatch(text, first, last):
-                found[-1] = (found[-1][0], last)  # [1] alone stays with what it is said of
+                sentences[-1] = (sentences[-1][0], last)  # [1] alone stays with what it is said of
             else:
-                found.append((first, last))
-    return found
+                sentences.append((first, last))
+    return sentences
 
 
 def split_words(text: str) -> list[CharRange]:
@@ -162,13 +162,13 @@ def punkt_tab_splitter(language: str = "english") -> SentenceSplitter:
         ) from error
 
     def split(text: str) -> list[CharRange]:
-        found: list[CharRange] = []
+        sentences: list[CharRange] = []
         for start, end in _lines(text):
             spans = tokenizer.span_tokenize(text[start:end])
             pieces = _visible(text, ((start + first, start + last) for first, last in spans))
             marked = len(pieces) > 1 and _ITEM_NUMBER.fullmatch(text, *pieces[0])
-            found += pieces[1:] if marked else pieces
-        return found
+            sentences += pieces[1:] if marked else pieces
+        return sentences
 
     return split
 

@@ -112,11 +112,11 @@ def calibrate(
     held_out = usable[-max(1, len(usable) // _HELD_OUT_SHARE) :]
     start = LinearScoreEstimator(extractor, non_negative=True)
     checked = trainer.train(start, held_out_indices=held_out, print_every=1_000)
-    found = measure(checked, table, held_out, checked.linear.weight.device)
+    measured = measure(checked, table, held_out, checked.linear.weight.device)
     average = measure(start.to(checked.linear.weight.device), table, held_out, model.device)
-    metrics = {"held_out": found.to_dict(), "average_attention": average.to_dict()}
+    metrics = {"held_out": measured.to_dict(), "average_attention": average.to_dict()}
     estimator = trainer.train(
         start, print_every=1_000, save_name=_NAME, extras={"calibration": metrics}
     )
     folder = Path(save_path) / "estimators" / _NAME
-    return Calibration(estimator, folder, found, average)
+    return Calibration(estimator, folder, measured, average)

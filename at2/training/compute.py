@@ -136,7 +136,7 @@ def _group(
     budget: int,
 ) -> list[ExampleFeatures]:
     """Examples whose ablations share passes."""
-    used: dict[int, tuple[AttributionTask, list[TokenRange], NDArray[np.bool_]]] = {}
+    with_targets: dict[int, tuple[AttributionTask, list[TokenRange], NDArray[np.bool_]]] = {}
     for place, task in enumerate(tasks):
         if task is None or task.num_sources == 0:
             continue
@@ -148,18 +148,20 @@ def _group(
                 settings.keep_probability,
                 seed=TRAINING_SEEDS.start,
             )
-            used[place] = task, targets, masks
+            with_targets[place] = task, targets, masks
     logit_probs = ablated_logit_probs_of_many(
         model,
-        [Ablations(task.marked_tokens, masks) for task, _, masks in used.values()],
+        [Ablations(task.marked_tokens, masks) for task, _, masks in with_targets.values()],
         token_budget=budget,
     )
-    found = {
+    by_place = {
         place: _example(task, targets, extractor, masks, measured)
-        for (place, (task, targets, masks)), measured in zip(used.items(), logit_probs, strict=True)
+        for (place, (task, targets, masks)), measured in zip(
+            with_targets.items(), logit_probs, strict=True
+        )
     }
     empty = nothing(settings.num_masks, extractor.num_features)
-    return [found.get(place, empty) for place in range(len(tasks))]
+    return [by_place.get(place, empty) for place in range(len(tasks))]
 
 
 def _example(

@@ -200,7 +200,7 @@ class FitState:
             "random": [int(position), int(has_gauss), float(gauss)],
             "rates": [group["lr"] for group in self.optimizer.param_groups],
             "scheduler": self.scheduler.state_dict(),
-            "held_out": {step: asdict(found) for step, found in self.held_out.items()},
+            "held_out": {step: asdict(measured) for step, measured in self.held_out.items()},
         }
         content: bytes = safetensors_bytes(
             {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
@@ -235,7 +235,9 @@ class FitState:
         keys: NDArray[np.uint32] = tensors["random"].numpy().astype(np.uint32)
         self.random.set_state(("MT19937", keys, *rest["random"]))
         self.losses = tensors["losses"].tolist()
-        self.held_out = {int(step): HeldOut(**found) for step, found in rest["held_out"].items()}
+        self.held_out = {
+            int(step): HeldOut(**measured) for step, measured in rest["held_out"].items()
+        }
 
 
 def fit(
@@ -306,9 +308,11 @@ def fit(
                 progress.print(f"Step {step}: loss={np.mean(state.losses[since:]):.4g}")
             last = step + 1 == settings.num_iterations
             if held_out and (last or (step > 0 and (step + 1) % print_every == 0)):
-                found = state.held_out[step + 1] = measure(estimator, table, held_out, device)
-                progress.print(f"Held out: {found}")
-                figures |= {f"held_out/{k}": v for k, v in found.to_dict().items() if v is not None}
+                measured = state.held_out[step + 1] = measure(estimator, table, held_out, device)
+                progress.print(f"Held out: {measured}")
+                figures |= {
+                    f"held_out/{k}": v for k, v in measured.to_dict().items() if v is not None
+                }
             if report is not None:
                 report(step + 1, figures)
             if checkpoint is not None and (step + 1) % checkpoint.every == 0:

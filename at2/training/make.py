@@ -38,12 +38,12 @@ def generate_shard(run: Run, shard: int, batch_size: int, progress: Progress) ->
     if folder.is_whole(shard):
         progress.found(len(examples))
         return
-    found: dict[int, Response] = {}
+    generated: dict[int, Response] = {}
     make = {index: partial(run.settings.new_task, index) for index in examples}
     for batch in responses.respond_to_shard(make, batch_size, skip=run.settings.skip):
-        found |= batch
+        generated |= batch
         progress.update(len(batch))
-    folder.write(shard, partial(responses.to_bytes, found))
+    folder.write(shard, partial(responses.to_bytes, generated))
 
 
 def compute_shard(

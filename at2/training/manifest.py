@@ -19,15 +19,15 @@ FILE = "manifest.json"
 
 def differences(recorded: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = "") -> str:
     """Which settings differ and how, in one line; empty if none does."""
-    found = []
+    changes = []
     for key in sorted({*recorded, *wanted}):
         if isinstance(recorded.get(key), Mapping) and isinstance(wanted.get(key), Mapping):
-            found.append(differences(recorded[key], wanted[key], f"{prefix}{key}."))
+            changes.append(differences(recorded[key], wanted[key], f"{prefix}{key}."))
             continue
         before, now = ([side[key]] if key in side else [] for side in (recorded, wanted))
         if canonical(before) != canonical(now):
-            found.append(f"{prefix}{key} is {_shown(now)}, but was {_shown(before)}")
-    return "; ".join(filter(None, found))
+            changes.append(f"{prefix}{key} is {_shown(now)}, but was {_shown(before)}")
+    return "; ".join(filter(None, changes))
 
 
 def _shown(value: list[Any]) -> str:
@@ -61,34 +61,34 @@ def claim(
     path = folder / FILE
     name = name or folder.name
     settings = json.loads(json.dumps(settings))
-    found = fingerprint(settings)
+    digest = fingerprint(settings)
     before = None if anew else _read(path)
     if before is None:
         # Every other file carries the fingerprint of its settings, too.
         for other in files_in(folder):
             its = None if other.name == FILE else settings_of(other)
-            if its is not None and its[:DIGITS] != found:
+            if its is not None and its[:DIGITS] != digest:
                 raise TrainingError(
                     f"{name} was made with other settings, and its {FILE} is missing or "
                     "damaged: use another folder"
                 )
         if environment is None:
-            return found
+            return digest
         body = {"settings": settings, "environment": dict(environment)}
         # Another worker may be faster, even one with other settings.
-        content = sealed(found, partial(_to_bytes, body))
+        content = sealed(digest, partial(_to_bytes, body))
         if write_file(path, content, replace=exists(path)):
-            return found
+            return digest
         before = _read(path) or body
     different = differences(before["settings"], settings)
     if different:
         raise TrainingError(f"{name} was made with other settings: {different}")
     if environment is None:
-        return found
+        return digest
     different = differences(before["environment"], environment)
     if different:
         logger.warning("%s was begun in another environment: %s", name, different)
-    return found
+    return digest
 
 
 def _to_bytes(body: Mapping[str, Any], seal: str) -> bytes:

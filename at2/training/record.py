@@ -60,12 +60,12 @@ def read(folder: Place, settings: str | None = None) -> dict[str, Any]:
     record: dict[str, Any] = json.loads(read_whole(path))
     for name, digest in record["files"].items():
         try:
-            found = checksum(read_whole(folder / name))
+            actual = checksum(read_whole(folder / name))
         except OSError as error:
             raise DamagedFileError(
                 f"{short_name(folder / name)} cannot be read: {error.strerror or error}"
             ) from error
-        if found != digest:
+        if actual != digest:
             raise DamagedFileError(
                 f"{short_name(folder / name)} is damaged: its checksum does not match"
             )
@@ -119,7 +119,7 @@ def save(
         "settings": settings,
         "files": files,
         "losses": state.losses,
-        "held_out": {str(step): found.to_dict() for step, found in state.held_out.items()},
+        "held_out": {str(step): measured.to_dict() for step, measured in state.held_out.items()},
     }
 
     def body(seal: str) -> bytes:

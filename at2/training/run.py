@@ -84,14 +84,14 @@ class Run:
             TrainingError: there are none yet, or they were made with other settings.
         """
         try:
-            found = manifest.recorded(self.generations)
+            recorded = manifest.recorded(self.generations)
         except DamagedFileError as error:
             raise DamagedFileError(f"{error}: run generate() again") from error
-        if found is None:
+        if recorded is None:
             raise TrainingError("no responses yet: run generate() first")
         if self.settings.model is not None:
             claim(self.generations, self.settings.of_responses(), None)
-        return self._responses(fingerprint(found))
+        return self._responses(fingerprint(recorded))
 
     def response(self, index: int) -> Response:
         """The response to an example; the shard read last is kept.
@@ -147,24 +147,24 @@ class Run:
     def has_features(self, shard: int) -> bool:
         """Whether a shard's features are on disk; a look at the beginning of its file."""
         try:
-            found = manifest.recorded(self.features)
+            recorded = manifest.recorded(self.features)
         except DamagedFileError:
             return False
-        if found is None:
+        if recorded is None:
             return False
-        digest = fingerprint(found)
+        digest = fingerprint(recorded)
         return ShardFolder(self.features, ".safetensors", digest, self.examples_of).has(shard)
 
     def skipped(self) -> dict[int, str]:
         """The examples that were passed over, and why; of the shards generated so far."""
-        found = {}
+        reasons = {}
         for shard in range(self.plan.num_shards):
             if exists(self.generations / f"{shard:05d}.json"):
                 for index in self.plan.examples(shard):
                     reason = self.response(index).skipped
                     if reason is not None:
-                        found[index] = reason
-        return found
+                        reasons[index] = reason
+        return reasons
 
     # -- features ------------------------------------------------------------------------------
 
@@ -227,18 +227,18 @@ class Run:
             digest = claim(self.features, wanted, None)
             return ShardFolder(self.features, ".safetensors", digest, self.examples_of), wanted
         try:
-            found = manifest.recorded(self.features)
+            recorded = manifest.recorded(self.features)
         except DamagedFileError as error:
             raise DamagedFileError(f"{error}: run compute_features_and_outputs() again") from error
-        if found is None:
+        if recorded is None:
             raise TrainingError(
                 f"{name} has no {manifest.FILE}: run compute_features_and_outputs() first"
             )
         known = {"shard_size": self.plan.shard_size, **of_targets(settings)}
         if extractor is not None:
             known["features"] = plain(extractor.serialize())
-        different = differences({key: found.get(key) for key in known}, known)
+        different = differences({key: recorded.get(key) for key in known}, known)
         if different:
             raise TrainingError(f"{name} was made with other settings: {different}")
-        digest = fingerprint(found)
-        return ShardFolder(self.features, ".safetensors", digest, self.examples_of), found
+        digest = fingerprint(recorded)
+        return ShardFolder(self.features, ".safetensors", digest, self.examples_of), recorded

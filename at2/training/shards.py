@@ -74,14 +74,14 @@ class ShardPlan:
         Raises:
             InputError: there is no such example.
         """
-        found = [int(example) for example in examples]
-        for example in found:
+        indices = [int(example) for example in examples]
+        for example in indices:
             if not 0 <= example < self.num_examples:
                 raise InputError(
                     f"example {example} is not one of {self.num_examples}, counted from 0",
                     param=param,
                 )
-        return found
+        return indices
 
     def for_job(self, job_index: int, num_jobs: int) -> range:
         """The shards of worker `job_index` of `num_jobs`: job_index, job_index + num_jobs, …
@@ -120,24 +120,24 @@ def check_seal(path: Place, settings: str | None) -> None:
     try:
         with storage_errors(), path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
-            found = _SEAL.search(head)
-            if found is None:
+            seal = _SEAL.search(head)
+            if seal is None:
                 raise DamagedFileError(f"{name} is damaged: it has no checksum")
-            start, end = found.span(1)
+            start, end = seal.span(1)
             digest = hashlib.sha256(head[:start] + b"0" * _SEAL_DIGITS + head[end:])
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
     except OSError as error:
         raise DamagedFileError(f"{name} cannot be read: {error.strerror or error}") from error
-    if digest.hexdigest().encode() != found[1]:
+    if digest.hexdigest().encode() != seal[1]:
         raise DamagedFileError(f"{name} is damaged: its checksum does not match")
-    _check_settings(name, found[2].decode(), settings)
+    _check_settings(name, seal[2].decode(), settings)
 
 
-def _check_settings(name: str, found: str, settings: str | None) -> None:
-    if settings is None or found.startswith(settings):
+def _check_settings(name: str, recorded: str, settings: str | None) -> None:
+    if settings is None or recorded.startswith(settings):
         return
-    if found[:DIGITS] != settings[:DIGITS]:
+    if recorded[:DIGITS] != settings[:DIGITS]:
         raise TrainingError(f"{name} was made with other settings; use another folder")
     raise DamagedFileError(f"{name} was made of other examples")
 
@@ -145,10 +145,10 @@ def _check_settings(name: str, found: str, settings: str | None) -> None:
 def settings_of(path: Place) -> str | None:
     """The fingerprint in a file's seal, unchecked; None if there is no seal to read."""
     try:
-        found = _SEAL.search(read_start(path, _HEAD_BYTES))
+        seal = _SEAL.search(read_start(path, _HEAD_BYTES))
     except OSError:
         return None
-    return None if found is None else found[2].decode()
+    return None if seal is None else seal[2].decode()
 
 
 def write_file(path: Place, content: bytes, *, replace: bool = True) -> bool:
@@ -198,8 +198,8 @@ class ShardFolder:
 
     def has(self, shard: int) -> bool:
         """Whether a shard is there and of these examples, as far as its beginning tells."""
-        found = settings_of(self.file(shard))
-        return found is not None and found.startswith(self.settings + self.made_of(shard))
+        recorded = settings_of(self.file(shard))
+        return recorded is not None and recorded.startswith(self.settings + self.made_of(shard))
 
     def check(self, shard: int) -> None:
         """See `check_seal`."""
@@ -221,10 +221,10 @@ class ShardFolder:
             if is_local(path):
                 self.check(shard)
             else:
-                found = settings_of(path)
-                if found is None:
+                recorded = settings_of(path)
+                if recorded is None:
                     raise DamagedFileError(f"{short_name(path)} is damaged: it has no checksum")
-                _check_settings(short_name(path), found, self.settings + self.made_of(shard))
+                _check_settings(short_name(path), recorded, self.settings + self.made_of(shard))
         except DamagedFileError as error:
             logger.warning("%s: making it again", error)
             return False
@@ -250,7 +250,7 @@ class ShardFolder:
                 f"{missing} of {len(shards)} shards are not computed yet: run {again}() first"
             )
         with ExitStack() as copies:
-            found = []
+            paths = []
             for shard in shards:
                 try:
                     path = copies.enter_context(local_copy(self.file(shard)))
@@ -259,5 +259,5 @@ class ShardFolder:
                     name = short_name(self.file(shard))
                     reason = str(error).replace(short_name(path), name)
                     raise DamagedFileError(f"{reason}: run {again}() again") from error
-                found.append(path)
-            yield found
+                paths.append(path)
+            yield paths

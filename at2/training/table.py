@@ -101,12 +101,12 @@ class FeatureTable:
 def _together(parts: Sequence[Tensor], device: torch.device) -> Tensor:
     """Tensors one after the other on a device, with no second copy there."""
     rows = sum(len(part) for part in parts)
-    found = torch.empty(rows, *parts[0].shape[1:], dtype=parts[0].dtype, device=device)
+    gathered = torch.empty(rows, *parts[0].shape[1:], dtype=parts[0].dtype, device=device)
     start = 0
     for part in parts:
-        found[start : start + len(part)].copy_(part)
+        gathered[start : start + len(part)].copy_(part)
         start += len(part)
-    return found
+    return gathered
 
 
 def free_memory(device: torch.device, cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -76,18 +76,18 @@ def train(
     if options.save_name is not None:
         record.check_name(options.save_name)
 
-    apart = run.plan.check(options.held_out_indices, "held_out_indices")
+    held_out_examples = run.plan.check(options.held_out_indices, "held_out_indices")
     shards = range(run.plan.num_shards)
-    everybody = range(run.plan.num_examples)
-    asked = everybody if options.train_indices is None else options.train_indices
-    asked = run.plan.check(asked, "train_indices")
+    all_examples = range(run.plan.num_examples)
+    examples = all_examples if options.train_indices is None else options.train_indices
+    examples = run.plan.check(examples, "train_indices")
 
     # 1. The features, and who is trained on: examples with targets.
     features, made_with = run.computed(extractor, targets)
     table = run.table(extractor, targets)
-    left_out = set(apart)
-    held_out = [index for index in apart if table.counts[index] > 0]
-    train_on = [index for index in asked if table.counts[index] > 0 and index not in left_out]
+    left_out = set(held_out_examples)
+    held_out = [index for index in held_out_examples if table.counts[index] > 0]
+    train_on = [index for index in examples if table.counts[index] > 0 and index not in left_out]
     print(f"Training on {len(train_on)} examples of {len(table.counts)}")
     if not train_on:
         raise TrainingError("no example has a target to train on")
