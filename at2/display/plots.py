@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from at2.display.shorten import shortened
 from at2.errors import InputError
+from at2.ranking import best_sources
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -121,8 +122,7 @@ def _check(scores: NDArray[np.float32]) -> None:
 
 def _strongest(strength: NDArray[Any], count: int) -> list[int]:
     """The places of the largest values, in order of place."""
-    order = np.argsort(-np.nan_to_num(strength), kind="stable")[:count]
-    return sorted(int(place) for place in order)
+    return sorted(best_sources(np.nan_to_num(strength), count).tolist())
 
 
 def _largest(scores: NDArray[Any]) -> float:

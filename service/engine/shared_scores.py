@@ -10,26 +10,24 @@ import json
 import logging
 import zipfile
 from dataclasses import replace
-from hashlib import blake2b
 
 import numpy as np
 
+from at2.fingerprints import canonical, checksum
 from at2.model.weighing import TokenScores, Weighing, Weighings
 from service.failures import StoreError
 from service.records import ScoreStore
 
 logger = logging.getLogger("at2.service")
 
-_DIGEST_BYTES = 16
+_DIGITS = 32
 
 
 def _mark(weighing: Weighing) -> str:
     """Tells weighings apart."""
     weights = weighing.weights.detach().float().cpu().contiguous()
-    facts = [tuple(weights.shape), list(weighing.exponents), weighing.contrast, weighing.bias]
-    digest = blake2b(json.dumps(facts).encode(), digest_size=_DIGEST_BYTES)
-    digest.update(weights.numpy().tobytes())
-    return digest.hexdigest()
+    rules = [tuple(weights.shape), list(weighing.exponents), weighing.contrast, weighing.bias]
+    return checksum(canonical(rules).encode() + weights.numpy().tobytes())[:_DIGITS]
 
 
 class SharedScores:
