@@ -15,7 +15,7 @@ from service.failures import StoreError
 from service.generations import Generations
 from service.metrics import Metrics
 from service.records import ScoreStore, open_store
-from service.routes import attribution, generations, page, status
+from service.routes import attribution, generations, openai, page, status
 
 logger = logging.getLogger("at2.service")
 
@@ -66,7 +66,7 @@ def create_app(engine: Engine) -> FastAPI:
     app.state.engine = engine
     app.state.store = store
     errors.install(app)
-    for module in (generations, attribution, status, page):
+    for module in (generations, attribution, openai, status, page):
         app.include_router(module.router)
     operation.equip(app, settings, engine.admission.check)
     metrics: Metrics = app.state.metrics

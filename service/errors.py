@@ -63,6 +63,13 @@ class UnknownGenerationError(Exception):
         super().__init__(f"no generation {generation_id[:64]!r}")
 
 
+class UnknownModelError(Exception):
+    """Another model is asked for than the one that is served."""
+
+    def __init__(self, model: str, served: str) -> None:
+        super().__init__(f"no model {model[:_SHOWN]!r}; the one served here is {served!r}")
+
+
 def body(
     message: str, *, kind: str, param: str | None = None, code: str | None = None
 ) -> ErrorReply:
@@ -146,6 +153,11 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(UnknownGenerationError)
     async def unknown(_: Request, error: UnknownGenerationError) -> JSONResponse:
         return reply(404, str(error), kind="not_found_error", param="id", code="unknown_id")
+
+    @app.exception_handler(UnknownModelError)
+    async def unknown_model(_: Request, error: UnknownModelError) -> JSONResponse:
+        message = str(error)
+        return reply(404, message, kind="not_found_error", param="model", code="model_not_found")
 
     @app.exception_handler(ServerFailure)
     async def failure(_: Request, error: ServerFailure) -> JSONResponse:

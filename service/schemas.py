@@ -37,7 +37,7 @@ MAX_ITEMS = 10_000
 """Of any list in a request; what a server's settings allow is less."""
 
 
-def _encodable(value: str) -> str:
+def encodable(value: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -47,13 +47,13 @@ def _encodable(value: str) -> str:
     return value
 
 
-_Text = Annotated[str, AfterValidator(_encodable)]
-_NonEmpty = Annotated[str, StringConstraints(min_length=1), AfterValidator(_encodable)]
+_Text = Annotated[str, AfterValidator(encodable)]
+_NonEmpty = Annotated[str, StringConstraints(min_length=1), AfterValidator(encodable)]
 _NonBlank = Annotated[
-    str, StringConstraints(min_length=1, pattern=r"\S"), AfterValidator(_encodable)
+    str, StringConstraints(min_length=1, pattern=r"\S"), AfterValidator(encodable)
 ]
 _DocumentId = Annotated[
-    str, StringConstraints(max_length=MAX_DOCUMENT_ID), AfterValidator(_encodable)
+    str, StringConstraints(max_length=MAX_DOCUMENT_ID), AfterValidator(encodable)
 ]
 
 T = TypeVar("T")
@@ -175,10 +175,20 @@ class DeletionReply(BaseModel):
     erased: Literal[False] = Field(description="Whether its text is gone from the disk.")
 
 
+class SourceDocument(BaseModel):
+    """A document, or a turn of a chat, titled by its role, where turns are the sources."""
+
+    id: str | None
+    title: str | None
+    text: str
+
+
 class PromptReply(BaseModel):
     """What a generation was asked."""
 
-    documents: list[Document] = Field(description="`document` of a source counts these, from 0.")
+    documents: list[SourceDocument] = Field(
+        description="`document` of a source counts these, from 0."
+    )
     query: str
     messages: list[Message]
 

@@ -150,7 +150,9 @@ class AttributionTaskWithChatPrompt(AttributionTask):
     def documents_token_range(self) -> TokenRange:
         """From the first token of a document to the last one's end; empty without documents. All
         sources lie within it."""
-        ranges = [self.prompt_range_to_token_range(*span) for span in self.document_ranges]
+        encoded = self.encoded_prompt.encoded
+        shown = [d.in_whole(0, len(d.text)) for d in self._placed_documents]
+        ranges = [encoded.tokens_overlapping(*chars) for chars in shown if chars[0] < chars[1]]
         filled = [(start, end) for start, end in ranges if start < end]
         if not filled:
             return 0, 0

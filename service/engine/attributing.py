@@ -24,7 +24,7 @@ from at2.methods import (
 from at2.model.passes import between_passes
 from at2.progress import silent
 from at2.ranges import CharRange
-from at2.tasks import DEFAULT_SOURCE_TYPE, AttributionTask, DocumentsContextAttributionTask
+from at2.tasks import DEFAULT_SOURCE_TYPE, AttributionTask, ContextAttributionTask
 from service.caller import Caller, Departure
 from service.engine.accounts import Accounts
 from service.engine.admission import Admission
@@ -316,7 +316,7 @@ class Attributing:
         task = attributor.task
         if (
             isinstance(attributor, WeightedAttentionAttributor)
-            and isinstance(task, DocumentsContextAttributionTask)
+            and isinstance(task, ContextAttributionTask)
             and task.num_sources
         ):
             # One pass for all methods, estimators and kinds of sources there are.

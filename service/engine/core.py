@@ -20,7 +20,7 @@ from at2.estimator.linear import LinearScoreEstimator
 from at2.model.paged import ScoreRecorder
 from at2.model.positions import context_length
 from at2.model.twin import same_weights
-from at2.tasks import DocumentsContextAttributionTask
+from at2.tasks import ContextAttributionTask
 from service.caller import Caller
 from service.engine.accounts import Account, Accounts
 from service.engine.admission import Admission
@@ -210,6 +210,10 @@ class Engine:
         """Attribution methods that can be asked for."""
         return self._loaded.methods
 
+    def check_method(self, method: str, estimator: str | None) -> None:
+        """Raises: InputError: there is no such method here, or no such estimator for it."""
+        self._loaded.estimator_name(method, estimator)
+
     # -- generation ----------------------------------------------------------------------------
 
     async def generate(
@@ -295,7 +299,7 @@ class Engine:
                 self._attributing.nudge()
 
     def _read(
-        self, task: DocumentsContextAttributionTask, prompt: Prompt, new_tokens: int
+        self, task: ContextAttributionTask, prompt: Prompt, new_tokens: int
     ) -> tuple[list[int], ScoreRecorder | None]:
         """The ids of a prompt that fits, and what takes the scores of its response."""
         self.limits.check_texts(self._loaded.tokenizer, prompt.texts)

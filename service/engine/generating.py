@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 
-from at2.tasks import DocumentsContextAttributionTask
+from at2.tasks import ContextAttributionTask
 from at2.text.decoding import TextStream
 from service.caller import Caller, Departure
 from service.engine.batching import TokenStream
@@ -35,7 +35,7 @@ class Generating:
 
     def __init__(
         self,
-        task: DocumentsContextAttributionTask,
+        task: ContextAttributionTask,
         prompt: Prompt,
         room: "asyncio.Future[None]",
         begin: Callable[[], TokenStream],

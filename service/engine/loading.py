@@ -25,7 +25,11 @@ from at2.model.loading import get_model_and_tokenizer
 from at2.model.paged import ScoreRecorder
 from at2.model.positions import context_length, set_context_length
 from at2.model.weighing import TokenScores, Weighings
-from at2.tasks import DocumentsContextAttributionTask
+from at2.tasks import (
+    ContextAttributionTask,
+    ConversationAttributionTask,
+    DocumentsContextAttributionTask,
+)
 from at2.tasks.generation import end_ids
 from service.failures import OtherModelError
 from service.records import Generation, Prompt
@@ -72,18 +76,31 @@ class Loaded:
             if self.estimators or not method.needs_estimator
         ]
 
-    def task(self, prompt: Prompt, source_type: str) -> DocumentsContextAttributionTask:
-        """A prompt as a task, whose response is still to be set."""
+    def task(self, prompt: Prompt, source_type: str) -> ContextAttributionTask:
+        """A prompt as a task, whose response is still to be set.
+
+        Raises:
+            InputError: a message is named as a source that there is not.
+        """
+        earlier = [{"role": role, "content": text} for role, text in prompt.messages]
+        if prompt.source_messages is not None:
+            return ConversationAttributionTask(
+                [*earlier, {"role": "user", "content": prompt.query}],
+                self.model,
+                self.tokenizer,
+                source_messages=prompt.source_messages,
+                source_type=source_type,
+            )
         return DocumentsContextAttributionTask(
             documents=prompt.documents,
             query=prompt.query,
             model=self.model,
             tokenizer=self.tokenizer,
-            previous_messages=[{"role": role, "content": text} for role, text in prompt.messages],
+            previous_messages=earlier,
             source_type=source_type,
         )
 
-    def task_of(self, generation: Generation, source_type: str) -> DocumentsContextAttributionTask:
+    def task_of(self, generation: Generation, source_type: str) -> ContextAttributionTask:
         """A recorded generation as a task.
 
         Raises:
@@ -96,7 +113,7 @@ class Loaded:
         return task
 
     def attributor(
-        self, task: DocumentsContextAttributionTask, method: str, estimator: str | None
+        self, task: ContextAttributionTask, method: str, estimator: str | None
     ) -> Attributor:
         """A method applied to a task; the estimator as `estimator_name` gives it."""
         return METHODS[method].build(
@@ -108,12 +125,12 @@ class Loaded:
         """What is used where a request names no method: AT2 where there is an estimator."""
         return "at2" if self.estimators else "contrastive_attention"
 
-    def recorder(self, task: DocumentsContextAttributionTask) -> ScoreRecorder:
+    def recorder(self, task: ContextAttributionTask) -> ScoreRecorder:
         """What takes the scores of a task's response while it is written."""
         query = task.query_before(len(task.input_ids))
         return ScoreRecorder(self.weighings, task.documents_token_range, query)
 
-    def token_scores(self, task: DocumentsContextAttributionTask) -> TokenScores:
+    def token_scores(self, task: ContextAttributionTask) -> TokenScores:
         """The same scores, by a pass over prompt and response."""
         return weighed_scores(
             task.model,

@@ -7,7 +7,7 @@ from typing import Literal
 from at2.evaluation.verify import Verification
 from at2.methods import DEFAULT_MIN_SHARE, Attribution
 from at2.model.weighing import TokenScores
-from at2.tasks import DocumentsContextAttributionTask, SourceSpan
+from at2.tasks import ContextAttributionTask, SourceSpan
 from service.records import Generation
 
 DEFAULT_TOP_K = 8
@@ -61,7 +61,7 @@ class Answer:
     sources: Sequence[SourceSpan]
     statements: Sequence[tuple[int, int]]
     token_scores: TokenScores | None = field(default=None, compare=False, repr=False)
-    task: DocumentsContextAttributionTask | None = field(default=None, compare=False, repr=False)
+    task: ContextAttributionTask | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from at2.methods import Attributor, TokenScoreAttributor
 from at2.model.weighing import TokenScores
-from at2.tasks import AttributionTask, DocumentsContextAttributionTask
+from at2.tasks import AttributionTask, ContextAttributionTask
 
 _BYTES_PER_TOKEN = 300
 """What a task keeps for a token of prompt or response: its id, its characters, the text."""
@@ -30,7 +30,7 @@ _RECENT_SPANS = 64
 """Spans whose scores a method without a matrix keeps."""
 
 
-_Kept = Attributor | TokenScores | DocumentsContextAttributionTask
+_Kept = Attributor | TokenScores | ContextAttributionTask
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,12 @@ class ScoreCache:
         """Keep the scores of a generation's tokens."""
         self._put(ScoreKey(generation_id, "", "", ""), scores)
 
-    def task(self, generation_id: str, source_type: str) -> DocumentsContextAttributionTask | None:
+    def task(self, generation_id: str, source_type: str) -> ContextAttributionTask | None:
         """A generation as a task with its sources."""
         found = self._get(ScoreKey(generation_id, source_type, "", ""))
-        return found if isinstance(found, DocumentsContextAttributionTask) else None
+        return found if isinstance(found, ContextAttributionTask) else None
 
-    def put_task(self, generation_id: str, task: DocumentsContextAttributionTask) -> None:
+    def put_task(self, generation_id: str, task: ContextAttributionTask) -> None:
         """Keep a generation as a task: reading its prompt again takes longer than its scores."""
         self._put(ScoreKey(generation_id, task.source_type, "", ""), task)
 

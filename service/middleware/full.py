@@ -7,7 +7,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.errors import of_failure
 from service.failures import BusyError
 
-_WORK = frozenset({"/generate", "/attribute"})
+_WORK = frozenset({"/generate", "/attribute", "/v1/chat/completions"})
 
 
 class RefuseWhenFull:

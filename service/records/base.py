@@ -12,11 +12,28 @@ FinishReason = Literal["stop", "length", "deadline"]
 
 @dataclass(frozen=True)
 class Prompt:
-    """The context and query of a request, as the caller gave them."""
+    """The context and query of a request, as the caller gave them.
+
+    Attributes:
+        documents: the context; none where the sources are turns.
+        query: the question, or the last turn.
+        messages: earlier turns as (role, content), oldest first.
+        source_messages: numbers of the turns that are sources, the query being the last; None
+            where the sources are documents.
+    """
 
     documents: tuple[Document, ...]
     query: str
-    messages: tuple[tuple[str, str], ...]  # (role, content), oldest first
+    messages: tuple[tuple[str, str], ...]
+    source_messages: tuple[int, ...] | None = None
+
+    @property
+    def source_documents(self) -> tuple[Document, ...]:
+        """What `document` of a source counts: documents, or all turns, titled by their roles."""
+        if self.source_messages is None:
+            return self.documents
+        turns = (*self.messages, ("user", self.query))
+        return tuple(Document(content, title=role) for role, content in turns)
 
     @property
     def texts(self) -> Iterator[str]:
@@ -69,12 +86,14 @@ class Generation:
         try:
             fields: dict[str, Any] = {"model": "", **json.loads(data)}
             prompt = fields.pop("prompt")
+            turns = prompt.get("source_messages")  # older records have none
             return cls(
                 **{**fields, "response_ids": tuple(fields["response_ids"])},
                 prompt=Prompt(
                     tuple(Document(**document) for document in prompt["documents"]),
                     prompt["query"],
                     tuple((role, content) for role, content in prompt["messages"]),
+                    None if turns is None else tuple(turns),
                 ),
             )
         except (KeyError, TypeError) as error:

@@ -143,6 +143,6 @@ async def attribute(
     note(attribution_method=method, spans=len(findings.attributions))
     # in another thread, as it may have megabytes
     content = await asyncio.to_thread(
-        _encoded, engine.settings.model, body.id, method, findings, prompt.documents
+        _encoded, engine.settings.model, body.id, method, findings, prompt.source_documents
     )
     return Response(content, media_type="application/json")

@@ -48,6 +48,7 @@ _STREAM_DOCUMENTED: dict[int | str, dict[str, Any]] = {
 
 def _reply(model: str, answer: Answer, expires: int | None) -> GenerateReply:
     generation = answer.generation
+    documents = generation.prompt.source_documents
     return GenerateReply(
         id=generation.id,
         model=model,
@@ -62,7 +63,7 @@ def _reply(model: str, answer: Answer, expires: int | None) -> GenerateReply:
             Source(
                 index=source.index,
                 document=source.document,
-                document_id=generation.prompt.documents[source.document].id,
+                document_id=documents[source.document].id,
                 start=source.start,
                 end=source.end,
                 text=source.text,

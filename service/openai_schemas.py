@@ -1,0 +1,261 @@
+"""What goes over the wire at /v1, in OpenAI's shapes, with documents and citations beside them.
+
+A parameter that would change the reply and cannot be followed is refused by name; where a client
+gives the value that changes nothing (`n: 1`, `tools: null`), it is taken. Characters are Unicode
+code points; ranges are half-open.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
+
+from service.openai_fields import (
+    CONTENT_SCHEMA,
+    DOCUMENT_SCHEMA,
+    Only,
+    OrFlag,
+    document_of,
+    text_of,
+)
+from service.schemas import DEFAULT_TOP_K, MAX_ITEMS, Document, SourceType, encodable
+
+MOST_CITED = 100
+"""Sources that a statement may have in a reply."""
+
+ChatMethod = Literal["at2", "average_attention", "contrastive_attention"]
+"""Methods that need no pass for each source: others are asked for at /attribute."""
+
+FinishReason = Literal["stop", "length"]
+
+_Text = Annotated[str, AfterValidator(encodable)]
+
+
+class _Request(BaseModel):
+    # strict: true, "1" and 1.0 are no integers
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ChatMessage(_Request):
+    """A turn. `annotations` are read over, so that a message of a reply can be sent back."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[_Text, BeforeValidator(text_of), WithJsonSchema(CONTENT_SCHEMA)]
+    annotations: Any = None
+    name: Annotated[Any, Only()] = None
+    refusal: Annotated[Any, Only()] = None
+    audio: Annotated[Any, Only()] = None
+    function_call: Annotated[Any, Only()] = None
+    tool_calls: Annotated[Any, Only([])] = None
+
+
+class StreamOptions(_Request):
+    """What a stream has beside the text."""
+
+    include_usage: bool | None = Field(
+        default=None, description="A last chunk without choices has the numbers of tokens."
+    )
+    include_obfuscation: bool | None = Field(default=None, description="Read over.")
+
+
+class AttributionOptions(_Request):
+    """How statements get their citations."""
+
+    enabled: bool = True
+    source_type: SourceType = Field(default="sentence", description="What the context is cut into.")
+    top_k: int = Field(
+        default=DEFAULT_TOP_K,
+        ge=1,
+        le=MOST_CITED,
+        description="The most sources that a statement may cite.",
+    )
+    method: ChatMethod | None = Field(
+        default=None, description="By default as for /attribute; other methods are asked for there."
+    )
+    estimator: _Text | None = Field(
+        default=None, description="Name of a loaded estimator, see /info; by default the first."
+    )
+    source_messages: Annotated[list[int], Field(max_length=MAX_ITEMS, fail_fast=True)] | None = (
+        Field(
+            default=None,
+            description="Without `documents`: numbers, from 0, of the messages that are sources; "
+            "by default all before the last.",
+        )
+    )
+
+
+class ChatRequest(_Request):
+    """What to answer, and how."""
+
+    model: _Text = Field(default="", description="The served model, see /v1/models, or empty.")
+    messages: Annotated[
+        list[ChatMessage], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)
+    ] = Field(description="The turns, oldest first; the last is the user's.")
+    documents: (
+        Annotated[
+            list[
+                Annotated[Document, BeforeValidator(document_of), WithJsonSchema(DOCUMENT_SCHEMA)]
+            ],
+            Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="What to answer from and to cite. Without them, earlier turns are cited.",
+    )
+    attribution: Annotated[AttributionOptions, OrFlag()] = Field(
+        default=AttributionOptions(), description="How citations are found; `false` for none."
+    )
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="By default 256, or less if the model has no room for them."
+    )
+    max_completion_tokens: int | None = Field(
+        default=None, ge=1, description="OpenAI's newer name of `max_tokens`."
+    )
+    temperature: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=5.0,
+        allow_inf_nan=False,
+        description="By default 0, which is greedy decoding; OpenAI's default is 1.",
+    )
+    top_p: float | None = Field(default=None, gt=0.0, le=1.0, allow_inf_nan=False)
+    seed: int | None = Field(
+        None, ge=0, lt=2**63, description="Makes sampling repeatable; ignored when greedy."
+    )
+    stream: bool | None = Field(default=None, description="Reply in chunks, as they are written.")
+    stream_options: StreamOptions | None = None
+
+    # read over: they change nothing in the reply
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
+    service_tier: str | None = None
+    parallel_tool_calls: bool | None = None
+
+    # refused, unless the value changes nothing
+    n: Annotated[Any, Only(1)] = None
+    stop: Annotated[Any, Only([], "")] = None
+    tools: Annotated[Any, Only([])] = None
+    tool_choice: Annotated[Any, Only("none", "auto")] = None
+    functions: Annotated[Any, Only([])] = None
+    function_call: Annotated[Any, Only("none", "auto")] = None
+    response_format: Annotated[Any, Only({"type": "text"})] = None
+    logprobs: Annotated[Any, Only(False)] = None
+    top_logprobs: Annotated[Any, Only(0)] = None
+    logit_bias: Annotated[Any, Only({})] = None
+    presence_penalty: Annotated[Any, Only(0)] = None
+    frequency_penalty: Annotated[Any, Only(0)] = None
+    modalities: Annotated[Any, Only(["text"])] = None
+    audio: Annotated[Any, Only()] = None
+    prediction: Annotated[Any, Only()] = None
+    reasoning_effort: Annotated[Any, Only("none")] = None
+    verbosity: Annotated[Any, Only("medium")] = None
+    web_search_options: Annotated[Any, Only()] = None
+
+    @property
+    def new_tokens(self) -> int | None:
+        """The most tokens of the response, by either name."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.messages[-1].role != "user":
+            role = self.messages[-1].role
+            raise ValueError(f"the last message is of role {role}: it must be the user's")
+        if not self.messages[-1].content.strip():
+            raise ValueError("the last message is empty")
+        both = None not in (self.max_tokens, self.max_completion_tokens)
+        if both and self.max_tokens != self.max_completion_tokens:
+            raise ValueError("max_tokens and max_completion_tokens differ: give one of them")
+        options = self.attribution
+        if self.documents is not None and options.source_messages is not None:
+            raise ValueError("with documents, leave out attribution.source_messages")
+        return self
+
+
+class CitedSource(BaseModel):
+    """A source that a statement rests on: `text` is characters `start` to `end` of it."""
+
+    document: int = Field(description="Place of the document, or of the message, from 0.")
+    document_id: str | None
+    document_title: str | None = Field(description="Its title, or the role of the message.")
+    start: int
+    end: int
+    text: str
+    score: float = Field(description="Without a unit; compares the sources of one statement.")
+
+
+class Annotation(BaseModel):
+    """A statement, characters `start` to `end` of the content, and the sources that it cites."""
+
+    type: Literal["citation"] = "citation"
+    start: int
+    end: int
+    text: str
+    sources: list[CitedSource] = Field(description="Best first; none where nothing stands out.")
+
+
+class ReplyMessage(BaseModel):
+    """The response."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+    annotations: list[Annotation] = Field(description="One for each statement.")
+
+
+class Choice(BaseModel):
+    """The one response there is."""
+
+    index: Literal[0] = 0
+    message: ReplyMessage
+    logprobs: None = None
+    finish_reason: FinishReason = Field(
+        description="The response ended, or was cut off at its limit of tokens or of time."
+    )
+
+
+class ChatUsage(BaseModel):
+    """Token counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class ChatReply(BaseModel):
+    """A completion. Its `id` is what /attribute and /generations take."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int = Field(description="Seconds since 1970.")
+    model: str
+    choices: list[Choice]
+    usage: ChatUsage
+    system_fingerprint: None = None
+
+
+class ModelReply(BaseModel):
+    """The model that is served."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="When this server loaded it, in seconds since 1970.")
+    owned_by: str
+
+
+class ModelsReply(BaseModel):
+    """The one model there is."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelReply]

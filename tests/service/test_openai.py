@@ -1,0 +1,237 @@
+"""/v1 as the protocol says: what is taken, what is refused by name, and what is cited."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.helpers.tiny import tiny_folder
+
+DOCUMENTS = [
+    {"id": "a", "text": "Charlotte Bennett works for Halden Freight. She lives in Lisbon."},
+    {"title": "Music", "text": "Omar Whitfield plays the cello. 😀 Olga Petrov sings."},
+]
+USER = {"role": "user", "content": "Where does Charlotte Bennett live?"}
+TURNS = [
+    {"role": "system", "content": "Charlotte Bennett lives in Lisbon. Omar Whitfield plays."},
+    {"role": "user", "content": "Who is Omar Whitfield?"},
+    {"role": "assistant", "content": "Omar Whitfield plays the cello."},
+    USER,
+]
+
+
+def _post(client: httpx.Client, **body: Any) -> httpx.Response:
+    return client.post("/v1/chat/completions", json={"messages": [USER]} | body)
+
+
+def _chat(client: httpx.Client, **body: Any) -> dict[str, Any]:
+    response = _post(client, **body)
+    assert response.status_code == 200, response.text
+    reply: dict[str, Any] = response.json()
+    return reply
+
+
+def _cited(reply: dict[str, Any]) -> list[dict[str, Any]]:
+    (choice,) = reply["choices"]
+    return [source for one in choice["message"]["annotations"] for source in one["sources"]]
+
+
+def _error(response: httpx.Response) -> dict[str, Any]:
+    error: dict[str, Any] = response.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    return error
+
+
+def test_a_completion_is_the_generation_of_the_same_documents(client: httpx.Client) -> None:
+    reply = _chat(client, documents=DOCUMENTS)
+    plain = client.post("/generate", json={"documents": DOCUMENTS, "query": USER["content"]}).json()
+    (choice,) = reply["choices"]
+    assert choice["message"]["role"] == "assistant"
+    assert choice["message"]["content"] == plain["response"]
+    assert choice["finish_reason"] == plain["finish_reason"]
+    assert reply["object"] == "chat.completion" and reply["model"] == str(tiny_folder())
+    usage = plain["usage"]
+    assert reply["usage"] == usage | {"total_tokens": sum(usage.values())}
+
+
+def test_every_statement_is_annotated_with_what_attribute_ranks_first(client: httpx.Client) -> None:
+    reply = _chat(client, documents=DOCUMENTS)
+    message = reply["choices"][0]["message"]
+    found = client.post("/attribute", json={"id": reply["id"], "split_by": "sentence"}).json()
+    assert len(message["annotations"]) == len(found["attributions"]) > 0
+    assert _cited(reply)
+    for annotation, attribution in zip(message["annotations"], found["attributions"], strict=True):
+        start, end = annotation["start"], annotation["end"]
+        assert message["content"][start:end] == annotation["text"] == attribution["text"]
+        ranked = attribution["sources"][: len(annotation["sources"])]
+        assert [(s["score"], s["text"]) for s in annotation["sources"]] == [
+            (s["score"], s["text"]) for s in ranked
+        ]
+        for source in annotation["sources"]:
+            document = DOCUMENTS[source["document"]]
+            assert document["text"][source["start"] : source["end"]] == source["text"]
+            assert source["document_id"] == document.get("id")
+            assert source["document_title"] == document.get("title")
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "The pool opens at seven.",
+        {"text": "The pool opens at seven."},
+        {"content": "The pool opens at seven."},
+        {"data": "The pool opens at seven."},
+        {"data": {"text": "The pool opens at seven."}},
+        {"data": {"snippet": "The pool opens at seven."}},
+    ],
+)
+def test_documents_may_have_the_shapes_that_clients_know(client: httpx.Client, shape: Any) -> None:
+    reply = _chat(client, documents=[shape])
+    expected = _chat(client, documents=[{"text": "The pool opens at seven."}])
+    assert reply["choices"] == expected["choices"]
+
+
+def test_without_documents_the_earlier_turns_are_cited(client: httpx.Client) -> None:
+    reply = _chat(client, messages=TURNS)
+    record = client.get(f"/generations/{reply['id']}").json()
+    assert [s["document"] for s in record["sources"]] == [0, 0, 1, 2]
+    for source in [*record["sources"], *_cited(reply)]:
+        content = TURNS[source["document"]]["content"]
+        assert content[source["start"] : source["end"]] == source["text"]
+    for source in _cited(reply):
+        assert source["document_title"] == TURNS[source["document"]]["role"]
+    prompt = client.get(f"/generations/{reply['id']}/prompt").json()
+    assert [d["text"] for d in prompt["documents"]] == [turn["content"] for turn in TURNS]
+    again = client.post("/attribute", json={"id": reply["id"], "source_type": "document"}).json()
+    assert {s["document"] for s in again["attributions"][0]["sources"]} == {0, 1, 2}
+
+
+def test_the_turns_that_are_sources_can_be_chosen(client: httpx.Client) -> None:
+    reply = _chat(client, messages=TURNS, attribution={"source_messages": [3, 1]})
+    record = client.get(f"/generations/{reply['id']}").json()
+    assert [s["document"] for s in record["sources"]] == [1, 3]
+    error = _error(_post(client, messages=TURNS, attribution={"source_messages": [4]}))
+    assert "no message 4" in error["message"] and error["param"] == "source_messages"
+
+
+def test_a_question_alone_has_nothing_to_cite(client: httpx.Client) -> None:
+    reply = _chat(client)
+    assert reply["choices"][0]["message"]["content"]
+    assert reply["choices"][0]["message"]["annotations"] == []
+    found = client.post("/attribute", json={"id": reply["id"]}).json()
+    assert found["attributions"][0]["sources"] == []
+
+
+def test_citations_can_be_turned_off_and_cut_otherwise(client: httpx.Client) -> None:
+    for off in (False, {"enabled": False}):
+        reply = _chat(client, documents=DOCUMENTS, attribution=off)
+        assert reply["choices"][0]["message"]["annotations"] == []
+    options = {"source_type": "document", "top_k": 1, "method": "average_attention"}
+    reply = _chat(client, documents=DOCUMENTS, attribution=options)
+    assert {source["text"] for source in _cited(reply)} <= {d["text"] for d in DOCUMENTS}
+    assert all(len(one["sources"]) <= 1 for one in reply["choices"][0]["message"]["annotations"])
+
+
+def test_values_that_clients_send_and_that_change_nothing_are_taken(client: httpx.Client) -> None:
+    reply = _chat(
+        client,
+        model=str(tiny_folder()),
+        n=1,
+        stop=None,
+        tools=[],
+        tool_choice="auto",
+        response_format={"type": "text"},
+        logprobs=False,
+        presence_penalty=0,
+        frequency_penalty=0.0,
+        temperature=None,
+        top_p=None,
+        stream=False,
+        store=True,
+        user="u",
+        metadata={"a": "b"},
+        logit_bias={},
+    )
+    assert reply["choices"] == _chat(client)["choices"]
+
+
+def test_content_in_parts_is_its_lines_and_a_reply_can_be_sent_back(client: httpx.Client) -> None:
+    parts = [{"type": "text", "text": "Omar sings."}, {"type": "text", "text": "Olga plays."}]
+    reply = _chat(client, messages=[{"role": "developer", "content": parts}, USER])
+    prompt = client.get(f"/generations/{reply['id']}/prompt").json()
+    assert prompt["messages"] == [{"role": "system", "content": "Omar sings.\nOlga plays."}]
+    _chat(client, messages=[USER, reply["choices"][0]["message"], USER])
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"logprobs": True}, "logprobs"),
+        ({"n": 2}, "n"),
+        ({"n": True}, "n"),
+        ({"stop": ["."]}, "stop"),
+        ({"presence_penalty": 0.5}, "presence_penalty"),
+        ({"logit_bias": {"1": 2}}, "logit_bias"),
+        ({"reasoning_effort": "high"}, "reasoning_effort"),
+        ({"repetition_penalty": 1.1}, "repetition_penalty"),
+        ({"attribution": {"method": "leave_one_out"}}, "attribution.method"),
+        ({"attribution": {"estimator": "none"}}, "estimator"),
+        ({"attribution": {"top_k": 0}}, "attribution.top_k"),
+        ({"documents": [{"text": "a", "url": "b"}]}, "documents.0.url"),
+        ({"documents": [{"data": 1}]}, "documents.0"),
+        ({"documents": []}, "documents"),
+        ({"max_tokens": 10**6}, "max_tokens"),
+        ({"max_completion_tokens": 10**6}, "max_completion_tokens"),
+        ({"messages": [USER | {"name": "Ann"}]}, "messages.0.name"),
+        ({"messages": [{"role": "tool", "content": "x"}, USER]}, "messages.0.role"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages.0.content",
+        ),
+        ({"messages": TURNS[:3]}, None),
+        ({"messages": [USER | {"content": " "}]}, None),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, None),
+        ({"documents": DOCUMENTS, "attribution": {"source_messages": [0]}}, None),
+    ],
+)
+def test_what_would_change_the_reply_is_refused_by_name(
+    client: httpx.Client, change: dict[str, Any], param: str | None
+) -> None:
+    response = _post(client, **change)
+    assert response.status_code == 400
+    error = _error(response)
+    assert error["param"] == param and error["type"] == "invalid_request_error"
+    assert error["message"] and "\n" not in error["message"]
+
+
+def test_only_the_served_model_is_there(client: httpx.Client) -> None:
+    (model,) = client.get("/v1/models").json()["data"]
+    assert model["id"] == str(tiny_folder()) and model["object"] == "model"
+    assert client.get(f"/v1/models/{model['id']}").json() == model
+    for response in (_post(client, model="gpt-4o"), client.get("/v1/models/gpt-4o")):
+        assert response.status_code == 404
+        error = _error(response)
+        assert error["code"] == "model_not_found" and "gpt-4o" in error["message"]
+
+
+def test_it_is_counted_as_the_generation_and_the_attribution_that_it_is(
+    client: httpx.Client,
+) -> None:
+    def counted() -> tuple[float, ...]:
+        lines = dict(
+            line.rsplit(" ", 1)
+            for line in client.get("/metrics").text.splitlines()
+            if line[0] != "#"
+        )
+        names = (
+            'at2_generation_duration_seconds_count{finish_reason="stop"}',
+            'at2_attribution_duration_seconds_count{method="at2"}',
+        )
+        return tuple(float(lines.get(name, 0)) for name in names)
+
+    before = counted()
+    assert _chat(client, documents=DOCUMENTS)["choices"][0]["finish_reason"] == "stop"
+    assert [after - old for after, old in zip(counted(), before, strict=True)] == [1, 1]
