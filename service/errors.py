@@ -91,8 +91,15 @@ def event(error: Exception) -> dict[str, Any]:
     if isinstance(error, ServerFailure):
         _, kind, code = _of_failure(error)
         return body(str(error), kind=kind, code=code).model_dump()
+    if isinstance(error, InputError):
+        kind, code = "invalid_request_error", _code_of_input(error)
+        return body(str(error), kind=kind, param=error.param, code=code).model_dump()
     logger.exception("unexpected error in a stream", exc_info=error)
     return body("internal error", kind="server_error", code="internal_error").model_dump()
+
+
+def _code_of_input(error: InputError) -> str:
+    return next(code for cls, code in _INPUT_CODES if isinstance(error, cls))
 
 
 def _of_failure(failure: ServerFailure) -> tuple[int, str, str]:
@@ -147,8 +154,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(InputError)
     async def input_error(_: Request, error: InputError) -> JSONResponse:
-        code = next(code for cls, code in _INPUT_CODES if isinstance(error, cls))
-        return reply(400, str(error), kind="invalid_request_error", param=error.param, code=code)
+        kind, code = "invalid_request_error", _code_of_input(error)
+        return reply(400, str(error), kind=kind, param=error.param, code=code)
 
     @app.exception_handler(UnknownGenerationError)
     async def unknown(_: Request, error: UnknownGenerationError) -> JSONResponse:

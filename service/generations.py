@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator
 
 from at2.errors import InputError
 from service.caller import Caller, ClientGoneError, Departure
-from service.engine import Answer, Engine, Generating, Sampling
+from service.engine import Answer, Engine, Findings, Generating, Question, Sampling
 from service.failures import BusyError
+from service.logs import note, note_text
 from service.metrics import Aborted, Metrics
-from service.records import Prompt, RecordStore
+from service.records import Generation, Prompt, RecordStore
 
 _LEFT = (ClientGoneError, asyncio.CancelledError, GeneratorExit)
 """How a generation ends whose caller has left."""
@@ -105,12 +106,27 @@ class Writing:
             self._generating.close()
             answer = self._generating.answer
             self._clock.done(answer.generation.finish_reason)
+            _note(answer.generation)
             self.expires = await self._store.put(answer.generation, self._owner)
         except BaseException as error:
             self._clock.aborted(error)
             raise
         if self.expires is not None:  # nobody can ask about what is not kept
             await self._engine.prepare(answer)
+
+    @property
+    def id(self) -> str:
+        """Of the generation that it will be."""
+        return self._generating.id
+
+    @property
+    def prompt(self) -> Prompt:
+        """What is answered."""
+        return self._generating.prompt
+
+    async def attribute_so_far(self, question: Question) -> Findings | None:
+        """See `Engine.attribute_so_far`; between two pieces."""
+        return await self._engine.attribute_so_far(self._generating, question)
 
     async def finished(self) -> Answer:
         """The whole answer, kept, without its pieces."""
@@ -127,6 +143,17 @@ class Writing:
         """Stop what is not finished. Safe to call more than once."""
         self._generating.close()
         self._clock.aborted()
+
+
+def _note(generation: Generation) -> None:
+    """What the log line of the request says of a response."""
+    note(
+        generation=generation.id,
+        finish_reason=generation.finish_reason,
+        prompt_tokens=generation.prompt_tokens,
+        completion_tokens=len(generation.response_ids),
+    )
+    note_text(response=generation.response)
 
 
 class _Clock:

@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from service.citation_schemas import Annotation, CitationFormat, CohereCitation, TextBlock
 from service.openai_fields import (
     CONTENT_SCHEMA,
     DOCUMENT_SCHEMA,
@@ -25,7 +26,14 @@ from service.openai_fields import (
     document_of,
     text_of,
 )
-from service.schemas import DEFAULT_TOP_K, MAX_ITEMS, Document, SourceType, encodable
+from service.schemas import (
+    DEFAULT_MIN_SHARE,
+    DEFAULT_TOP_K,
+    MAX_ITEMS,
+    Document,
+    SourceType,
+    encodable,
+)
 
 MOST_CITED = 100
 """Sources that a statement may have in a reply."""
@@ -76,11 +84,21 @@ class AttributionOptions(_Request):
         le=MOST_CITED,
         description="The most sources that a statement may cite.",
     )
+    min_share: float = Field(
+        default=DEFAULT_MIN_SHARE,
+        ge=0.0,
+        le=1.0,
+        allow_inf_nan=False,
+        description="A source is cited if it has at least this share of all positive scores.",
+    )
     method: ChatMethod | None = Field(
         default=None, description="By default as for /attribute; other methods are asked for there."
     )
     estimator: _Text | None = Field(
         default=None, description="Name of a loaded estimator, see /info; by default the first."
+    )
+    citation_format: CitationFormat | None = Field(
+        default=None, description="Annotations in Anthropic's or Cohere's shape."
     )
     source_messages: Annotated[list[int], Field(max_length=MAX_ITEMS, fail_fast=True)] | None = (
         Field(
@@ -183,35 +201,15 @@ class ChatRequest(_Request):
         return self
 
 
-class CitedSource(BaseModel):
-    """A source that a statement rests on: `text` is characters `start` to `end` of it."""
-
-    document: int = Field(description="Place of the document, or of the message, from 0.")
-    document_id: str | None
-    document_title: str | None = Field(description="Its title, or the role of the message.")
-    start: int
-    end: int
-    text: str
-    score: float = Field(description="Without a unit; compares the sources of one statement.")
-
-
-class Annotation(BaseModel):
-    """A statement, characters `start` to `end` of the content, and the sources that it cites."""
-
-    type: Literal["citation"] = "citation"
-    start: int
-    end: int
-    text: str
-    sources: list[CitedSource] = Field(description="Best first; none where nothing stands out.")
-
-
 class ReplyMessage(BaseModel):
     """The response."""
 
     role: Literal["assistant"] = "assistant"
     content: str
     refusal: None = None
-    annotations: list[Annotation] = Field(description="One for each statement.")
+    annotations: list[Annotation] | list[TextBlock] | list[CohereCitation] = Field(
+        description="One for each statement, or what `citation_format` asks for."
+    )
 
 
 class Choice(BaseModel):
@@ -243,6 +241,14 @@ class ChatReply(BaseModel):
     choices: list[Choice]
     usage: ChatUsage
     system_fingerprint: None = None
+
+
+class Delta(BaseModel):
+    """What a chunk adds to the message: some text, or the citations of a statement."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    annotations: list[Annotation] | list[TextBlock] | list[CohereCitation] | None = None
 
 
 class ModelReply(BaseModel):

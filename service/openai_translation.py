@@ -1,16 +1,16 @@
 """From what OpenAI's clients send to what the engine is asked, and back."""
 
-from at2.methods import Attribution
+from typing import Any
+
 from at2.tasks import Document
-from service.citations import CITED_SHARE
+from service.citation_formats import Citations
+from service.citation_schemas import CitationFormat
 from service.engine import Answer, Findings
 from service.openai_schemas import (
-    Annotation,
     ChatReply,
     ChatRequest,
     ChatUsage,
     Choice,
-    CitedSource,
     FinishReason,
     ReplyMessage,
 )
@@ -32,15 +32,16 @@ def prompt_of(request: ChatRequest) -> Prompt:
     return Prompt((), last.content, turns, tuple(sources))
 
 
-def reply_of(model: str, answer: Answer, findings: Findings | None) -> ChatReply:
+def reply_of(
+    model: str, answer: Answer, findings: Findings | None, shape: CitationFormat | None
+) -> ChatReply:
     """The reply of a generation, with what its statements cite."""
     generation = answer.generation
-    documents = generation.prompt.source_documents
-    attributions = [] if findings is None else findings.attributions
-    message = ReplyMessage(
-        content=generation.response,
-        annotations=[annotation_of(found, documents) for found in attributions],
-    )
+    cited: list[Any] = []
+    if findings is not None:
+        citations = Citations(shape, generation.prompt.source_documents)
+        cited = citations.of_all(findings.attributions, generation.response)
+    message = ReplyMessage(content=generation.response, annotations=cited)
     return ChatReply(
         id=generation.id,
         created=generation.created,
@@ -51,7 +52,7 @@ def reply_of(model: str, answer: Answer, findings: Findings | None) -> ChatReply
 
 
 def finish_reason_of(answer: Answer) -> FinishReason:
-    """Why the response ended; `length` as well where the time was over, which clients do not know."""
+    """Why the response ended; `length` where the time was over, too, which clients do not know."""
     return "stop" if answer.generation.finish_reason == "stop" else "length"
 
 
@@ -59,25 +60,3 @@ def usage_of(answer: Answer) -> ChatUsage:
     """The numbers of tokens."""
     prompt, new = answer.generation.prompt_tokens, len(answer.generation.response_ids)
     return ChatUsage(prompt_tokens=prompt, completion_tokens=new, total_tokens=prompt + new)
-
-
-def annotation_of(found: Attribution, documents: tuple[Document, ...]) -> Annotation:
-    """A statement with the sources that it cites."""
-    return Annotation(
-        start=found.start,
-        end=found.end,
-        text=found.text,
-        sources=[
-            CitedSource(
-                document=ranked.source.document,
-                document_id=documents[ranked.source.document].id,
-                document_title=documents[ranked.source.document].title,
-                start=ranked.source.start,
-                end=ranked.source.end,
-                text=ranked.source.text,
-                score=ranked.score,
-            )
-            for ranked in found.sources
-            if ranked.score > 0 and ranked.score >= CITED_SHARE * found.sources[0].score
-        ],
-    )

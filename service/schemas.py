@@ -11,6 +11,8 @@ from pydantic import (
     model_validator,
 )
 
+from service.citation_schemas import CitationFormat, CohereCitation, TextBlock
+
 SourceType = Literal["document", "paragraph", "sentence", "word", "token"]
 Method = Literal[
     "at2",
@@ -259,8 +261,15 @@ class AttributeRequest(_Prompt):
         description="Really hide the sources found, and measure what the span loses.",
     )
 
+    citation_format: CitationFormat | None = Field(
+        default=None,
+        description="Beside the attributions, citations in this shape; needs `split_by`.",
+    )
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
+        if self.citation_format is not None and self.split_by is None:
+            raise ValueError("citation_format needs split_by: sentence")
         if self.id is None:
             self._check_context()
             if self.response is None:
@@ -344,6 +353,12 @@ class AttributeReply(BaseModel):
     method: Method
     estimator: str | None
     attributions: list[SpanAttribution]
+    content: list[TextBlock] | None = Field(
+        default=None, description="The response with its citations, as Anthropic has them."
+    )
+    citations: list[CohereCitation] | None = Field(
+        default=None, description="The citations of the response, as Cohere has them."
+    )
 
 
 class EstimatorInfo(BaseModel):

@@ -21,6 +21,15 @@ from service.logs import note
 KEEP_ALIVE_SECONDS = 10.0
 """How long a stream may be silent; common proxies give up after 60."""
 
+EVENT_SCHEMA = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {
+        "data": {"type": "string", "description": "an object as JSON, or `[DONE]` at the end"}
+    },
+}
+"""Of one event: before OpenAPI 3.2 there is no way to say that there are many."""
+
 _KEEP_ALIVE = b": still here\n\n"
 _DONE = b"data: [DONE]\n\n"
 

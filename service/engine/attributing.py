@@ -197,6 +197,21 @@ class Attributing:
         )
         return replace(done.result, seconds=done.seconds)
 
+    def of_written(self, answer: Answer, question: Question) -> Findings | None:
+        """The same, from the scores that came with an answer; None if it has not what it takes.
+        Nothing is kept, and there is no pass."""
+        key = self._key(answer.generation, question)
+        name, scores = weighing_name(key.method, key.estimator), answer.token_scores
+        if answer.task is None or scores is None or not scores.holds(name):
+            return None
+        spans, passes = self._spans(answer.task, question)
+        attributor = self._loaded.attributor(answer.task, key.method, key.estimator or None)
+        if not isinstance(attributor, WeightedAttentionAttributor):
+            return None
+        attributor.use_token_scores(scores.of(name, answer.task.target_token_range))
+        attributor.prepare_for_attribution()
+        return self._findings(_Plan(attributor, spans, passes), attributor, question, key)
+
     async def prepare(self, answer: Answer) -> None:
         """Keep the scores that were taken while the response was written; or else compute those
         that are likely to be asked for next, once nothing else waits."""

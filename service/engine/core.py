@@ -319,6 +319,19 @@ class Engine:
 
         return await self._encode(work)
 
+    async def attribute_so_far(self, generating: Generating, question: Question) -> Findings | None:
+        """Ranked sources of statements of a response that is being written, between two pieces of
+        it; None where scores are not taken on the way. It takes no pass.
+
+        Raises:
+            InputError: the method or estimator is not available here.
+        """
+        if not self.scoring.as_written:
+            return None
+        return await self._encode(
+            lambda: self._attributing.of_written(generating.so_far(), question)
+        )
+
     def share_scores(self, scores: ScoreStore) -> None:
         """Share scores of recorded generations with other replicas; call it on the event loop."""
         self._attributing.share(scores)

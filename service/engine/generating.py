@@ -47,7 +47,7 @@ class Generating:
         on_tokens: Callable[[int], None],
     ) -> None:
         self._task = task
-        self._prompt = prompt
+        self.prompt = prompt
         self._room = room
         self._begin = begin
         self._tokens: TokenStream | None = None
@@ -58,6 +58,8 @@ class Generating:
         self._on_tokens = on_tokens
         self._late: DeadlineError | None = None
         self._answer: Answer | None = None
+        self._ids: list[int] = []
+        self.id = f"gen-{uuid.uuid4().hex}"
         self.prompt_tokens = len(task.input_ids)
         place.enter_context(caller.listening(self._when_left))
 
@@ -73,7 +75,7 @@ class Generating:
             self._room.set_exception(self._late)
 
     async def __aiter__(self) -> AsyncIterator[str]:
-        ids: list[int] = []
+        ids = self._ids
         text = TextStream(self._task.tokenizer, self._task.input_ids)
         try:
             await self._room
@@ -97,17 +99,19 @@ class Generating:
         delta = text.finish()
         if delta:
             yield delta
-        self._answer = await asyncio.to_thread(self._finish, ids)
+        self._answer = await asyncio.to_thread(self.so_far)
 
-    def _finish(self, ids: list[int]) -> Answer:
-        task = self._task
+    def so_far(self) -> Answer:
+        """What is written as an answer, as if it ended here. In any thread, while nobody iterates;
+        the next call changes the task of the answer."""
+        task, ids = self._task, self._ids
         task.set_generation_ids(ids)
         reason: FinishReason = "length" if self._late is None else "deadline"
         generation = Generation(
-            id=f"gen-{uuid.uuid4().hex}",
+            id=self.id,
             model=self._model,
             created=int(time.time()),
-            prompt=self._prompt,
+            prompt=self.prompt,
             source_type=task.source_type,
             prompt_tokens=task.generation_token_start,
             response_ids=tuple(ids),

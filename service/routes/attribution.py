@@ -9,6 +9,8 @@ from at2.evaluation import verify
 from at2.methods import Attribution
 from at2.tasks import Document
 from service.body import JsonRoute
+from service.citation_formats import Citations
+from service.citation_schemas import CitationFormat
 from service.dependencies import CallerDep, EngineDep, MetricsDep, StoreDep, known
 from service.disconnect import connected
 from service.engine import Findings, Question
@@ -87,6 +89,8 @@ def _encoded(
     method: Method,
     findings: Findings,
     documents: tuple[Document, ...],
+    response: str,
+    shape: CitationFormat | None,
 ) -> bytes:
     """The reply as JSON; fields that were not set are left out."""
     verifications: Sequence[verify.Verification | None] = findings.verifications or [None] * len(
@@ -104,6 +108,12 @@ def _encoded(
         estimator=findings.estimator,
         attributions=[made[found.start, found.end] for found in findings.attributions],
     )
+    if shape is not None:
+        cited = Citations(shape, documents).of_all(findings.attributions, response)
+        if shape == "anthropic":
+            reply.content = cited
+        else:
+            reply.citations = cited
     return reply.model_dump_json(exclude_unset=True).encode()
 
 
@@ -132,17 +142,24 @@ async def attribute(
     )
     if body.id is not None:
         kept = await known(store, body.id, caller)
-        prompt = kept.generation.prompt
+        prompt, response = kept.generation.prompt, kept.generation.response
         work = engine.attribute_generation(kept.generation, question, caller)
     else:
-        prompt = prompt_of(body)
-        work = engine.attribute_response(prompt, body.response or "", question, caller)
+        prompt, response = prompt_of(body), body.response or ""
+        work = engine.attribute_response(prompt, response, question, caller)
     async with connected(request.receive, caller):
         findings = await work
     metrics.observe_attribution(method=method, seconds=findings.seconds)
     note(attribution_method=method, spans=len(findings.attributions))
     # in another thread, as it may have megabytes
     content = await asyncio.to_thread(
-        _encoded, engine.settings.model, body.id, method, findings, prompt.source_documents
+        _encoded,
+        engine.settings.model,
+        body.id,
+        method,
+        findings,
+        prompt.source_documents,
+        response,
+        body.citation_format,
     )
     return Response(content, media_type="application/json")

@@ -14,7 +14,7 @@ from service.disconnect import connected
 from service.engine import Answer, Sampling
 from service.errors import DOCUMENTED, UnknownGenerationError, event
 from service.generations import Writing
-from service.logs import note, note_text
+from service.logs import note_text
 from service.schemas import (
     DeletionReply,
     Delta,
@@ -24,24 +24,16 @@ from service.schemas import (
     Statement,
     Usage,
 )
-from service.stream import EventStream
+from service.stream import EVENT_SCHEMA, EventStream
 from service.translation import prompt_of
 
 router = APIRouter(tags=["generation"], responses=DOCUMENTED, route_class=JsonRoute)
-
-_EVENT_SCHEMA = {  # of one event: before OpenAPI 3.2 there is no way to say so
-    "type": "object",
-    "required": ["data"],
-    "properties": {
-        "data": {"type": "string", "description": "an object as JSON, or `[DONE]` at the end"}
-    },
-}
 
 _STREAM_DOCUMENTED: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The generation; with `stream` as events: `delta` ones, then `done`, then "
         '`[DONE]`. An error in between is an event `{"error": …}`.',
-        "content": {"text/event-stream": {"schema": _EVENT_SCHEMA}},
+        "content": {"text/event-stream": {"schema": EVENT_SCHEMA}},
     }
 }
 
@@ -84,24 +76,11 @@ async def _encoded(model: str, answer: Answer, expires: int | None) -> bytes:
     )
 
 
-async def _finished(model: str, answer: Answer, expires: int | None) -> bytes:
-    """The reply of a generation that has just been written."""
-    generation = answer.generation
-    note(
-        generation=generation.id,
-        finish_reason=generation.finish_reason,
-        prompt_tokens=generation.prompt_tokens,
-        completion_tokens=len(generation.response_ids),
-    )
-    note_text(response=generation.response)
-    return await _encoded(model, answer, expires)
-
-
 async def _events(writing: Writing, model: str) -> AsyncIterator[dict[str, Any] | bytes]:
     try:
         async for text in writing:
             yield Delta(type="delta", text=text).model_dump()
-        generation = await _finished(model, writing.answer, writing.expires)
+        generation = await _encoded(model, writing.answer, writing.expires)
         yield b'{"type":"done","generation":' + generation + b"}"  # see `Done`
     except Exception as error:  # the status is sent: it can only be told in the stream
         yield event(error)
@@ -129,7 +108,7 @@ async def generate(
         if not body.stream:
             with closing(writing):
                 answer = await caller.stay(writing.finished(), though_late=True)
-                content = await _finished(model, answer, writing.expires)
+                content = await _encoded(model, answer, writing.expires)
                 return Response(content, media_type="application/json")
     return EventStream(_events(writing, model), caller, writing.close)
 

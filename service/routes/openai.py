@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import closing
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -13,12 +14,23 @@ from service.dependencies import CallerDep, EngineDep, GenerationsDep, MetricsDe
 from service.disconnect import connected
 from service.engine import Answer, Engine, Findings, Question, Sampling
 from service.errors import DOCUMENTED, UnknownModelError
+from service.generations import Writing
 from service.logs import note, note_text
-from service.metrics import Metrics
 from service.openai_schemas import ChatReply, ChatRequest, ModelReply, ModelsReply
+from service.openai_stream import ChunkStream
 from service.openai_translation import prompt_of, reply_of
+from service.records import Prompt
+from service.stream import EVENT_SCHEMA, EventStream
 
 router = APIRouter(prefix="/v1", tags=["openai"], responses=DOCUMENTED, route_class=JsonRoute)
+
+_STREAM_DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The completion; with `stream` as chunks, then `[DONE]`. An error in "
+        'between is an event `{"error": …}`.',
+        "content": {"text/event-stream": {"schema": EVENT_SCHEMA}},
+    }
+}
 
 _STARTED = int(time.time())
 """When the process loaded the model, about."""
@@ -42,23 +54,21 @@ def _check(body: ChatRequest, engine: Engine) -> None:
         engine.check_method(method, body.attribution.estimator)
 
 
-async def _cited(
-    body: ChatRequest, answer: Answer, engine: Engine, metrics: Metrics, caller: Caller
-) -> Findings | None:
-    """The sources of every statement; None where there is nothing to cite or nobody asked."""
-    options, generation = body.attribution, answer.generation
-    if not (options.enabled and answer.sources and answer.statements):
+def _question(body: ChatRequest, engine: Engine, prompt: Prompt) -> Question | None:
+    """How statements are cited; None if nobody asked, or there is nothing to cite."""
+    options = body.attribution
+    if not options.enabled or not (prompt.documents or prompt.source_messages):
         return None
-    method = options.method or engine.default_method
-    question = Question("sentence", method, options.estimator, top_k=options.top_k)
-    # its time begins when the response is there, which may have taken all of the caller's
-    findings = await engine.attribute_generation(generation, question, Caller(caller.name))
-    metrics.observe_attribution(method=method, seconds=findings.seconds)
-    note(attribution_method=method, spans=len(findings.attributions))
-    return findings
+    return Question(
+        "sentence",
+        options.method or engine.default_method,
+        options.estimator,
+        top_k=options.top_k,
+        min_share=options.min_share,
+    )
 
 
-@router.post("/chat/completions", response_model=ChatReply)
+@router.post("/chat/completions", response_model=ChatReply, responses=_STREAM_DOCUMENTED)
 async def chat_completions(
     body: ChatRequest,
     request: Request,
@@ -70,22 +80,43 @@ async def chat_completions(
     """Answer the last message, and cite what each statement rests on.
 
     The documents, or else the earlier messages, are the sources; the `annotations` of the reply's
-    message have the sources of every statement. Its `id` is what POST /attribute takes.
+    message have those of every statement. Its `id` is what POST /attribute takes. With `stream`,
+    the citations of a statement follow it as `annotations` of a chunk's `delta`. Where two of them
+    overlap, the later one holds: what comes after a sentence may show that it had not ended.
     """
     _check(body, engine)
     note_text(query=body.messages[-1].content)
+    model, prompt = engine.settings.model, prompt_of(body)
     sampling = Sampling(body.new_tokens, body.temperature or 0.0, body.top_p or 1.0, body.seed)
-    source_type = body.attribution.source_type
-    async with connected(request.receive, caller):
-        writing = await generations.begin(prompt_of(body), source_type, sampling, caller)
-        with closing(writing):
-            answer = await caller.stay(writing.finished(), though_late=True)
-        citing = _cited(body, answer, engine, metrics, caller)
-        findings = await caller.stay(citing, though_late=True)
-        content = await asyncio.to_thread(
-            lambda: reply_of(engine.settings.model, answer, findings).model_dump_json()
+    question, shape = _question(body, engine, prompt), body.attribution.citation_format
+
+    async def cited(answer: Answer) -> Findings | None:
+        if question is None or not (answer.sources and answer.statements):
+            return None
+        # its time begins when the response is there, which may have taken all of the caller's
+        findings = await engine.attribute_generation(
+            answer.generation, question, Caller(caller.name)
         )
-    return Response(content, media_type="application/json")
+        metrics.observe_attribution(method=question.method, seconds=findings.seconds)
+        note(attribution_method=question.method, spans=len(findings.attributions))
+        return findings
+
+    async def whole(writing: Writing) -> tuple[Answer, Findings | None]:
+        answer = await writing.finished()
+        return answer, await cited(answer)
+
+    async with connected(request.receive, caller):
+        writing = await generations.begin(prompt, body.attribution.source_type, sampling, caller)
+        if not body.stream:
+            with closing(writing):
+                answer, findings = await caller.stay(whole(writing), though_late=True)
+            content = await asyncio.to_thread(
+                lambda: reply_of(model, answer, findings, shape).model_dump_json()
+            )
+            return Response(content, media_type="application/json")
+    usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+    stream = ChunkStream(writing, model, question, shape, cited, usage=usage)
+    return EventStream(stream.chunks(), caller, writing.close)
 
 
 @router.get("/models")

@@ -1,5 +1,6 @@
 """/v1 as the protocol says: what is taken, what is refused by name, and what is cited."""
 
+import json
 from typing import Any
 
 import httpx
@@ -31,9 +32,13 @@ def _chat(client: httpx.Client, **body: Any) -> dict[str, Any]:
     return reply
 
 
+def _annotations(reply: dict[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = reply["choices"][0]["message"]["annotations"]
+    return found
+
+
 def _cited(reply: dict[str, Any]) -> list[dict[str, Any]]:
-    (choice,) = reply["choices"]
-    return [source for one in choice["message"]["annotations"] for source in one["sources"]]
+    return [source for one in _annotations(reply) for source in one["sources"]]
 
 
 def _error(response: httpx.Response) -> dict[str, Any]:
@@ -235,3 +240,53 @@ def test_it_is_counted_as_the_generation_and_the_attribution_that_it_is(
     before = counted()
     assert _chat(client, documents=DOCUMENTS)["choices"][0]["finish_reason"] == "stop"
     assert [after - old for after, old in zip(counted(), before, strict=True)] == [1, 1]
+
+
+def _chunks(client: httpx.Client, **body: Any) -> list[dict[str, Any]]:
+    body = {"messages": [USER], "documents": DOCUMENTS, "stream": True} | body
+    with client.stream("POST", "/v1/chat/completions", json=body) as response:
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith("text/event-stream")
+        *lines, end = [line for line in response.iter_lines() if line.startswith("data: ")]
+    assert end == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"temperature": 2.0, "seed": 3, "max_tokens": 90},
+        {"documents": None, "messages": TURNS, "max_tokens": 60},
+        {"attribution": {"min_share": 0.0, "source_type": "word"}},
+    ],
+)
+def test_a_stream_joins_to_the_whole_reply(client: httpx.Client, change: dict[str, Any]) -> None:
+    chunks = _chunks(client, stream_options={"include_usage": True}, **change)
+    whole = _chat(client, **{"documents": DOCUMENTS} | change)
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}) == 1
+    *body, usage = chunks
+    assert usage["choices"] == [] and usage["usage"] == whole["usage"]
+    assert all(chunk["usage"] is None for chunk in body)
+    deltas = [chunk["choices"][0]["delta"] for chunk in body]
+    assert deltas[0] == {"role": "assistant", "content": ""} and deltas[-1] == {}
+    reasons = [chunk["choices"][0]["finish_reason"] for chunk in body]
+    (choice,) = whole["choices"]
+    assert reasons == [None] * (len(body) - 1) + [choice["finish_reason"]]
+    assert "".join(delta.get("content", "") for delta in deltas) == choice["message"]["content"]
+    annotations = [one for delta in deltas for one in delta.get("annotations", [])]
+    assert annotations == choice["message"]["annotations"] != []
+    assert client.get(f"/generations/{chunks[0]['id']}").status_code == 200
+
+
+def test_a_stream_without_citations_or_usage_has_neither(client: httpx.Client) -> None:
+    chunks = _chunks(client, attribution=False)
+    assert all("usage" not in chunk and chunk["choices"] for chunk in chunks)
+    assert not any("annotations" in chunk["choices"][0]["delta"] for chunk in chunks)
+
+
+def test_what_is_wrong_is_refused_before_the_stream(client: httpx.Client) -> None:
+    for change in ({"n": 2}, {"documents": ["x " * 20_000]}, {"model": "other"}):
+        response = _post(client, stream=True, **change)
+        assert response.status_code in (400, 404) and _error(response)["message"]
