@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 
@@ -126,6 +126,14 @@ def _unused_name(contents: list[str]) -> str:
     return f"xplace{number}x"
 
 
+class _Fit(NamedTuple):
+    """A content with its placement, and those before it."""
+
+    index: int
+    place: Placement
+    before: "_Fit | None"
+
+
 def _locate(
     text: str, pieces: list[str], contents: list[str]
 ) -> list[tuple[int, Placement]] | None:
@@ -139,19 +147,23 @@ def _locate(
     """
     if not text.startswith(pieces[0]):
         return None
-    fits: dict[int, list[tuple[int, Placement]]] = {
-        len(pieces[0]): []
-    }  # by how far the text is explained
+    fits: dict[int, _Fit | None] = {len(pieces[0]): None}  # by how far the text is explained
     for number, literal in zip(pieces[1::2], pieces[2::2], strict=True):
-        index, longer = int(number), dict[int, list[tuple[int, Placement]]]()
+        index, longer = int(number), dict[int, _Fit | None]()
         for start, fit in fits.items():
             for variant, offset in _variants(contents[index]):
                 end = start + len(variant)
                 if text.startswith(variant, start) and text.startswith(literal, end):
                     place = Placement(start, end, offset)
-                    longer.setdefault(end + len(literal), [*fit, (index, place)])
+                    longer.setdefault(end + len(literal), _Fit(index, place, fit))
         fits = longer
-    return fits.get(len(text))
+    if len(text) not in fits:
+        return None
+    located, last = [], fits[len(text)]
+    while last is not None:
+        located.append((last.index, last.place))
+        last = last.before
+    return located[::-1]
 
 
 def _variants(content: str) -> Iterator[tuple[str, int]]:

@@ -12,6 +12,7 @@ do not matter, offsets include leading spaces, and threads never meet on one mut
 import json
 import re
 import threading
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -91,6 +92,7 @@ class Codec:
     def _control_in(self, text: str, encoding: Any, user_spans: Sequence[CharRange]) -> bool:
         """Whether a control token came out of users' text. The white space that some markers
         swallow on their sides does not count."""
+        spans = sorted(user_spans)
         for token_id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if token_id in self.control:
                 core = text[start:end]
@@ -98,7 +100,8 @@ class Codec:
                     continue  # a character that the vocabulary lacks, not the token's spelling
                 start += len(core) - len(core.lstrip())
                 end -= len(core) - len(core.rstrip())
-                if any(first < end and start < last for first, last in user_spans):
+                before_end = bisect_left(spans, (end, 0))  # spans are disjoint: the last one counts
+                if before_end and start < spans[before_end - 1][1]:
                     return True
         return False
 

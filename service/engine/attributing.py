@@ -55,7 +55,7 @@ _MOST_WAITING_TO_PREPARE = 64
 class Encode(Protocol):
     """Runs what takes no pass over the model, but time, in another thread."""
 
-    def __call__(self, work: Callable[[], T]) -> Awaitable[T]: ...
+    def __call__(self, work: Callable[[], T], caller: str, characters: int) -> Awaitable[T]: ...
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ class Attributing:
                 return plan
             return self._findings(plan, plan.attributor, question, key)
 
-        plan = await self._encode(read)
+        plan = await self._encode(read, caller.name, generation.prompt.characters)
         if isinstance(plan, Findings):
             return plan
 
@@ -166,7 +166,11 @@ class Attributing:
         """See `Engine.page_of_generation`."""
         key = self._key(generation, question)
         await self._look_up(key)
-        plan = await self._encode(lambda: self._plan(generation, question, key))
+        plan = await self._encode(
+            lambda: self._plan(generation, question, key),
+            caller.name,
+            generation.prompt.characters,
+        )
 
         def work() -> str:
             attributor = self._ready(plan, key)
@@ -191,7 +195,7 @@ class Attributing:
             spans, passes = self._spans(task, question)
             return _Plan(self._loaded.attributor(task, question.method, name), spans, passes)
 
-        plan = await self._encode(read)
+        plan = await self._encode(read, caller.name, prompt.characters + len(response))
         done = await self._turn(
             lambda: self._findings(plan, plan.attributor, question, key), plan, caller
         )

@@ -5,14 +5,12 @@ the same weights; text is encoded in a few more. The event loop only waits. A re
 on what else is running. Knows nothing of HTTP.
 """
 
-import asyncio
 import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from at2.errors import ModelError
 from at2.estimator.identity import ModelIdentity
@@ -38,13 +36,12 @@ from service.engine.sampling import Sampling
 from service.engine.scores import ScoreCache
 from service.engine.scoring import Scoring, check_scores_as_written
 from service.engine.speed import Speed
+from service.engine.text import TextThreads
 from service.failures import EngineDownError
 from service.records import Generation, Prompt, ScoreStore
 from service.settings import Settings
 
 logger = logging.getLogger("at2.service")
-
-T = TypeVar("T")
 
 DEFAULT_MAX_NEW_TOKENS = 256
 
@@ -96,7 +93,7 @@ class Engine:
         self._scores = ScoreCache(settings.score_cache_mb * _MB)
         self.scoring = Scoring(as_written=False, reason="not tested yet")
         self._generations = 0
-        self._text = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="text")
+        self._text = TextThreads(_TEXT_THREADS)
         self.accounts = Accounts()
         limit = settings.max_requests
         self.admission = Admission(
@@ -113,7 +110,7 @@ class Engine:
             self._scores,
             self.admission,
             self._speed,
-            encode=self._encode,
+            encode=self._text.run,
             busy=lambda: self._generations > 0,
             accounts=self.accounts,
         )
@@ -137,7 +134,9 @@ class Engine:
             )
         await self._write(_WARM_UP_TOKENS, _WARM_UP_TOKENS)
         if isinstance(self._batcher, Batcher):
-            self.scoring = await check_scores_as_written(self._loaded, self._batcher, self._encode)
+            self.scoring = await check_scores_as_written(
+                self._loaded, self._batcher, self._text.run
+            )
         else:
             self.scoring = Scoring(False, "scores take a pass: responses are written one by one")
         logger.info("%s", self.scoring.reason)
@@ -157,7 +156,7 @@ class Engine:
         """Stop everything; what still runs fails. Safe to call more than once."""
         self._batcher.close()
         self._attributing.close()
-        self._text.shutdown(wait=True, cancel_futures=True)
+        self._text.close()
 
     @property
     def ready(self) -> bool:
@@ -249,7 +248,9 @@ class Engine:
             task = self._loaded.task(prompt, source_type)
             place.enter_context(caller.within(limits.allowed_seconds(0.0)))
             ids, recorder = await caller.stay(
-                self._encode(lambda: self._read(task, prompt, wanted or 1))
+                self._text.run(
+                    lambda: self._read(task, prompt, wanted or 1), caller.name, prompt.characters
+                )
             )
             most = min(DEFAULT_MAX_NEW_TOKENS, limits.new_tokens, limits.context_tokens - len(ids))
             count = wanted or most
@@ -306,7 +307,7 @@ class Engine:
         self.limits.check_length(len(task.input_ids), new_tokens)
         return task.input_ids, self._loaded.recorder(task) if self.scoring.as_written else None
 
-    async def answer(self, generation: Generation) -> Answer:
+    async def answer(self, generation: Generation, caller: Caller | None = None) -> Answer:
         """The answer of a recorded generation, as it was given at first.
 
         Raises:
@@ -314,10 +315,13 @@ class Engine:
         """
 
         def work() -> Answer:
-            task = self._loaded.task_of(generation, generation.source_type)
+            task = self._scores.task(generation.id, generation.source_type)
+            if task is None:
+                task = self._loaded.task_of(generation, generation.source_type)
             return Answer(generation, task.source_spans, task.statements)
 
-        return await self._encode(work)
+        caller = caller or Caller()
+        return await caller.stay(self._text.run(work, caller.name, generation.prompt.characters))
 
     async def attribute_so_far(self, generating: Generating, question: Question) -> Findings | None:
         """Ranked sources of statements of a response that is being written, between two pieces of
@@ -340,9 +344,6 @@ class Engine:
         """Keep or compute scores of a generation that was recorded, before anybody asks."""
         if self.settings.prepare or answer.token_scores is not None:
             await self._attributing.prepare(answer)
-
-    async def _encode(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._text, work)
 
     # -- attribution ---------------------------------------------------------------------------
 

@@ -45,6 +45,11 @@ class Prompt:
         for _, content in self.messages:
             yield content
 
+    @property
+    def characters(self) -> int:
+        """Of all these texts together."""
+        return sum(map(len, self.texts))
+
 
 @dataclass(frozen=True)
 class Generation:

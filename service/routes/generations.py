@@ -115,11 +115,12 @@ async def generate(
 
 @router.get("/generations/{generation_id}", response_model=GenerateReply)
 async def get_generation(
-    generation_id: str, engine: EngineDep, store: StoreDep, caller: CallerDep
+    generation_id: str, request: Request, engine: EngineDep, store: StoreDep, caller: CallerDep
 ) -> Response:
     """The reply of an earlier POST /generate."""
     kept = await known(store, generation_id, caller)
-    answer = await engine.answer(kept.generation)
+    async with connected(request.receive, caller):
+        answer = await engine.answer(kept.generation, caller)
     content = await _encoded(engine.settings.model, answer, kept.expires)
     return Response(content, media_type="application/json")
 

@@ -1,5 +1,6 @@
 """Requests that are small and ask for much, on a real server: it answers the others meanwhile."""
 
+import asyncio
 import json
 import sys
 import threading
@@ -150,6 +151,40 @@ def test_a_record_is_there_for_the_key_that_made_it_only(running: tuple[int, str
         assert mine.delete(path).status_code == 204
 
 
+def test_thousands_of_turns_are_refused_by_their_tokens(running: tuple[int, str]) -> None:
+    """Nothing is timed: in a time that grows with their square they would take minutes, and get
+    the status of what takes too long."""
+    turns = [{"role": role, "content": "a"} for role in ("user", "assistant")] * 5000
+    asked = BODY | {"messages": turns, "max_new_tokens": 4}
+    with (
+        _client(running[1]) as client,
+        _client(running[1], OTHER) as other,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        sent = [pool.submit(client.post, "/generate", json=asked) for _ in range(4)]
+        _generated(other)
+        for response in (one.result() for one in sent):
+            assert response.status_code == 400
+            assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+async def _at_once(address: str, count: int) -> list[int]:
+    """The statuses of so many generations that are asked for in one moment."""
+    host, port = address.removeprefix("http://").split(":")
+    content = json.dumps(BODY).encode()
+    request = (
+        f"POST /generate HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\n\r\n"
+    ).encode() + content
+    opened = [await asyncio.open_connection(host, int(port)) for _ in range(count)]
+    for _, writer in opened:
+        writer.write(request)
+    lines = await asyncio.gather(*(reader.readline() for reader, _ in opened))
+    for _, writer in opened:
+        writer.close()
+    return [int(line.split()[1]) for line in lines]
+
+
 def test_what_is_too_many_is_refused_before_it_is_read(tmp_path: Path) -> None:
     save_endless_model(tmp_path, context_tokens=8000)
     limits = {"AT2_MAX_REQUESTS": "1", "AT2_MAX_NEW_TOKENS": "7000"}
@@ -172,6 +207,7 @@ def test_what_is_too_many_is_refused_before_it_is_read(tmp_path: Path) -> None:
             assert response.status_code == 429
             assert response.json()["error"]["code"] == "server_busy"
             assert int(response.headers["Retry-After"]) >= 1
+        assert asyncio.run(_at_once(address, 436)) == [429] * 436
         assert client.get("/health").status_code == 200
         found = samples(client.get("/metrics").text)
-        assert sum(count for (name, _), count in found.items() if "refused" in name) == 3
+        assert sum(count for (name, _), count in found.items() if "refused" in name) == 439
