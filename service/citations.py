@@ -55,6 +55,8 @@ def print_answer(
                 numbers[source.index] = len(numbers) + 1
                 sources.append(source)
             answer.append(" ").append_text(_marker(numbers[source.index]))
+        if attribution.support is not None:
+            answer.append(f" ({_support(attribution.support, attribution.verdict)})", style=_QUIET)
     answer.append_text(plain(generation.response[position:]))
     _print(console, answer)
     if generation.finish_reason in _CUT_OFF:
@@ -78,6 +80,8 @@ def print_attributions(
         head = plain(attribution.text)
         head.stylize("bold")
         head.append(f"  {attribution.start}:{attribution.end}", style=_QUIET)
+        if attribution.support is not None:
+            head.append(f"  {_support(attribution.support, attribution.verdict)}", style=_QUIET)
         _print(console, head)
         drops = {}
         if attribution.verification is not None:
@@ -95,6 +99,11 @@ def print_attributions(
 
 def _marker(number: int) -> Text:
     return Text(f"[{number}]", style=f"bold {_COLOURS[(number - 1) % len(_COLOURS)]}")
+
+
+def _support(support: float, verdict: str | None) -> str:
+    """What the context is worth to a statement, in words where they are known."""
+    return verdict or f"support {support:+.2f} nats a token"
 
 
 def _place(source: ScoredSource, names: Sequence[str]) -> str:

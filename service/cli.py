@@ -160,6 +160,11 @@ def _add_common(parser: argparse.ArgumentParser, *, most: int, what: str) -> Non
         f"(default: {DEFAULT_MIN_SHARE})",
     )
     parser.add_argument(
+        "--support",
+        action="store_true",
+        help="measure whether the context made the model say it, and show what that means",
+    )
+    parser.add_argument(
         "--source-type", choices=get_args(SourceType), help="what the documents are cut into"
     )
     methods = get_args(Method)
@@ -215,6 +220,7 @@ def _statements(
         "min_share": options.min_share,
         "method": options.method,
         "estimator": options.estimator,
+        "support": options.support,
     }
     if generation.expires is not None:
         return client.attribute(generation, **how)
@@ -245,6 +251,7 @@ def _attribute(options: argparse.Namespace) -> int:
             method=options.method,
             estimator=options.estimator,
             verify=options.verify,
+            support=options.support,
         )
     if options.json:
         _print_json(found)

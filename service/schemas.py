@@ -27,6 +27,8 @@ Method = Literal[
     "lexical_overlap",
 ]
 
+Verdict = Literal["supported", "weak", "from memory"]
+
 DEFAULT_TOP_K = 8
 
 DEFAULT_MIN_SHARE = 0.2
@@ -260,6 +262,10 @@ class AttributeRequest(_Prompt):
         default=False,
         description="Really hide the sources found, and measure what the span loses.",
     )
+    support: bool = Field(
+        default=False,
+        description="Measure whether the context made the model say it: two passes for all spans.",
+    )
 
     citation_format: CitationFormat | None = Field(
         default=None,
@@ -311,6 +317,21 @@ class VerifiedSource(BaseModel):
     measured_share: float | None = Field(description="Its drop's share of those listed here.")
 
 
+class VerifiedCitations(BaseModel):
+    """What the cited sources of a span are worth together. Shares are of `drop_all`, and null
+    unless that is positive."""
+
+    sources: list[int] = Field(description="Their `index`, best first.")
+    drop: float = Field(description="Loss without them, in nats: whether they are needed.")
+    log_prob_alone: float = Field(
+        description="Of the span with them and no other source, in nats: whether they are enough."
+    )
+    needed_share: float | None = Field(description="`drop` as a share.")
+    held_share: float | None = Field(
+        description="What they alone are worth as a share; above 1 where others speak against it."
+    )
+
+
 class Verification(BaseModel):
     """What the sources of a span are really worth, measured by hiding them."""
 
@@ -328,6 +349,7 @@ class Verification(BaseModel):
     rank_correlation: float | None = Field(
         description="Spearman's, between scores and drops of the sources listed here."
     )
+    cited: VerifiedCitations
 
 
 class SpanAttribution(BaseModel):
@@ -342,6 +364,16 @@ class SpanAttribution(BaseModel):
     sources: list[ScoredSource]
     verification: Verification | None = Field(
         default=None, description="Only there if it was asked for."
+    )
+    support: float | None = Field(
+        default=None,
+        description="What the context adds to the log-probability of the text, in nats a token: "
+        "with all sources less without any. Only there if it was asked for.",
+    )
+    verdict: Verdict | None = Field(
+        default=None,
+        description="What `support` says about this model; null where that is not known, see "
+        "/info. Only there if it was asked for.",
     )
 
 
@@ -414,6 +446,16 @@ class ScoringInfo(BaseModel):
     reason: str = Field(description="Why, and how exactly the two agree.")
 
 
+class SupportInfo(BaseModel):
+    """What `support` says about this model."""
+
+    supported: float = Field(description="From here on a text is supported, in nats a token.")
+    from_memory: float = Field(description="Below this it is from memory; between, it is weak.")
+    measured: dict[str, Any] = Field(
+        description="Verdicts on held-out answers of known origin, with 95 % intervals."
+    )
+
+
 class InfoReply(BaseModel):
     """What serves here, and within which limits."""
 
@@ -433,6 +475,9 @@ class InfoReply(BaseModel):
     source_types: list[str]
     estimators: list[EstimatorInfo]
     scoring: ScoringInfo
+    support: SupportInfo | None = Field(
+        description="Null where verdicts are not calibrated for the model."
+    )
 
 
 class StatusReply(BaseModel):

@@ -8,6 +8,10 @@ method predicts for several sources together the sum of their scores, and that i
 share of the sum over all sources. Shares count what is positive: hiding a source that speaks
 against the span raises `f`, and its negative drop would make the others' shares exceed one.
 
+Two questions are asked about the sources that are cited: are they needed (what is lost without
+them), and are they enough (what they hold alone, when all others are hidden)? Where others repeat
+them they are enough and not needed; where they work only together with others, the other way round.
+
 Knows attributors and tasks; nothing of how scores come about.
 """
 
@@ -19,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from at2.errors import InputError
-from at2.methods import Attribution, Attributor
+from at2.methods import DEFAULT_MIN_SHARE, Attribution, Attributor
 from at2.metrics import spearman
 from at2.model.ablation import Method, ablated_logit_probs, sequence_log_probs
 from at2.tasks import SourceSpan
@@ -52,6 +56,27 @@ class VerifiedSource:
 
 
 @dataclass(frozen=True)
+class VerifiedCitations:
+    """What the cited sources of a span are worth together, however many of them are verified.
+
+    Attributes:
+        sources: their places among the task's sources, best score first.
+        drop: what is lost without them, in nats (necessity).
+        log_prob_alone: the span's log-probability with them and no other source, in nats
+            (sufficiency).
+        needed_share: `drop` as a share of what all sources are worth; None unless that is positive.
+        held_share: what they alone are worth as a share of the same, which exceeds 1 where the
+            others speak against the span; None unless that is positive.
+    """
+
+    sources: tuple[int, ...]
+    drop: float
+    log_prob_alone: float
+    needed_share: float | None
+    held_share: float | None
+
+
+@dataclass(frozen=True)
 class Verification:
     """What the best sources of one span are really worth.
 
@@ -69,6 +94,7 @@ class Verification:
             speak against the span; None unless `drop_all` is positive.
         rank_correlation: Spearman's, between scores and drops of the verified sources; None for
             fewer than two, or if either are all equal.
+        cited: the same questions about the sources that are cited.
     """
 
     start: int
@@ -84,6 +110,7 @@ class Verification:
     predicted_share_together: float | None
     measured_share_together: float | None
     rank_correlation: float | None
+    cited: VerifiedCitations
 
     def to_dict(self) -> dict[str, Any]:
         """The same in plain types, for JSON."""
@@ -96,6 +123,7 @@ def verify(
     end: int | None = None,
     *,
     top_k: int = DEFAULT_TOP_K,
+    min_share: float = DEFAULT_MIN_SHARE,
     ablation: Method = "mask",
 ) -> Verification:
     """Verify the best sources of one span of the target; see `verify_spans`.
@@ -104,7 +132,9 @@ def verify(
         start, end: the span in characters of the target; either may be left out.
     """
     last = len(attributor.task.target) if end is None else end
-    (verification,) = verify_spans(attributor, [(start or 0, last)], top_k=top_k, ablation=ablation)
+    (verification,) = verify_spans(
+        attributor, [(start or 0, last)], top_k=top_k, min_share=min_share, ablation=ablation
+    )
     return verification
 
 
@@ -113,22 +143,26 @@ def verify_spans(
     spans: Sequence[tuple[int, int]],
     *,
     top_k: int = DEFAULT_TOP_K,
+    min_share: float = DEFAULT_MIN_SHARE,
     ablation: Method = "mask",
 ) -> list[Verification]:
-    """Measure, for each span, what hiding its best sources does, one by one and all together.
+    """Measure, for each span, what hiding its best sources does, one by one and all together, and
+    what hiding the cited ones or all others does.
 
-    Takes up to `top_k + 1` forward passes for each span and two for all of them; sets of sources
-    that several spans share are hidden once.
+    Takes up to `top_k + 3` forward passes for each span and two for all of them; sets of sources
+    that come up several times are hidden once.
 
     Args:
         attributor: the method whose ranking is verified.
         spans: in characters of the target.
         top_k: how many of the best sources; fewer if there are fewer.
+        min_share: which sources are cited, see `at2.methods.citing`.
         ablation: how sources are hidden, see `at2.model.ablation.ablated_logit_probs`.
 
     Raises:
         SpanError: a span is outside the target or covers no token.
-        InputError: `top_k` is not positive, or the task has no sources.
+        InputError: `top_k` is not positive, `min_share` not between 0 and 1, or the task has no
+            sources.
     """
     task = attributor.task
     if top_k < 1:
@@ -138,12 +172,15 @@ def verify_spans(
         raise InputError("there are no sources to verify")
     if not spans:
         return []
-    rankings = [attributor.attribute(start, end) for start, end in spans]
+    rankings = [attributor.attribute(start, end, min_share=min_share) for start, end in spans]
 
     # 1. Per span, which sources each ablation keeps; everything and nothing come first.
     best = [[s.source.index for s in ranking.sources[:top_k]] for ranking in rankings]
-    per_span = [_without(indices, task.num_sources) for indices in best]
-    masks = np.concatenate([_all_and_none(task.num_sources), *per_span])
+    per_span = [
+        np.concatenate([_without(indices, task.num_sources), _of_cited(ranking, task.num_sources)])
+        for indices, ranking in zip(best, rankings, strict=True)
+    ]
+    masks = np.concatenate([all_and_none(task.num_sources), *per_span])
 
     # 2. One call measures them all, on the tokens from the first span to the last: equal sets are
     # hidden once.
@@ -170,7 +207,8 @@ def verify_spans(
     return verifications
 
 
-def _all_and_none(num_sources: int) -> NDArray[np.bool_]:
+def all_and_none(num_sources: int) -> NDArray[np.bool_]:
+    """Masks [2, sources]: with all of them, and with none."""
     return np.stack([np.ones(num_sources, np.bool_), np.zeros(num_sources, np.bool_)])
 
 
@@ -182,11 +220,19 @@ def _without(indices: list[int], num_sources: int) -> NDArray[np.bool_]:
     return masks
 
 
+def _of_cited(ranking: Attribution, num_sources: int) -> NDArray[np.bool_]:
+    """Masks [2, sources]: without the cited sources, and without all others."""
+    cited = np.zeros(num_sources, dtype=np.bool_)
+    cited[[s.source.index for s in ranking.sources if s.cited]] = True
+    return np.stack([~cited, cited])
+
+
 def _verification(
     ranking: Attribution, num_tokens: int, ablation: Method, measured: NDArray[np.float64]
 ) -> Verification:
-    """Args: measured: log-probabilities with all, none, without each, without the best together."""
-    full, none, *alone, without_best = measured.tolist()
+    """Args: measured: log-probabilities with all, none, without each, without the best together,
+    without the cited, with the cited alone."""
+    full, none, *alone, without_best, without_cited, cited_alone = measured.tolist()
     top = ranking.sources[: len(alone)]
     scores = [s.score for s in top]
     drops = [full - value for value in alone]
@@ -214,6 +260,13 @@ def _verification(
         ),
         measured_share_together=drop_together / drop_all if drop_all > 0 else None,
         rank_correlation=spearman(np.array(scores), np.array(drops)),
+        cited=VerifiedCitations(
+            sources=tuple(s.source.index for s in ranking.sources if s.cited),
+            drop=full - without_cited,
+            log_prob_alone=cited_alone,
+            needed_share=(full - without_cited) / drop_all if drop_all > 0 else None,
+            held_share=(cited_alone - none) / drop_all if drop_all > 0 else None,
+        ),
     )
 
 

@@ -143,6 +143,7 @@ class AsyncClient:
         method: str | None = None,
         estimator: str | None = None,
         verify: bool = False,
+        support: bool = False,
     ) -> AttributeReply:
         """Rank the sources of spans of a response; of all of it, if no span is given.
 
@@ -165,6 +166,7 @@ class AsyncClient:
             method: `at2` by default; the others are in `info().methods`.
             estimator: name of one of `info().estimators`.
             verify: really hide the sources found, and measure what the span loses.
+            support: measure whether the context made the model say it.
         """
         body = (
             wire.prompt_body(query, context, documents, messages)
@@ -181,6 +183,7 @@ class AsyncClient:
                 method=method,
                 estimator=estimator,
                 verify=verify or None,
+                support=support or None,
             )
         )
         return wire.result(await self._send("POST", "/attribute", body), AttributeReply)

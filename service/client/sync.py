@@ -144,6 +144,7 @@ class Client:
         method: str | None = None,
         estimator: str | None = None,
         verify: bool = False,
+        support: bool = False,
     ) -> AttributeReply:
         """Rank the sources of spans of a response; of all of it, if no span is given.
 
@@ -166,6 +167,7 @@ class Client:
             method: `at2` by default; the others are in `info().methods`.
             estimator: name of one of `info().estimators`.
             verify: really hide the sources found, and measure what the span loses.
+            support: measure whether the context made the model say it.
         """
         body = (
             wire.prompt_body(query, context, documents, messages)
@@ -182,6 +184,7 @@ class Client:
                 method=method,
                 estimator=estimator,
                 verify=verify or None,
+                support=support or None,
             )
         )
         return wire.result(self._send("POST", "/attribute", body), AttributeReply)

@@ -14,6 +14,7 @@ import torch
 
 from at2.display import attribution_page
 from at2.errors import SpanError, is_out_of_memory
+from at2.evaluation.support import Support, measure_support, support_of
 from at2.evaluation.verify import Verification, verify_spans
 from at2.methods import (
     METHODS,
@@ -292,7 +293,8 @@ class Attributing:
         else:
             spans, passes = self._spans(attributor.task, question)
         passes -= METHODS[key.method].passes(attributor.task.num_sources).forward
-        only_reads = isinstance(attributor, TokenScoreAttributor) and not question.verify
+        measures = question.verify or question.support
+        only_reads = isinstance(attributor, TokenScoreAttributor) and not measures
         return _Plan(attributor, spans, passes, takes_passes=not only_reads)
 
     def _use_kept_scores(self, attributor: Attributor, key: ScoreKey) -> bool:
@@ -360,11 +362,27 @@ class Attributing:
         ]
         verifications: Sequence[Verification] = ()
         if question.verify and different and attributor.task.num_sources:
-            verifications = verify_spans(attributor, different, top_k=top_k)
-            verifications = [verifications[places[span]] for span in plan.spans]
-        attributions = [attributions[places[span]] for span in plan.spans]
-        seconds = time.perf_counter() - started
-        return Findings(attributions, verifications, key.estimator or None, seconds)
+            verifications = verify_spans(
+                attributor, different, top_k=top_k, min_share=question.min_share
+            )
+        supports: Sequence[Support] = ()
+        if question.support and verifications:
+            supports = [support_of(each, self._loaded.calibration) for each in verifications]
+        elif question.support:
+            supports = measure_support(
+                attributor.task, different, calibration=self._loaded.calibration
+            )
+
+        def in_order(found: Sequence[T]) -> list[T]:
+            return [found[places[span]] for span in plan.spans] if found else []
+
+        return Findings(
+            in_order(attributions),
+            in_order(verifications),
+            in_order(supports),
+            key.estimator or None,
+            time.perf_counter() - started,
+        )
 
     def _listened(self, work: Callable[[], T]) -> Callable[[], T]:
         """The same work, which others may go before between its passes."""

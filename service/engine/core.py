@@ -15,6 +15,7 @@ from typing import Any, Literal
 from at2.errors import ModelError
 from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import LinearScoreEstimator
+from at2.evaluation.verdicts import Calibration
 from at2.model.paged import ScoreRecorder
 from at2.model.positions import context_length
 from at2.model.twin import same_weights
@@ -193,6 +194,11 @@ class Engine:
     def identity(self) -> ModelIdentity:
         """What makes the model itself."""
         return self._loaded.identity
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """What support says about this model, if that is known."""
+        return self._loaded.calibration
 
     @property
     def estimators(self) -> Mapping[str, LinearScoreEstimator]:

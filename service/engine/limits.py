@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from at2.errors import InputError, PromptTooLongError
+from at2.evaluation.support import NUM_PASSES
 from at2.methods import METHODS
 from at2.ranges import CharRange
 from at2.tasks import AttributionTask
@@ -152,10 +153,14 @@ class Limits:
         count = passes.forward + num_spans * (passes.forward_per_span + passes.backward_per_span)
         what, param = question.method, "method"
         if question.verify:
-            to_verify = 2 + num_spans * (min(question.top_k, num_sources) + 1)
+            to_verify = 2 + num_spans * (min(question.top_k, num_sources) + 3)
             if to_verify > count:
                 what, param = f"{what} with verify", "verify"
             count += to_verify
+        elif question.support:
+            if count < NUM_PASSES:
+                what, param = f"{what} with support", "support"
+            count += NUM_PASSES
         if count > self.passes:
             raise InputError(
                 f"{what} takes {count} passes over the model for {num_sources} sources "

@@ -15,6 +15,7 @@ from at2.estimator.linear import (
     LinearScoreEstimator,
     load_estimator,
 )
+from at2.evaluation.verdicts import Calibration, load_calibration
 from at2.files import exists, folders_in, place_of
 from at2.fingerprints import weights_fingerprint
 from at2.methods import METHODS, Attributor
@@ -53,6 +54,7 @@ class Loaded:
         estimators: by name; the first is used where a request names none.
         weighings: of all methods and estimators whose scores are weighted attention, by
             `weighing_name`.
+        calibration: what support says about this model, if that is known.
     """
 
     model: Any
@@ -61,6 +63,7 @@ class Loaded:
     fingerprint: str
     estimators: Mapping[str, LinearScoreEstimator]
     weighings: Weighings
+    calibration: Calibration | None
 
     @property
     def end_ids(self) -> frozenset[int]:
@@ -182,9 +185,11 @@ def load(settings: Settings) -> Loaded:
     check_capture(model)
     identity = ModelIdentity.of(model, tokenizer)
     fingerprint = f"{identity.config}-{identity.tokenizer}-{weights_fingerprint(model)}"
-    estimators = _load_estimators(settings, identity)
+    places = _estimator_places(settings)
+    estimators = _load_estimators(settings, places, identity)
     weighings = weighings_of(model, estimators)
-    return Loaded(model, tokenizer, identity, fingerprint, estimators, weighings)
+    calibration = _load_calibration(settings, places, identity)
+    return Loaded(model, tokenizer, identity, fingerprint, estimators, weighings, calibration)
 
 
 def weighing_name(method: str, estimator: str | None) -> str:
@@ -221,15 +226,39 @@ def _set_context(model: Any, tokens: int) -> None:
         )
 
 
-def _load_estimators(
-    settings: Settings, identity: ModelIdentity
-) -> Mapping[str, LinearScoreEstimator]:
+def _estimator_places(settings: Settings) -> dict[str, str]:
+    """Where the estimators are, by name."""
     places: dict[str, str] = {}
     if settings.estimator is not None:
         places[settings.estimator] = settings.estimator
     elif settings.model == default.NAME:
         places[default.NAME] = str(default.ESTIMATOR_PATH)
     places.update(settings.estimators or {})
+    return places
+
+
+def _load_calibration(
+    settings: Settings, places: Mapping[str, str], identity: ModelIdentity
+) -> Calibration | None:
+    """The calibration of support that lies beside an estimator, the first that there is. The
+    default model's belongs to it, whatever estimators are used."""
+    folders = list(places.values())
+    if settings.model == default.NAME:
+        folders.append(str(default.ESTIMATOR_PATH))
+    for folder in folders:
+        try:
+            found = load_calibration(folder)
+        except OSError as error:
+            raise EstimatorError(f"{folder}: {error}") from error
+        if found is not None:
+            found.check_fits(identity)
+            return found
+    return None
+
+
+def _load_estimators(
+    settings: Settings, places: Mapping[str, str], identity: ModelIdentity
+) -> Mapping[str, LinearScoreEstimator]:
     estimators = {}
     for name, place in places.items():
         try:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from at2.evaluation.support import Support
 from at2.evaluation.verify import Verification
 from at2.methods import DEFAULT_MIN_SHARE, Attribution
 from at2.model.weighing import TokenScores
@@ -37,6 +38,7 @@ class Question:
         top_k: the most sources for each span.
         min_share: the share of all positive scores from which on a source is cited.
         verify: measure what hiding these sources does.
+        support: measure what all sources together are worth.
     """
 
     spans: Spans
@@ -46,6 +48,7 @@ class Question:
     top_k: int = DEFAULT_TOP_K
     min_share: float = DEFAULT_MIN_SHARE
     verify: bool = False
+    support: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,14 @@ class Findings:
     Attributes:
         attributions: one for each span.
         verifications: the same number, or none.
+        supports: the same number, or none.
         estimator: name of the estimator that was used, if the method has one.
         seconds: what it took, without waiting for its turn.
     """
 
     attributions: Sequence[Attribution]
     verifications: Sequence[Verification]
+    supports: Sequence[Support]
     estimator: str | None
     seconds: float
 

@@ -69,6 +69,23 @@ export function tint(shares) {
   });
 }
 
+const MEANINGS = {
+  supported: "The context made the model say this",
+  weak: "The context made this a little more likely",
+  "from memory": "The model says this without the context, too",
+};
+
+/** Label statements with what the context is worth to each: the API's attributions, in order. */
+export function support(list) {
+  nodes().forEach((node, number) => {
+    const { support: gain, verdict } = list[number];
+    const nats = `${gain < 0 ? "−" : "+"}${Math.abs(gain).toFixed(2)} nats`;
+    // not in the text itself, which is selected and counted
+    node.dataset.support = verdict ?? nats;
+    node.title = `${MEANINGS[verdict] ?? "What the context is worth here"}: ${nats} a token.`;
+  });
+}
+
 function focusable(number) {
   nodes().forEach((node, other) => node.setAttribute("tabindex", other === number ? "0" : "-1"));
 }

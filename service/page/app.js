@@ -211,7 +211,7 @@ async function ask() {
 
 /** Show a finished answer. */
 async function open(record, prompt) {
-  session = { record, prompt, found: new Map() };
+  session = { record, prompt, found: new Map(), supports: [] };
   byId("steps").hidden = true;
   byId("answer-section").hidden = false;
   byId("findings-section").hidden = false;
@@ -223,6 +223,7 @@ async function open(record, prompt) {
   announce(`Answer: ${record.response || "empty"}.${ending}`);
   view = { span: record.statements[0] ?? null };
   await measure();
+  await showSupport();
 }
 
 async function openLink() {
@@ -301,6 +302,17 @@ async function measure() {
   byId("matrix-section").hidden = found.length < 2; // one statement is the ranking itself
   if (view?.source !== undefined) view = { span: record.statements[0] };
   await render();
+}
+
+/** Label every statement with what the context is worth to it: two passes, whatever is chosen. */
+async function showSupport() {
+  const current = session;
+  if (!current?.record.statements.length) return;
+  const body = { ...subject(), split_by: "sentence", top_k: 1, support: true };
+  const reply = await attempt(() => api.attribute(body));
+  if (session !== current || !reply) return;
+  current.supports = reply.attributions.map(({ start, end, support, verdict }) => ({ start, end, support, verdict }));
+  answer.support(current.supports);
 }
 
 async function attributionOf(span) {
@@ -412,10 +424,10 @@ async function verify() {
 // -- export --------------------------------------------------------------------------------------
 
 function exportJson() {
-  const { record, prompt, found } = session;
+  const { record, prompt, found, supports } = session;
   const measured = [...found.values()].flat().filter(({ verification }) => verification);
   const content = { generation: record, documents: prompt.documents, query: prompt.query, ...choices() };
-  const text = JSON.stringify({ ...content, attributions: statements, verified: measured }, null, 2);
+  const text = JSON.stringify({ ...content, attributions: statements, verified: measured, supports }, null, 2);
   save(`${record.id}.json`, new Blob([text], { type: "application/json" }));
 }
 

@@ -119,14 +119,18 @@ export function ranking(attribution, { labels, verification, onShow, all = false
   );
 }
 
-function summary({ sources, drop_together: together, drop_all: all }) {
+function summary({ sources, drop_together: together, drop_all: all, cited }) {
   const which = sources.length === 1 ? "this source" : `these ${sources.length} sources`;
   const share = all > 0 ? ` The whole context is worth ${nats(all)}.` : "";
+  const alone =
+    cited.sources.length && cited.held_share !== null
+      ? ` The cited ${cited.sources.length === 1 ? "source" : `${cited.sources.length} sources`} alone hold ${Math.round(100 * cited.held_share)} % of that.`
+      : "";
   return element(
     "p",
     { class: "summary" },
     element("strong", {}, `Verified: drop ${nats(together)} nats. `),
-    `The model was run again without ${which}: this text becomes ${times(together)}.${share}`,
+    `The model was run again without ${which}: this text becomes ${times(together)}.${share}${alone}`,
   );
 }
 

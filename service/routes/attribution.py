@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request, Response
 
 from at2.evaluation import verify
+from at2.evaluation.support import Support
 from at2.methods import Attribution
 from at2.tasks import Document
 from service.body import JsonRoute
@@ -23,6 +24,7 @@ from service.schemas import (
     ScoredSource,
     SpanAttribution,
     Verification,
+    VerifiedCitations,
     VerifiedSource,
 )
 from service.translation import prompt_of, spans_of
@@ -33,6 +35,7 @@ router = APIRouter(tags=["attribution"], responses=DOCUMENTED, route_class=JsonR
 def _attribution(
     attribution: Attribution,
     verification: verify.Verification | None,
+    support: Support | None,
     documents: tuple[Document, ...],
 ) -> SpanAttribution:
     reply = SpanAttribution(
@@ -57,6 +60,8 @@ def _attribution(
     )
     if verification is not None:
         reply.verification = _verification(verification)
+    if support is not None:
+        reply.support, reply.verdict = support.support, support.verdict
     return reply
 
 
@@ -80,6 +85,13 @@ def _verification(found: verify.Verification) -> Verification:
         predicted_share_together=found.predicted_share_together,
         measured_share_together=found.measured_share_together,
         rank_correlation=found.rank_correlation,
+        cited=VerifiedCitations(
+            sources=list(found.cited.sources),
+            drop=found.cited.drop,
+            log_prob_alone=found.cited.log_prob_alone,
+            needed_share=found.cited.needed_share,
+            held_share=found.cited.held_share,
+        ),
     )
 
 
@@ -93,14 +105,16 @@ def _encoded(
     shape: CitationFormat | None,
 ) -> bytes:
     """The reply as JSON; fields that were not set are left out."""
-    verifications: Sequence[verify.Verification | None] = findings.verifications or [None] * len(
-        findings.attributions
-    )
+    nothing = [None] * len(findings.attributions)
+    verifications: Sequence[verify.Verification | None] = findings.verifications or nothing
+    supports: Sequence[Support | None] = findings.supports or nothing
     made: dict[tuple[int, int], SpanAttribution] = {}  # spans may be given more than once
-    for attribution, verification in zip(findings.attributions, verifications, strict=True):
+    for attribution, verification, support in zip(
+        findings.attributions, verifications, supports, strict=True
+    ):
         span = (attribution.start, attribution.end)
         if span not in made:
-            made[span] = _attribution(attribution, verification, documents)
+            made[span] = _attribution(attribution, verification, support, documents)
     reply = AttributeReply(
         id=generation_id,
         model=model,
@@ -139,6 +153,7 @@ async def attribute(
         body.top_k,
         body.min_share,
         body.verify,
+        body.support,
     )
     if body.id is not None:
         kept = await known(store, body.id, caller)

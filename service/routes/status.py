@@ -19,6 +19,7 @@ from service.schemas import (
     SourceType,
     StatusReply,
     StoreInfo,
+    SupportInfo,
 )
 
 router = APIRouter(tags=["status"], responses=DOCUMENTED)
@@ -76,6 +77,16 @@ async def info(engine: EngineDep) -> InfoReply:
             for name, estimator in engine.estimators.items()
         ],
         scoring=ScoringInfo(as_written=engine.scoring.as_written, reason=engine.scoring.reason),
+        support=_support(engine),
+    )
+
+
+def _support(engine: Engine) -> SupportInfo | None:
+    found = engine.calibration
+    if found is None:
+        return None
+    return SupportInfo(
+        supported=found.supported, from_memory=found.from_memory, measured=found.measured
     )
 
 

@@ -58,6 +58,9 @@ def test_drops_are_those_of_plain_passes_without_the_sources(model: Any, ablatio
     for source in found.sources:
         assert source.drop == pytest.approx(full - log_prob({source.source.index}), abs=1e-3)
     assert found.drop_together == pytest.approx(full - log_prob(set(best)), abs=1e-3)
+    cited, every = set(found.cited.sources), set(range(task.num_sources))
+    assert found.cited.drop == pytest.approx(full - log_prob(cited), abs=1e-3)
+    assert found.cited.log_prob_alone == pytest.approx(log_prob(every - cited), abs=1e-3)
     everything = set(range(task.num_sources))
     assert found.drop_all == pytest.approx(full - log_prob(everything), abs=1e-3)
     assert max(abs(s.drop) for s in found.sources) > 0.1

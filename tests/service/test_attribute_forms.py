@@ -8,10 +8,12 @@ import httpx
 import pytest
 
 from at2 import AttentionFeatureExtractor, LinearScoreEstimator
+from at2.estimator.identity import ModelIdentity
+from at2.evaluation.verdicts import Calibration
 from at2.methods import METHODS
 from at2.tasks import SOURCE_TYPES
 from service.schemas import Method, SourceType
-from tests.helpers.tiny import tiny_estimator, tiny_server
+from tests.helpers.tiny import tiny_estimator, tiny_pair, tiny_server
 
 CONTEXT = (
     "Charlotte Bennett works for Halden Freight. Charlotte Bennett lives in Lisbon.\n\n"
@@ -130,6 +132,58 @@ def test_verification_measures_what_leave_one_out_does(
             per_token[source["index"]], abs=1e-4
         )
     assert verification["log_prob"] <= 0
+
+
+def test_support_is_what_the_whole_context_is_worth(
+    client: httpx.Client, generation: dict[str, Any]
+) -> None:
+    asked = {"id": generation["id"], "split_by": "sentence", "top_k": 1}
+    found = _ask(client, **asked, support=True)["attributions"]
+    assert all(each["verdict"] is None for each in found)  # this model has no calibration
+    verified = _ask(client, **asked, verify=True)["attributions"]
+    for one, other in zip(found, verified, strict=True):
+        measured = other["verification"]
+        per_token = measured["drop_all"] / measured["num_tokens"]
+        assert one["support"] == pytest.approx(per_token, abs=1e-4)
+        assert "support" not in other and "verification" not in one
+    both = _ask(client, **asked, verify=True, support=True)["attributions"]
+    assert [each["verification"] for each in both] == [each["verification"] for each in verified]
+    assert [each["support"] for each in both] == pytest.approx([e["support"] for e in found])
+    assert client.get("/info").json()["support"] is None
+
+
+def test_verification_says_what_the_cited_sources_hold_alone(
+    client: httpx.Client, generation: dict[str, Any]
+) -> None:
+    def cited(min_share: float) -> tuple[dict[str, Any], dict[str, Any]]:
+        reply = _ask(client, id=generation["id"], verify=True, top_k=9, min_share=min_share)
+        verification = reply["attributions"][0]["verification"]
+        return verification, verification["cited"]
+
+    whole, every = cited(0.0)
+    assert sorted(every["sources"]) == [0, 1, 2, 3]
+    assert every["log_prob_alone"] == pytest.approx(whole["log_prob"], abs=1e-4)
+    assert every["drop"] == pytest.approx(whole["drop_all"], abs=1e-4)
+    whole, none = cited(1.0)
+    assert none["sources"] == [] and none["drop"] == pytest.approx(0.0, abs=1e-4)
+    assert none["log_prob_alone"] == pytest.approx(whole["log_prob"] - whole["drop_all"], abs=1e-4)
+
+
+def test_verdicts_come_from_the_calibration_beside_the_estimator(tmp_path: Path) -> None:
+    shutil.copytree(tiny_estimator(), tmp_path / "own")
+    identity = ModelIdentity.of(*tiny_pair())
+    Calibration(identity, -50.0, -50.0, {"made": "up"}).save(tmp_path / "own")
+    with (
+        tiny_server(AT2_ESTIMATOR=str(tmp_path / "own")) as (_, address),
+        httpx.Client(base_url=address, timeout=60) as client,
+    ):
+        assert client.get("/info").json()["support"] == {
+            "supported": -50.0,
+            "from_memory": -50.0,
+            "measured": {"made": "up"},
+        }
+        (found,) = _ask(client, **STATELESS, support=True)["attributions"]
+        assert found["verdict"] == "supported"
 
 
 def test_verification_of_every_sentence(client: httpx.Client) -> None:

@@ -101,6 +101,20 @@ def test_statements_are_followed_by_their_citations_and_sources_stand_below() ->
     assert lines[4:] == [f"    {SECOND}", f"[2] a.txt:0:{len(FIRST)}", f"    {FIRST}"]
 
 
+def test_what_the_context_is_worth_stands_after_a_statement() -> None:
+    out = io.StringIO()
+    first, second = SPANS
+    found = [
+        first.model_copy(update={"support": 0.012, "verdict": "from memory"}),
+        second.model_copy(update={"support": 1.2}),
+    ]
+    print_answer(Console(file=out, width=200), GENERATION, found, ["a.txt"])
+    assert "Oslo. [1] (from memory)" in out.getvalue()
+    assert "Rome. [2] [1] (support +1.20 nats a token)" in out.getvalue()
+    print_attributions(Console(file=out, width=200), found, ["a.txt"])
+    assert "0:18  from memory" in out.getvalue()
+
+
 def test_an_answer_that_was_cut_off_says_so() -> None:
     out = io.StringIO()
     cut = GENERATION.model_copy(update={"finish_reason": "length"})
@@ -264,6 +278,7 @@ def test_json_is_the_servers_own(
         (["--span", "4", "9"], {"start": 4, "end": 9}),
         (["--quote", "lives"], {"quote": "lives"}),
         (["--min-share", "0.4"], {"split_by": "sentence", "min_share": 0.4}),
+        (["--support"], {"split_by": "sentence", "support": True}),
         (["--verify", "--top-k", "2"], {"split_by": "sentence", "verify": True, "top_k": 2}),
     ],
 )

@@ -251,7 +251,7 @@ def test_many_spans_and_dear_methods_are_refused_before_any_pass(engine: Engine,
             await refused(_question(method="context_cite"), r"64 passes.* 40")
             await refused(
                 _question([(0, n) for n in range(5, 10)], verify=True, source_type="word"),
-                r"at2 with verify takes 48",
+                r"at2 with verify takes 58",
             )
             await refused(_question([(0, 9), (0, 99)]), "99")
             assert not passes

@@ -77,9 +77,10 @@ def send(page: Page, context: str = CONTEXT, query: str = QUERY) -> None:
 
 
 def ask(page: Page, context: str = CONTEXT, query: str = QUERY) -> None:
-    """Ask, and wait for the answer's sources."""
+    """Ask, and wait for the answer's sources and for what the context is worth to it."""
     send(page, context, query)
     expect(page.locator("#findings .source").first).to_be_visible()
+    expect(page.locator(".statement[data-support]").first).to_be_visible()
 
 
 def several_statements(page: Page) -> None:
@@ -249,6 +250,18 @@ def test_verifying_shows_what_really_removing_the_sources_does(page: Page) -> No
     drops = page.locator("#findings .drop").all_inner_texts()
     assert len(drops) == len(measured["sources"])
     assert drops[0] == f"drop {measured['sources'][0]['drop']:.2f} nats"
+
+
+def test_statements_are_labelled_with_what_the_context_is_worth(page: Page, address: str) -> None:
+    several_statements(page)
+    record = record_of(page, address)
+    body = {"id": record["id"], "split_by": "sentence", "support": True}
+    reply = httpx.post(f"{address}/attribute", json=body).json()
+    labels = page.locator(".statement").evaluate_all("all => all.map(s => s.dataset.support)")
+    measured = [found["support"] for found in reply["attributions"]]
+    assert labels == [f"{'−' if s < 0 else '+'}{abs(s):.2f} nats" for s in measured]
+    expect(page.locator(".statement").first).to_have_attribute("title", re.compile("a token"))
+    expect(page.locator("#answer")).to_have_text(str(record["response"]))
 
 
 def test_sources_that_are_not_cited_are_pale(page: Page) -> None:
