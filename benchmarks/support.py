@@ -37,6 +37,10 @@ FROM_ANOTHER = "from another text"
 WITHOUT = "without it"
 KINDS = (FROM_CONTEXT, FROM_ANOTHER, WITHOUT)
 
+TEXTS = "passages of the tests, and articles 33 to 40 of XQuAD: half for the fit, half held out"
+
+_DIGITS = 3
+
 BATCH = 8
 """Responses that are written together."""
 
@@ -150,18 +154,24 @@ def _other_text(given: Sequence[Case], number: int) -> Case | None:
 def calibrate(identity: ModelIdentity, measured: Sequence[Measured]) -> Calibration:
     """Thresholds fitted on one half of the texts, and the verdicts on the other half."""
     fit = {kind: _of(measured, kind, for_fit=True) for kind in KINDS}
-    low, high = fit_thresholds(fit[FROM_CONTEXT], [*fit[FROM_ANOTHER], *fit[WITHOUT]])
-    low, high = round(low, 3), round(high, 3)
+    low, high = fit_thresholds(fit[FROM_CONTEXT], [fit[FROM_ANOTHER], fit[WITHOUT]])
+    low, high = round(low, _DIGITS), round(high, _DIGITS)
     found = Calibration(identity, high, low, {})
     verdicts: dict[str, Any] = {}
     for kind in KINDS:
         values = _of(measured, kind, for_fit=False)
         counts = Counter(map(found.verdict, values))
         verdicts[kind] = {
-            name: vars(Share.counted(counts[name], len(values))) for name in get_args(Verdict)
+            name: _rounded(Share.counted(counts[name], len(values))) for name in get_args(Verdict)
         }
     fitted = {kind: len(values) for kind, values in fit.items()}
-    return Calibration(identity, high, low, {"fitted_on": fitted, "held_out": verdicts})
+    return Calibration(
+        identity, high, low, {"on": TEXTS, "fitted_on": fitted, "held_out": verdicts}
+    )
+
+
+def _rounded(share: Share) -> dict[str, float]:
+    return {name: round(value, _DIGITS) for name, value in vars(share).items()}
 
 
 def _of(measured: Sequence[Measured], kind: str, *, for_fit: bool) -> list[float]:

@@ -6,9 +6,10 @@ that are judged wrong being allowed on either side,
 
     high = the (1 - q) quantile of support without the context,   low = the q quantile with it
 
-and where the two classes are further apart than that, high is the larger of the two. From `high` on
-a statement is supported, below `low` it is from memory, between the two it is weak. Errors are
-counted on other articles than those of the fit. Knows numbers and files; nothing of models.
+where of several kinds of answers without the context the highest quantile counts; and if the
+classes are further apart than that, high is the larger of the two. From `high` on a statement is
+supported, below `low` it is from memory, between the two it is weak. Errors are counted on other
+articles than those of the fit. Knows numbers and files; nothing of models.
 """
 
 import json
@@ -101,23 +102,25 @@ class Calibration:
 
 def fit_thresholds(
     with_context: Sequence[float],
-    without: Sequence[float],
+    without: Sequence[Sequence[float]],
     allowed_error: float = ALLOWED_ERROR,
 ) -> tuple[float, float]:
     """The thresholds `(from_memory, supported)` of a model.
 
     Args:
         with_context: support of answers from their context, in nats a token.
-        without: of answers that did not come from it.
-        allowed_error: share of each that may end up on the wrong side of the two.
+        without: of answers that did not come from it, kind by kind.
+        allowed_error: share of each kind that may end up on the wrong side of the two.
 
     Raises:
         InputError: there are none of a kind.
     """
-    if not len(with_context) or not len(without):
+    if not len(with_context) or not without or not all(map(len, without)):
         raise InputError("thresholds need answers of both kinds")
     of_supported = float(np.quantile(with_context, allowed_error, method="lower"))
-    of_others = float(np.quantile(without, 1 - allowed_error, method="higher"))
+    of_others = max(
+        float(np.quantile(values, 1 - allowed_error, method="higher")) for values in without
+    )
     return min(of_supported, of_others), max(of_supported, of_others)
 
 

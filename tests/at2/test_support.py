@@ -94,12 +94,14 @@ def test_verdicts_change_at_the_thresholds(calibration: Calibration) -> None:
 def test_few_of_those_fitted_to_get_the_opposite_verdict(
     with_context: list[float], without: list[float]
 ) -> None:
-    low, high = fit_thresholds(with_context, without, allowed_error=0.1)
+    lower = [value - 1 for value in without]
+    low, high = fit_thresholds(with_context, [lower, without], allowed_error=0.1)
     assert low <= high
+    assert (low, high) == fit_thresholds(with_context, [without], allowed_error=0.1)
     assert np.mean(np.array(with_context) < low) <= 0.1
     assert np.mean(np.array(without) > high) <= 0.1
     with pytest.raises(InputError, match="both kinds"):
-        fit_thresholds(with_context, [])
+        fit_thresholds(with_context, [without, []])
 
 
 @pytest.mark.parametrize(
