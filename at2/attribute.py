@@ -7,7 +7,7 @@ from typing import Any
 from at2.errors import InputError
 from at2.estimator.known import find_estimator, published_estimator
 from at2.estimator.linear import LinearScoreEstimator, load_estimator
-from at2.methods import DEFAULT_MIN_SHARE, method_named
+from at2.methods import DEFAULT_MIN_SHARE, FusionAttributor, method_named
 from at2.model import default
 from at2.model.recent import recent_model
 from at2.result import AttributionResult, Spans
@@ -32,6 +32,7 @@ def attribute(
     estimator: str | Path | LinearScoreEstimator | None = None,
     spans: Spans = None,
     method: str | None = None,
+    retrieval_scores: Sequence[float] | None = None,
     source_type: str = DEFAULT_SOURCE_TYPE,
     min_share: float = DEFAULT_MIN_SHARE,
     generate_kwargs: Mapping[str, Any] = DEFAULT_GENERATE_KWARGS,
@@ -54,6 +55,8 @@ def attribute(
             that the response says once, characters `(start, end)`, or a list of texts and ranges.
         method: a method's name; by default "at2" where there is an estimator, else
             "contrastive_attention", which needs none.
+        retrieval_scores: what a retriever or reranker gave each document, or each source, for
+            method "fusion", which then is the default; see `FusionAttributor`.
         source_type: what the context is cut into: `document`, `paragraph`, `sentence`, `word` or
             `token`.
         min_share: the share of a span's positive scores from which on a source is cited.
@@ -65,6 +68,10 @@ def attribute(
         ModelError: the model cannot be loaded.
         EstimatorError: the estimator cannot be used, or was trained for another model.
     """
+    if retrieval_scores is not None:
+        method = method or "fusion"
+        if method != "fusion":
+            raise InputError(f"method {method} takes no retrieval scores", param="retrieval_scores")
     loaded, tokenizer = _loaded(model)
     documents = [Document(context)] if isinstance(context, str) else context
     task = DocumentsContextAttributionTask(
@@ -80,6 +87,8 @@ def attribute(
         task.set_generation(response)
     chosen = method or ("contrastive_attention" if weights is None else "at2")
     attributor = method_named(chosen).build(task, weights)
+    if isinstance(attributor, FusionAttributor):
+        attributor.use_retrieval_scores(retrieval_scores)
     return AttributionResult.of(
         attributor, spans, min_share=min_share, method=chosen, estimator=name
     )

@@ -18,6 +18,7 @@ Method = Literal[
     "at2",
     "average_attention",
     "contrastive_attention",
+    "fusion",
     "leave_one_out",
     "context_cite",
     "gradient_norm",
@@ -255,6 +256,12 @@ class AttributeRequest(_Prompt):
         description="By default `at2`, or `contrastive_attention` where the server has no "
         "estimator.",
     )
+    retrieval_scores: _List[Annotated[float, Field(allow_inf_nan=False)]] | None = Field(
+        default=None,
+        min_length=1,
+        description="For `fusion`: what a retriever gave each document, or each source; higher is "
+        "better.",
+    )
     estimator: _Text | None = Field(
         default=None, description="Name of a loaded estimator, see /info; by default the first."
     )
@@ -290,7 +297,9 @@ class AttributeRequest(_Prompt):
             raise ValueError("give one of start and end, spans, quote, split_by")
         if self.occurrence is not None and self.quote is None:
             raise ValueError("occurrence needs quote")
-        if self.estimator is not None and self.method not in (None, "at2"):
+        if self.retrieval_scores is not None and self.method != "fusion":
+            raise ValueError("retrieval_scores need method fusion")
+        if self.estimator is not None and self.method not in (None, "at2", "fusion"):
             raise ValueError(f"method {self.method} takes no estimator")
         return self
 

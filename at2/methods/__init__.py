@@ -11,6 +11,7 @@ from at2.methods.controls import (
     PositionAttributor,
     RandomAttributor,
 )
+from at2.methods.fusion import FusionAttributor
 from at2.methods.gradients import GradientNormAttributor, InputTimesGradientAttributor
 from at2.methods.leave_one_out import LeaveOneOutAttributor
 from at2.methods.registry import (
@@ -33,6 +34,7 @@ __all__ = [
     "AverageAttentionAttributor",
     "ContextCiteAttributor",
     "ContrastiveAttentionAttributor",
+    "FusionAttributor",
     "GradientNormAttributor",
     "InputTimesGradientAttributor",
     "LeaveOneOutAttributor",

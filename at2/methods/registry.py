@@ -22,6 +22,7 @@ from at2.methods.controls import (
     PositionAttributor,
     RandomAttributor,
 )
+from at2.methods.fusion import FusionAttributor
 from at2.methods.gradients import GradientNormAttributor, InputTimesGradientAttributor
 from at2.methods.leave_one_out import LeaveOneOutAttributor
 from at2.model.weighing import Weighing
@@ -112,14 +113,18 @@ def method_named(name: str) -> AttributionMethod:
     return context_cite_method(int(numbered[1]))
 
 
-def _needed(estimator: LinearScoreEstimator | None) -> LinearScoreEstimator:
+def _needed(estimator: LinearScoreEstimator | None, method: str = "at2") -> LinearScoreEstimator:
     if estimator is None:
-        raise InputError("method at2 needs an estimator", param="estimator")
+        raise InputError(f"method {method} needs an estimator", param="estimator")
     return estimator
 
 
 def _at2(task: AttributionTask, estimator: LinearScoreEstimator | None) -> Attributor:
     return AT2Attributor(task, _needed(estimator))
+
+
+def _fusion(task: AttributionTask, estimator: LinearScoreEstimator | None) -> Attributor:
+    return FusionAttributor(AT2Attributor(task, _needed(estimator, "fusion")))
 
 
 def _plain(
@@ -159,6 +164,13 @@ METHODS: Mapping[str, AttributionMethod] = MappingProxyType(
                 partial(_plain, ContrastiveAttentionAttributor),
                 lambda _: _ONE_PASS,
                 weighing=lambda model, _: average_weighing(model, contrast=True),
+            ),
+            AttributionMethod(
+                "fusion",
+                "shares of at2 and of shared words, and of a retriever's scores, in one",
+                _fusion,
+                lambda _: _ONE_PASS,
+                needs_estimator=True,
             ),
             AttributionMethod(
                 "leave_one_out",

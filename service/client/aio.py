@@ -142,6 +142,7 @@ class AsyncClient:
         min_share: float | None = None,
         method: str | None = None,
         estimator: str | None = None,
+        retrieval_scores: Sequence[float] | None = None,
         verify: bool = False,
         support: bool = False,
     ) -> AttributeReply:
@@ -165,6 +166,7 @@ class AsyncClient:
             min_share: the share of all positive scores from which on a source is `cited`.
             method: `at2` by default; the others are in `info().methods`.
             estimator: name of one of `info().estimators`.
+            retrieval_scores: for `method="fusion"`, of each document or each source.
             verify: really hide the sources found, and measure what the span loses.
             support: measure whether the context made the model say it.
         """
@@ -182,6 +184,7 @@ class AsyncClient:
                 min_share=min_share,
                 method=method,
                 estimator=estimator,
+                retrieval_scores=retrieval_scores,
                 verify=verify or None,
                 support=support or None,
             )

@@ -19,9 +19,11 @@ from at2.evaluation.verify import Verification, verify_spans
 from at2.methods import (
     METHODS,
     Attributor,
+    FusionAttributor,
     TokenScoreAttributor,
     WeightedAttentionAttributor,
 )
+from at2.methods.fusion import check_retrieval_scores
 from at2.model.passes import between_passes
 from at2.progress import silent
 from at2.ranges import CharRange
@@ -174,7 +176,7 @@ class Attributing:
         )
 
         def work() -> str:
-            attributor = self._ready(plan, key)
+            attributor = _asked(self._ready(plan, key), question)
             return attribution_page(attributor, num_sources_to_show=question.top_k)
 
         return (await self._turn(work, plan, caller)).result
@@ -185,7 +187,7 @@ class Attributing:
         """See `Engine.attribute_response`."""
         name = self._loaded.estimator_name(question.method, question.estimator)
         level = question.source_type or DEFAULT_SOURCE_TYPE
-        key = ScoreKey("", level, question.method, name or "")
+        key = ScoreKey("", level, _scored_by(question.method), name or "")
         self._limits.check_documents(prompt)
 
         def read() -> _Plan:
@@ -194,7 +196,7 @@ class Attributing:
             task.set_generation(response)
             self._limits.check_length(len(task.input_ids), len(task.generation_ids))
             spans, passes = self._spans(task, question)
-            return _Plan(self._loaded.attributor(task, question.method, name), spans, passes)
+            return _Plan(self._loaded.attributor(task, key.method, name), spans, passes)
 
         plan = await self._encode(read, caller.name, prompt.characters + len(response))
         done = await self._turn(
@@ -261,7 +263,7 @@ class Attributing:
     def _key(self, generation: Generation, question: Question) -> ScoreKey:
         name = self._loaded.estimator_name(question.method, question.estimator)
         level = question.source_type or generation.source_type
-        return ScoreKey(generation.id, level, question.method, name or "")
+        return ScoreKey(generation.id, level, _scored_by(question.method), name or "")
 
     async def _look_up(self, key: ScoreKey) -> None:
         """Get the scores that another replica has computed, if they would be of use."""
@@ -324,6 +326,10 @@ class Attributing:
             found = list(spans)
         for start, end in found:
             task.target_span(start, end)
+        if question.retrieval_scores is not None:
+            check_retrieval_scores(
+                question.retrieval_scores, len(task.source_documents), task.num_sources
+            )
         self._limits.check_reply(question, task, found)
         return found, self._limits.check_cost(question, task.num_sources, len(set(found)))
 
@@ -355,6 +361,7 @@ class Attributing:
         self, plan: _Plan, attributor: Attributor, question: Question, key: ScoreKey
     ) -> Findings:
         started = time.perf_counter()
+        attributor = _asked(attributor, question)
         top_k, different = question.top_k, list(dict.fromkeys(plan.spans))
         places = {span: place for place, span in enumerate(different)}  # equal ones answered once
         attributions = [
@@ -411,6 +418,18 @@ class Attributing:
             logger.error("out of memory in an attribution: %s", error)
         _free_memory()  # only now: the error held on to what the pass had made
         raise NoMemoryError
+
+
+def _scored_by(method: str) -> str:
+    """The method whose scores another needs: fusion adds to those of AT2, which are kept."""
+    return "at2" if method == "fusion" else method
+
+
+def _asked(attributor: Attributor, question: Question) -> Attributor:
+    """The method that is asked for, made from the one that scores."""
+    if question.method != "fusion":
+        return attributor
+    return FusionAttributor(attributor, question.retrieval_scores)
 
 
 def _find(task: AttributionTask, quote: Quote) -> CharRange:

@@ -39,6 +39,7 @@ class Question:
         min_share: the share of all positive scores from which on a source is cited.
         verify: measure what hiding these sources does.
         support: measure what all sources together are worth.
+        retrieval_scores: of documents or sources, for the method that fuses them.
     """
 
     spans: Spans
@@ -49,6 +50,7 @@ class Question:
     min_share: float = DEFAULT_MIN_SHARE
     verify: bool = False
     support: bool = False
+    retrieval_scores: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

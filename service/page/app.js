@@ -18,6 +18,7 @@ const METHODS = {
   at2: "AT2 (trained on attention)",
   average_attention: "Average attention",
   contrastive_attention: "Contrastive attention",
+  fusion: "Fusion (AT2 and shared words)",
   leave_one_out: "Leave one out",
   context_cite: "ContextCite",
   gradient_norm: "Gradient norm",

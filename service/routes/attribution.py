@@ -154,6 +154,7 @@ async def attribute(
         body.min_share,
         body.verify,
         body.support,
+        None if body.retrieval_scores is None else tuple(body.retrieval_scores),
     )
     if body.id is not None:
         kept = await known(store, body.id, caller)

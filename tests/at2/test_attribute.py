@@ -92,6 +92,21 @@ def test_an_estimator_is_taken_from_a_place_and_names_the_result() -> None:
         attribute(estimator=loaded, method="leave_one_out")
 
 
+def test_retrieval_scores_mean_fusion() -> None:
+    settings: dict[str, Any] = {
+        "estimator": tiny_estimator(),
+        "context": ["It ran.", "Ada.", "Ben."],
+    }
+    plain = attribute(**settings, method="fusion")
+    result = attribute(**settings, retrieval_scores=[0.0, 0.0, 5.0])
+    assert plain.method == result.method == "fusion" and plain != result
+    assert result.scores.min() >= 0 and result.scores.sum() == pytest.approx(1)
+    with pytest.raises(InputError, match="2 retrieval scores for 3 documents with 3 sources"):
+        attribute(**settings, retrieval_scores=[1.0, 2.0])
+    with pytest.raises(InputError, match="at2 takes no retrieval scores"):
+        attribute(**settings, method="at2", retrieval_scores=[0.0, 0.0, 5.0])
+
+
 def test_the_estimator_of_a_model_is_found_in_the_working_directory(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="method at2 needs an estimator"):
         attribute(method="at2")

@@ -345,6 +345,7 @@ def test_methods_have_the_names_of_the_api() -> None:
         "at2",
         "average_attention",
         "contrastive_attention",
+        "fusion",
         "leave_one_out",
         "context_cite",
         "gradient_norm",
@@ -354,7 +355,10 @@ def test_methods_have_the_names_of_the_api() -> None:
         "lexical_overlap",
     ]
     assert all(name == method.name and method.description for name, method in METHODS.items())
-    assert [name for name, method in METHODS.items() if method.needs_estimator] == ["at2"]
+    assert [name for name, method in METHODS.items() if method.needs_estimator] == [
+        "at2",
+        "fusion",
+    ]
 
 
 @pytest.mark.parametrize("name", METHODS)
