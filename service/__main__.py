@@ -21,7 +21,7 @@ from service.settings import Settings
 
 logger = logging.getLogger("at2.service")
 
-_SECRET = frozenset({"api_keys"})
+_SECRET = frozenset({"api_keys", "generator", "generator_key", "store"})
 
 
 class _Flags(Settings):

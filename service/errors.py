@@ -17,6 +17,9 @@ from service.failures import (
     DamagedRecordError,
     DeadlineError,
     EngineDownError,
+    GeneratorError,
+    GeneratorLateError,
+    GeneratorUnavailableError,
     NoMemoryError,
     OtherModelError,
     ServerFailure,
@@ -39,6 +42,9 @@ _FAILURES: tuple[tuple[type[ServerFailure], int, str, str], ...] = (
     (DeadlineError, 504, "server_error", "deadline_exceeded"),
     (NoMemoryError, 507, "server_error", "out_of_memory"),
     (EngineDownError, 503, "server_error", "engine_down"),
+    (GeneratorUnavailableError, 503, "server_error", "generator_unavailable"),
+    (GeneratorLateError, 504, "server_error", "generator_late"),
+    (GeneratorError, 502, "server_error", "generator_failed"),
     (StoreError, 503, "server_error", "store_unavailable"),
     (OtherModelError, 409, "invalid_request_error", "other_model"),
     (DamagedRecordError, 500, "server_error", "damaged_record"),
@@ -91,15 +97,15 @@ def event(error: Exception) -> dict[str, Any]:
     if isinstance(error, ServerFailure):
         _, kind, code = _of_failure(error)
         return body(str(error), kind=kind, code=code).model_dump()
-    if isinstance(error, InputError):
-        kind, code = "invalid_request_error", _code_of_input(error)
-        return body(str(error), kind=kind, param=error.param, code=code).model_dump()
+    if isinstance(error, InputError):  # of what only the server that writes can tell
+        return _of_input(error).model_dump()
     logger.exception("unexpected error in a stream", exc_info=error)
     return body("internal error", kind="server_error", code="internal_error").model_dump()
 
 
-def _code_of_input(error: InputError) -> str:
-    return next(code for cls, code in _INPUT_CODES if isinstance(error, cls))
+def _of_input(error: InputError) -> ErrorReply:
+    code = next(code for cls, code in _INPUT_CODES if isinstance(error, cls))
+    return body(str(error), kind="invalid_request_error", param=error.param, code=code)
 
 
 def _of_failure(failure: ServerFailure) -> tuple[int, str, str]:
@@ -154,8 +160,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(InputError)
     async def input_error(_: Request, error: InputError) -> JSONResponse:
-        kind, code = "invalid_request_error", _code_of_input(error)
-        return reply(400, str(error), kind=kind, param=error.param, code=code)
+        return JSONResponse(_of_input(error).model_dump(), 400)
 
     @app.exception_handler(UnknownGenerationError)
     async def unknown(_: Request, error: UnknownGenerationError) -> JSONResponse:

@@ -5,6 +5,9 @@
     ├── DeadlineError        the request took longer than it may
     ├── NoMemoryError        the request did not fit the memory; the server goes on
     ├── EngineDownError      the engine cannot generate, for now or for good
+    ├── GeneratorError       the server that writes responses refuses, fails, or makes no sense
+    │   ├── GeneratorUnavailableError  it cannot be reached, or has too much to do
+    │   └── GeneratorLateError         it took too long
     ├── OtherModelError      a generation is of another model than the one that is served
     ├── StoreError           the store of generations cannot be read or written
     └── DamagedRecordError   a generation cannot be read, and never will be
@@ -50,6 +53,25 @@ class EngineDownError(ServerFailure):
 
     def __init__(self, message: str = "the generation engine has stopped") -> None:
         super().__init__(message)
+
+
+class GeneratorError(ServerFailure):
+    """The server that writes responses refuses, or fails, or its reply makes no sense.
+
+    Args:
+        what: that goes behind its name.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the generator {what}")
+
+
+class GeneratorUnavailableError(GeneratorError):
+    """The server that writes responses cannot be reached, or has too much to do."""
+
+
+class GeneratorLateError(GeneratorError):
+    """The server that writes responses took too long."""
 
 
 class OtherModelError(ServerFailure):

@@ -171,6 +171,11 @@ class GenerateReply(BaseModel):
     usage: Usage
     sources: list[Source]
     statements: list[Statement]
+    encoded: bool = Field(
+        default=False,
+        description="True if the response came from another server as text, without its token ids: "
+        "it was encoded again, and its tokens may not be those that were written. Else left out.",
+    )
 
 
 class DeletionReply(BaseModel):
@@ -443,6 +448,9 @@ class GenerationInfo(BaseModel):
 
     batched: bool = Field(description="Many at a time, or one after the other.")
     reason: str | None = Field(description="Why one after the other; null if many at a time.")
+    server: str | None = Field(
+        description="The address of the server that writes them; null if they are written here."
+    )
 
 
 class ScoringInfo(BaseModel):

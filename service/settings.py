@@ -6,6 +6,7 @@ Imports no model code, so that a wrong setting is reported at once.
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -137,6 +138,18 @@ class Settings(BaseSettings):
         description="Where scores take a pass (see `/info`), compute those of a generation as soon "
         "as it ends, not when first asked.",
     )
+    generator: str | None = Field(
+        default=None,
+        description="Address of an OpenAI-compatible server that writes the responses, as "
+        "`http://HOST:PORT/v1`; they are attributed here, on the same weights.",
+    )
+    generator_key: SecretStr | None = Field(
+        default=None,
+        description="Key for that server; as a flag, everybody on the machine can read it.",
+    )
+    generator_model: str | None = Field(
+        default=None, description="What that server calls the model; by default `model`."
+    )
     store: str = Field(
         default="memory",
         min_length=1,
@@ -226,6 +239,28 @@ class Settings(BaseSettings):
     log_level: Literal["critical", "error", "warning", "info", "debug"] = Field(
         default="info", description="Verbosity of the log."
     )
+
+    @field_validator("generator")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        """An address, without a stroke at its end."""
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("not an address that begins with http:// or https://")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError("an address has no key or query; AT2_GENERATOR_KEY is the key")
+        return value.rstrip("/")
+
+    @field_validator("generator_key")
+    @classmethod
+    def _printable(cls, value: SecretStr | None) -> SecretStr | None:
+        """A key that can be sent."""
+        key = "" if value is None else value.get_secret_value()
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError("the key has a character that is not printable ASCII")
+        return value
 
     @field_validator("estimators", mode="before")
     @classmethod

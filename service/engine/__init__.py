@@ -1,7 +1,8 @@
 """The engine: one model, its estimators, and the threads that run them. Knows nothing of HTTP.
 
-Order of reading: requests → core → loading → generating → batching → sampling → attributing →
-scores → shared_scores → worker → turns → room → limits → admission → accounts → speed.
+Order of reading: requests → core → loading → generating → batching → remote → sampling →
+attributing → scores → shared_scores → worker → turns → room → limits → admission → accounts →
+speed.
 """
 
 from service.engine.core import DEFAULT_MAX_NEW_TOKENS, Engine

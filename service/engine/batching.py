@@ -37,6 +37,7 @@ from service.engine.sampling import Draw, Sampling, choose, number_at
 from service.engine.sharing import PrefixSharing, Sharing, can_share
 from service.engine.threads import adapt_threads
 from service.failures import EngineDownError, NoMemoryError, ServerFailure
+from service.records import FinishReason
 
 logger = logging.getLogger("at2.service")
 
@@ -107,6 +108,7 @@ class TokenStream:
         self.tokens = tokens
         self.recorder = recorder
         self.owner = owner
+        self.finish_reason: FinishReason | None = None  # the ids say it
 
     def receive(self, output: Any) -> None:
         """Take what the loop reports: all ids so far, and whether that was the end."""

@@ -28,9 +28,11 @@ from service.engine.batch_check import GenerationWay, choose_way
 from service.engine.batching import Batcher, TokenStream
 from service.engine.generating import Generating
 from service.engine.limits import Limits
-from service.engine.loading import load
+from service.engine.loading import Loaded, load
 from service.engine.memory import check_cache
 from service.engine.one_by_one import OneByOne
+from service.engine.remote import Remote, RemoteStream
+from service.engine.remote_api import RemoteApi, Wanted
 from service.engine.requests import Answer, EngineLoad, Findings, Question
 from service.engine.room import Room
 from service.engine.sampling import Sampling
@@ -74,13 +76,13 @@ class Engine:
         self._loaded = loaded = load(settings)
         device = loaded.model.device.type
         cache_tokens = settings.cache_tokens or CACHE_TOKENS.get(device, CACHE_TOKENS["cuda"])
-        check_cache(loaded.model, cache_tokens)
-        try:
-            self._batcher: Batcher | OneByOne = Batcher(
-                same_weights(loaded.model), sorted(loaded.end_ids), cache_tokens
-            )
-        except (ValueError, AttributeError, NotImplementedError) as error:
-            raise ModelError(f"{settings.model} cannot generate in batches: {error}") from error
+        self._batcher: Batcher | OneByOne | Remote
+        if settings.generator is None:
+            self._batcher = _batcher(loaded, cache_tokens)
+            room = self._batcher.capacity
+        else:
+            self._batcher = _remote(loaded, settings, cache_tokens)
+            room = self._batcher.capacity * settings.max_requests  # the server has its own turns
         lengths = (self._batcher.capacity, context_length(loaded.model))
         self.limits = Limits(
             context_tokens=min(filter(None, lengths)),
@@ -103,7 +105,7 @@ class Engine:
             of_many_passes=settings.max_long_attributions or -(-limit // 4),
             accounts=self.accounts,
         )
-        self._room = Room(self._batcher.capacity, self.accounts)
+        self._room = Room(room, self.accounts)
         self._speed = Speed()
         self._attributing = Attributing(
             loaded,
@@ -112,7 +114,7 @@ class Engine:
             self.admission,
             self._speed,
             encode=self._text.run,
-            busy=lambda: self._generations > 0,
+            busy=lambda: self._generations > 0 and self.generator is None,
             accounts=self.accounts,
         )
         logger.info("model %s loaded in %.1f s", settings.model, time.monotonic() - started)
@@ -128,6 +130,10 @@ class Engine:
         """
         self._attributing.start()
         self._batcher.start()
+        if isinstance(self._batcher, Remote):
+            self.scoring = Scoring(False, "scores take a pass: another server writes the responses")
+            logger.info("responses are written by %s", self.generator)
+            return
         if isinstance(self._batcher, Batcher):
             model, longest = self._loaded.model, self.limits.context_tokens
             self._batcher, self.generation_way = await choose_way(
@@ -146,6 +152,7 @@ class Engine:
 
     async def _write(self, prompt_tokens: int, new_tokens: int) -> tuple[int, float, int, float]:
         """Write so many tokens, and how long it took; see `Speed.measure`."""
+        assert not isinstance(self._batcher, Remote)
         moments = [time.perf_counter()]
         prompt = [0] * prompt_tokens
         async for ids in self._batcher.submit(prompt, new_tokens, Sampling(), 0, streaming=True):
@@ -182,6 +189,11 @@ class Engine:
             score_bytes=self._scores.size,
             scoring_passes=self._attributing.passes,
         )
+
+    @property
+    def generator(self) -> str | None:
+        """The address of the server that writes the responses, if they are not written here."""
+        return self._batcher.api.url if isinstance(self._batcher, Remote) else None
 
     # -- what it serves ------------------------------------------------------------------------
 
@@ -267,18 +279,22 @@ class Engine:
             place.callback(timed.done)
             kept = place.pop_all()
 
-        def begin() -> TokenStream:
+        def begin() -> TokenStream | RemoteStream:
             kept.enter_context(self._generation())
-            # Every id as it is made: the first one is timed, and at a deadline all so far are kept.
-            tokens = self._batcher.submit(
-                ids,
-                count,
-                sampling,
-                seed,
-                streaming=True,
-                recorder=recorder,
-                owner=caller.name if self.settings.share_prefixes else None,
-            )
+            tokens: TokenStream | RemoteStream
+            if isinstance(self._batcher, Remote):
+                tokens = self._batcher.submit(Wanted(ids, task.messages, count, sampling))
+            else:
+                # Every id as it is made: the first is timed, and at a deadline all so far are kept.
+                tokens = self._batcher.submit(
+                    ids,
+                    count,
+                    sampling,
+                    seed,
+                    streaming=True,
+                    recorder=recorder,
+                    owner=caller.name if self.settings.share_prefixes else None,
+                )
             kept.callback(tokens.close)
             return tokens
 
@@ -338,7 +354,7 @@ class Engine:
         """
         if not self.scoring.as_written:
             return None
-        return await self._encode(
+        return await self._text.run(
             lambda: self._attributing.of_written(generating.so_far(), question)
         )
 
@@ -406,6 +422,31 @@ class Engine:
     def forget(self, generation_id: str) -> None:
         """Drop what is kept or prepared of a generation."""
         self._attributing.forget(generation_id)
+
+
+def _batcher(loaded: Loaded, cache_tokens: int) -> Batcher:
+    """What generates here.
+
+    Raises:
+        ModelError: the cache does not fit the memory, or the model cannot be batched.
+    """
+    check_cache(loaded.model, cache_tokens)
+    try:
+        return Batcher(same_weights(loaded.model), sorted(loaded.end_ids), cache_tokens)
+    except (ValueError, AttributeError, NotImplementedError) as error:
+        raise ModelError(f"{loaded.identity.model} cannot generate in batches: {error}") from error
+
+
+def _remote(loaded: Loaded, settings: Settings, longest: int) -> Remote:
+    """What lets another server generate, sequences up to the model's length, or else `longest`."""
+    key = settings.generator_key
+    api = RemoteApi(
+        settings.generator or "",
+        None if key is None else key.get_secret_value(),
+        settings.generator_model or settings.model,
+        loaded.tokenizer,
+    )
+    return Remote(api, context_length(loaded.model) or longest)
 
 
 class _Timed:

@@ -10,6 +10,7 @@ from at2.tasks import ContextAttributionTask
 from at2.text.decoding import TextStream
 from service.caller import Caller, Departure
 from service.engine.batching import TokenStream
+from service.engine.remote import RemoteStream
 from service.engine.requests import Answer
 from service.failures import DeadlineError
 from service.records import FinishReason, Generation, Prompt
@@ -25,7 +26,7 @@ class Generating:
         task: the task whose prompt is answered, and which gets the response.
         prompt: the same as the caller gave it.
         room: done when there is room for it in the batch.
-        begin: puts it there; ids come from what it returns.
+        begin: puts it there; ids come from what it returns, or text from another server.
         model: fingerprint of the model.
         end_ids: ids that end a response and are not shown.
         caller: who waits for it.
@@ -38,7 +39,7 @@ class Generating:
         task: ContextAttributionTask,
         prompt: Prompt,
         room: "asyncio.Future[None]",
-        begin: Callable[[], TokenStream],
+        begin: Callable[[], TokenStream | RemoteStream],
         *,
         model: str,
         end_ids: frozenset[int],
@@ -50,7 +51,7 @@ class Generating:
         self.prompt = prompt
         self._room = room
         self._begin = begin
-        self._tokens: TokenStream | None = None
+        self._tokens: TokenStream | RemoteStream | None = None
         self._model = model
         self._end_ids = end_ids
         self._caller = caller
@@ -59,6 +60,7 @@ class Generating:
         self._late: DeadlineError | None = None
         self._answer: Answer | None = None
         self._ids: list[int] = []
+        self._texts: list[str] = []  # in place of ids, from a server that gives none
         self.id = f"gen-{uuid.uuid4().hex}"
         self.prompt_tokens = len(task.input_ids)
         place.enter_context(caller.listening(self._when_left))
@@ -75,7 +77,7 @@ class Generating:
             self._room.set_exception(self._late)
 
     async def __aiter__(self) -> AsyncIterator[str]:
-        ids = self._ids
+        ids, texts = self._ids, self._texts
         text = TextStream(self._task.tokenizer, self._task.input_ids)
         try:
             await self._room
@@ -83,6 +85,11 @@ class Generating:
                 raise self._late
             self._tokens = self._begin()
             async for new in self._tokens:
+                if isinstance(new, str):
+                    texts.append(new)
+                    self._on_tokens(1)  # or so
+                    yield new
+                    continue
                 ids += new
                 self._on_tokens(len(new))
                 delta = "".join(
@@ -91,7 +98,7 @@ class Generating:
                 if delta:
                     yield delta
         except DeadlineError:
-            if not ids:
+            if not ids and not texts:
                 raise
         else:
             self._late = None  # all of it was there
@@ -104,9 +111,14 @@ class Generating:
     def so_far(self) -> Answer:
         """What is written as an answer, as if it ended here. In any thread, while nobody iterates;
         the next call changes the task of the answer."""
-        task, ids = self._task, self._ids
-        task.set_generation_ids(ids)
+        task, ids, text = self._task, self._ids, "".join(self._texts)
+        if text:
+            task.set_generation(text)
+            ids = task.generation_ids
+        else:
+            task.set_generation_ids(ids)
         reason: FinishReason = "length" if self._late is None else "deadline"
+        told = None if self._tokens is None else self._tokens.finish_reason
         generation = Generation(
             id=self.id,
             model=self._model,
@@ -116,7 +128,8 @@ class Generating:
             prompt_tokens=task.generation_token_start,
             response_ids=tuple(ids),
             response=task.generation,
-            finish_reason="stop" if ids and ids[-1] in self._end_ids else reason,
+            finish_reason="stop" if ids and ids[-1] in self._end_ids else told or reason,
+            encoded=bool(text),
         )
         recorder = None if self._tokens is None else self._tokens.recorder
         first = task.generation_token_start

@@ -112,7 +112,10 @@ class Loaded:
         if generation.model != self.fingerprint:
             raise OtherModelError(generation.id, self.identity.model)
         task = self.task(generation.prompt, source_type)
-        task.set_generation_ids(generation.response_ids)
+        if generation.encoded:
+            task.set_generation(generation.response)
+        else:
+            task.set_generation_ids(generation.response_ids)
         return task
 
     def attributor(

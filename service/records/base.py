@@ -65,6 +65,8 @@ class Generation:
         response_ids: ids of the response, with the one that ended it.
         response: the same as text.
         finish_reason: why it ended.
+        encoded: whether the response came as text, from a server that gives no ids, and the ids are
+            those of that text.
     """
 
     id: str
@@ -76,6 +78,7 @@ class Generation:
     response_ids: tuple[int, ...]
     response: str
     finish_reason: FinishReason
+    encoded: bool = False
 
     def to_json(self) -> bytes:
         """The record as UTF-8. Requests with lone surrogates, which it cannot show, are refused."""

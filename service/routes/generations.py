@@ -66,14 +66,17 @@ def _reply(model: str, answer: Answer, expires: int | None) -> GenerateReply:
             Statement(start=start, end=end, text=generation.response[start:end])
             for start, end in answer.statements
         ],
+        encoded=generation.encoded,
     )
+
+
+def _json(reply: GenerateReply) -> bytes:
+    return reply.model_dump_json(exclude=None if reply.encoded else {"encoded"}).encode()
 
 
 async def _encoded(model: str, answer: Answer, expires: int | None) -> bytes:
     """The reply as JSON; made in another thread, as it may have megabytes."""
-    return await asyncio.to_thread(
-        lambda: _reply(model, answer, expires).model_dump_json().encode()
-    )
+    return await asyncio.to_thread(lambda: _json(_reply(model, answer, expires)))
 
 
 async def _events(writing: Writing, model: str) -> AsyncIterator[dict[str, Any] | bytes]:

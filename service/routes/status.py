@@ -60,7 +60,9 @@ async def info(engine: EngineDep) -> InfoReply:
         max_new_tokens=settings.max_new_tokens,
         limits=_limits(engine),
         generation=GenerationInfo(
-            batched=engine.generation_way.batched, reason=engine.generation_way.reason
+            batched=engine.generation_way.batched,
+            reason=engine.generation_way.reason,
+            server=engine.generator,
         ),
         store=_store(engine),
         methods=engine.methods,
