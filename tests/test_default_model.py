@@ -12,10 +12,12 @@ from at2 import load_estimator
 from at2.errors import ModelError
 from at2.estimator.identity import ModelIdentity
 from at2.evaluation import overlapping_sources
+from at2.evaluation.support import measure_support
+from at2.evaluation.verdicts import load_calibration
 from at2.methods import AT2Attributor
 from at2.model import default
 from at2.model.attention import check_capture
-from at2.tasks import SimpleContextAttributionTask
+from at2.tasks import DocumentsContextAttributionTask, SimpleContextAttributionTask
 from at2.tasks.generation import end_ids
 from at2.utils import get_model_and_tokenizer
 from service.settings import Settings
@@ -112,6 +114,24 @@ def test_the_sentence_of_the_answer_comes_first(default_pair: Pair) -> None:
         if scores.argmax() not in overlapping_sources(task, passage.support_ranges(question)):
             wrong.append((name, question.question))
     assert len(RIGHT_ANSWERS) - len(wrong) >= BAR, wrong
+
+
+def test_what_the_context_says_is_supported_and_what_another_says_is_not(
+    default_pair: Pair,
+) -> None:
+    calibration = load_calibration(default.ESTIMATOR_PATH)
+    assert calibration is not None
+    calibration.check_fits(ModelIdentity.of(*default_pair))
+    passages = {passage.id: passage for passage in read_passages()}
+    for name, number, response in RIGHT_ANSWERS[:3]:
+        verdicts = []
+        for documents in (passages[name].documents, passages["museum-kayak"].documents):
+            question = passages[name].questions[number].question
+            task = DocumentsContextAttributionTask(documents, question, *default_pair)
+            task.set_generation(response)
+            (found,) = measure_support(task, calibration=calibration)
+            verdicts.append(found.verdict)
+        assert verdicts == ["supported", "from memory"], response
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example["label"])

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from at2.evaluation.verdicts import Calibration, Verdict
 from at2.evaluation.verify import Verification, all_and_none
 from at2.model.ablation import Method, ablated_logit_probs, sequence_log_probs
+from at2.ranges import CharRange
 from at2.tasks import AttributionTask
-from at2.text.alignment import CharRange
 
 NUM_PASSES = 2
 """Over the model, however many spans there are."""

@@ -129,7 +129,7 @@ def _unused_name(contents: list[str]) -> str:
 class _Fit(NamedTuple):
     """A content with its placement, and those before it."""
 
-    index: int
+    content: int
     place: Placement
     before: "_Fit | None"
 
@@ -161,7 +161,7 @@ def _locate(
         return None
     located, last = [], fits[len(text)]
     while last is not None:
-        located.append((last.index, last.place))
+        located.append((last.content, last.place))
         last = last.before
     return located[::-1]
 

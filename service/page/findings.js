@@ -124,7 +124,7 @@ function summary({ sources, drop_together: together, drop_all: all, cited }) {
   const share = all > 0 ? ` The whole context is worth ${nats(all)}.` : "";
   const alone =
     cited.sources.length && cited.held_share !== null
-      ? ` The cited ${cited.sources.length === 1 ? "source" : `${cited.sources.length} sources`} alone hold ${Math.round(100 * cited.held_share)} % of that.`
+      ? ` The cited ${cited.sources.length === 1 ? "source alone holds" : `${cited.sources.length} sources alone hold`} ${Math.round(100 * cited.held_share)} % of that.`
       : "";
   return element(
     "p",

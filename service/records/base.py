@@ -93,8 +93,9 @@ class Generation:
         """
         try:
             fields: dict[str, Any] = {"model": "", **json.loads(data)}
-            prompt = fields.pop("prompt")
-            turns = prompt.get("source_messages")  # older records have none
+            # older records have no model and no turns
+            prompt: dict[str, Any] = {"source_messages": None, **fields.pop("prompt")}
+            turns = prompt["source_messages"]
             return cls(
                 **{**fields, "response_ids": tuple(fields["response_ids"])},
                 prompt=Prompt(

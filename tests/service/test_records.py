@@ -68,6 +68,7 @@ def _bytes_on_disk(tmp_path: Path) -> bytes:
             st.lists(st.tuples(st.sampled_from(["user", "assistant"]), _TEXT), max_size=2).map(
                 tuple
             ),
+            st.none() | st.lists(st.integers(0, 9), max_size=3).map(tuple),
         ),
         source_type=st.just("word"),
         prompt_tokens=st.integers(0, 10**6),
