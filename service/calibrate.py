@@ -102,7 +102,7 @@ def _calibrate(options: argparse.Namespace, prompts: list[dict[str, str]]) -> in
         device=options.device,
         revision=options.revision,
     )
-    found = library.calibrate(
+    calibration = library.calibrate(
         model,
         tokenizer,
         prompts,
@@ -110,7 +110,7 @@ def _calibrate(options: argparse.Namespace, prompts: list[dict[str, str]]) -> in
         num_masks=options.masks or library.NUM_MASKS,
         max_new_tokens=options.max_new_tokens or library.MAX_NEW_TOKENS,
     )
-    print(f"Prompts held out: {found.held_out}")
-    print(f"Average attention on them: {found.average_attention}")
-    print(f"Serve it: AT2_MODEL={model_name} AT2_ESTIMATOR={found.folder} at2 serve")
+    print(f"Prompts held out: {calibration.held_out}")
+    print(f"Average attention on them: {calibration.average_attention}")
+    print(f"Serve it: AT2_MODEL={model_name} AT2_ESTIMATOR={calibration.folder} at2 serve")
     return 0

@@ -47,13 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 after an error, with one line on standard error; 130 after Ctrl-C.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if given[:1] == ["serve"]:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["serve"]:
         from service.__main__ import main as serve  # its flags are the server's settings
 
-        return serve(given[1:], program="at2 serve")
+        return serve(words[1:], program="at2 serve")
     parser = make_parser()
-    options = parser.parse_args(given)
+    options = parser.parse_args(words)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all of Unicode
     try:
@@ -196,10 +196,10 @@ def _ask(options: argparse.Namespace) -> int:
             top_p=options.top_p,
             seed=options.seed,
         )
-        found = _statements(client, generation, options, documents)
-    attributions = found.attributions if found else []
+        attribution = _statements(client, generation, options, documents)
+    attributions = attribution.attributions if attribution else []
     if options.json:
-        _print_json({"generation": generation, "attribution": found})
+        _print_json({"generation": generation, "attribution": attribution})
     else:
         print_answer(_console(), generation, attributions, options.context)
     return 0
@@ -238,7 +238,7 @@ def _attribute(options: argparse.Namespace) -> int:
         raise _UsageError("- can be given only once")
     whole = options.span is None and options.quote is None
     with Client(options.url, key=options.key) as client:
-        found = client.attribute(
+        attribution = client.attribute(
             query=options.query,
             documents=_documents(options.context),
             response=_response(options.response),
@@ -254,9 +254,9 @@ def _attribute(options: argparse.Namespace) -> int:
             support=options.support,
         )
     if options.json:
-        _print_json(found)
+        _print_json(attribution)
     else:
-        print_attributions(_console(), found.attributions, options.context)
+        print_attributions(_console(), attribution.attributions, options.context)
     return 0
 
 
@@ -289,12 +289,12 @@ def _read(name: str) -> str:
     return text
 
 
-def _response(given: str) -> str:
+def _response(response: str) -> str:
     try:
-        is_file = given == STDIN or Path(given).is_file()
+        is_file = response == STDIN or Path(response).is_file()
     except OSError:  # too long for a name
         is_file = False
-    return _read(given) if is_file else given
+    return _read(response) if is_file else response
 
 
 def _console() -> Console:

@@ -60,13 +60,13 @@ class Connection(H11Protocol):
     """One connection.
 
     Args:
-        all_of_them: it belongs to these.
+        connections: those of the server, of which it is one.
         **arguments: see `H11Protocol`.
     """
 
-    def __init__(self, all_of_them: Connections, **arguments: Any) -> None:
+    def __init__(self, connections: Connections, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self._all = all_of_them
+        self._all = connections
         self._arriving: asyncio.TimerHandle | None = None
         self._leaving: asyncio.TimerHandle | None = None
 

@@ -56,10 +56,10 @@ class Generations:
 
     async def forget(self, generation_id: str, caller: Caller) -> bool:
         """Forget a generation and its scores; whether there was one of this caller's."""
-        there = await self._store.delete(generation_id, caller.name)
-        if there:
+        existed = await self._store.delete(generation_id, caller.name)
+        if existed:
             self._engine.forget(generation_id)
-        return there
+        return existed
 
     @property
     def erased(self) -> bool:

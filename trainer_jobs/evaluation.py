@@ -75,19 +75,19 @@ def evaluate_one(job: Job, index: int, progress: Progress) -> None:
     Raises:
         TrainingError: its response is missing or damaged, or the result cannot be written.
     """
-    found = _Evaluated.of(job, index)
-    if found.read() is not None:
+    evaluated = _Evaluated.of(job, index)
+    if evaluated.read() is not None:
         progress.found()
         return
     methods, measures = check(job.settings)
     result = evaluate_example(
-        EvaluationExample(found.task),
+        EvaluationExample(evaluated.task),
         methods,
         index=index,
         estimator=job.estimator,
         settings=measures,
     )
-    found.kept.write(index, partial(_to_bytes, result))
+    evaluated.kept.write(index, partial(_to_bytes, result))
     progress.update()
 
 
@@ -101,11 +101,11 @@ def finish(job: Job) -> None:
     for place in (folder(job), folder(job) / "examples"):
         remove_leftovers(place)
     results = [_Evaluated.of(job, index).read() for index in indices(job)]
-    found = summarise(
+    evaluation = summarise(
         [result for result in results if result is not None], settings=check(job.settings)[1]
     )
-    save(found, folder(job))
-    print(markdown(found))
+    save(evaluation, folder(job))
+    print(markdown(evaluation))
 
 
 @dataclass(frozen=True)

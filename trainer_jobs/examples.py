@@ -54,10 +54,10 @@ class Examples:
 
     def with_place(self, message: str) -> str:
         """A message that begins with the number of an example, with its row added."""
-        found = re.match(r"example (\d+)(?=\D)", message)
-        if found is None or int(found[1]) >= len(self.places):
+        match = re.match(r"example (\d+)(?=\D)", message)
+        if match is None or int(match[1]) >= len(self.places):
             return message
-        return f"{found[0]} ({self.places[int(found[1])]}){message[found.end() :]}"
+        return f"{match[0]} ({self.places[int(match[1])]}){message[match.end() :]}"
 
 
 def load_examples(settings: JobSettings) -> Examples:

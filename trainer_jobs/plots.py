@@ -36,9 +36,9 @@ def plot_losses(
     axes.plot(range(width, len(losses) + 1), smooth, label=f"loss, mean of {width} steps")
     for name, label in (("correlation", "held out: -correlation"), ("lds", "held out: -LDS")):
         points = [
-            (int(steps), -found[name])
-            for steps, found in held_out.items()
-            if found.get(name) is not None
+            (int(steps), -measured[name])
+            for steps, measured in held_out.items()
+            if measured.get(name) is not None
         ]
         if points:
             axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=3, label=label)

@@ -57,10 +57,10 @@ class StreamedTable:
 
     def take(self, indices: Sequence[int], columns: Sequence[str]) -> list[Numbered]:
         """Some rows; see `Table`."""
-        wanted, found = set(indices), {}
+        wanted, rows = set(indices), {}
         for index, row in enumerate(self.rows(columns) if wanted else ()):
             if index in wanted:
-                found[index] = row
-                if len(found) == len(wanted):
+                rows[index] = row
+                if len(rows) == len(wanted):
                     break
-        return [found[index] for index in indices]
+        return [rows[index] for index in indices]

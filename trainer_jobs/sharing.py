@@ -88,10 +88,10 @@ def share(job: Job, stage: str) -> None:
     """This worker's items of a stage; whoever finds that all are there finishes it."""
     shared = SHARED[stage]
     items = shared.items(job)
-    own = items[job.worker.index :: job.worker.count]
-    total = sum(shared.size(job, item) for item in own)
+    own_items = items[job.worker.index :: job.worker.count]
+    total = sum(shared.size(job, item) for item in own_items)
     with Progress(total, shared.title) as progress, Account(job, stage) as account:
-        for item in own:
+        for item in own_items:
             before = progress.made
             shared.do(job, item, progress)
             account.add(item, progress.made - before)

@@ -71,8 +71,8 @@ def train(job: Job) -> None:
         report=publish.reporter(job),
     )
     if can_plot():
-        found = record.read(job.estimator_folder)
-        plot_losses(found["losses"], found["held_out"], job.estimator_folder / LOSS_CURVE)
+        training = record.read(job.estimator_folder)
+        plot_losses(training["losses"], training["held_out"], job.estimator_folder / LOSS_CURVE)
     else:
         logger.warning("no %s: matplotlib is not installed", LOSS_CURVE)
     publish.upload(job)
@@ -245,12 +245,12 @@ def status_lines(job: Job) -> list[str]:
     for stage, (items, is_there) in everything.items():
         if stage == "evaluate":
             lines.append(_training_status(job))
-        there = [item for item in items if is_there(item)]
-        missing = sorted(set(items) - set(there))
+        done_items = [item for item in items if is_there(item)]
+        missing = sorted(set(items) - set(done_items))
         size = (lambda item: 1) if stage == "evaluate" else (lambda item: len(plan.examples(item)))
-        examples = sum(map(size, items)), sum(map(size, there))
-        found = StageStatus(stage, there, missing, examples, accounts(job, stage))
-        lines += found.lines(now)
+        examples = sum(map(size, items)), sum(map(size, done_items))
+        status = StageStatus(stage, done_items, missing, examples, accounts(job, stage))
+        lines += status.lines(now)
     return lines
 
 

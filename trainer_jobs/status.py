@@ -162,10 +162,10 @@ def stop_if_another_did(job: Job, stage: str) -> None:
 
 def accounts(job: Job, stage: str) -> list[Mapping[str, Any]]:
     """What workers said of themselves in a stage; what cannot be read is left out."""
-    found = []
+    notes = []
     for path in files_in(job.folder / FOLDER, f"{stage}-*.json"):
         with suppress(OSError, ValueError, TypeError):
             said = json.loads(read_whole(path))
             if {"worker", "host", "state", "begun", "heard", "items", "examples"} <= set(said):
-                found.append(said)
-    return found
+                notes.append(said)
+    return notes

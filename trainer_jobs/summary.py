@@ -142,7 +142,7 @@ def stage_costs(folder: Place, stages: Sequence[str]) -> dict[str, dict[str, Any
 
     The number of workers is the most that there were at once.
     """
-    found: dict[str, dict[str, Any]] = {}
+    by_stage: dict[str, dict[str, Any]] = {}
     for stage in stages:
         counts: Counter[str] = Counter()
         known = []
@@ -152,12 +152,12 @@ def stage_costs(folder: Place, stages: Sequence[str]) -> dict[str, dict[str, Any
                 known.append(part)
                 counts[path.stem.rpartition("-")[2]] += 1
         if known:
-            found[stage] = {"workers": max(counts.values())}
+            by_stage[stage] = {"workers": max(counts.values())}
             for name in known[0]:
                 values = [part.get(name, 0) for part in known]
                 total = sum(values) if name == "seconds" else max(values)
-                found[stage][name] = round(total, 1)
-    return found
+                by_stage[stage][name] = round(total, 1)
+    return by_stage
 
 
 def _read(path: Place) -> dict[str, Any] | None:

@@ -165,8 +165,8 @@ def _parquet(place: Place) -> ParquetTable:
         filesystem = fs.PyFileSystem(fs.FSSpecHandler(filesystem))
     path = str(place) if filesystem is None else place.path  # type: ignore[union-attr]
     with _arrow_errors(place.name):
-        found = dataset.dataset(path, format="parquet", filesystem=filesystem)
-    return ParquetTable(place.name, found)
+        parquet = dataset.dataset(path, format="parquet", filesystem=filesystem)
+    return ParquetTable(place.name, parquet)
 
 
 @contextmanager

@@ -227,27 +227,27 @@ class _CsvTable(StreamedTable):
 
     def _header(self, records: "_Records") -> list[str]:
         name = self._source.place.name
-        found = records.next()
-        if found is None:
+        record = records.next()
+        if record is None:
             raise InputError(f"{name} is empty: it has no header", param="dataset")
-        if isinstance(found, str):
-            raise InputError(f"{name}, line 1: {found}", param="dataset")
-        if len(set(found)) < len(found):
+        if isinstance(record, str):
+            raise InputError(f"{name}, line 1: {record}", param="dataset")
+        if len(set(record)) < len(record):
             raise InputError(f"{name} names a column twice", param="dataset")
-        return found
+        return record
 
     def rows(self, columns: Sequence[str]) -> Iterator[Numbered]:
         """All rows; see `Table`."""
         records = _Records(self._source.lines(), self._delimiter)
         header = self._header(records)
         number = 0
-        while (found := records.next(len(header))) is not None:
+        while (record := records.next(len(header))) is not None:
             number += 1
             place = f"row {number}"
-            if isinstance(found, str):
-                yield place, BadRow(place, found)
+            if isinstance(record, str):
+                yield place, BadRow(place, record)
             else:
-                yield place, _projected(dict(zip(header, found, strict=True)), columns)
+                yield place, _projected(dict(zip(header, record, strict=True)), columns)
 
 
 class _Records:

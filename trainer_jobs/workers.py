@@ -67,9 +67,9 @@ def worker_of(
         if num_jobs not in (None, inner.count):
             raise ValueError(f"num_jobs={num_jobs}, but {inner.count} workers were started")
         return inner
-    found = _nested(jobs, inner)
-    assert found is not None
-    return found
+    nested = _nested(jobs, inner)
+    assert nested is not None
+    return nested
 
 
 def _nested(outer: Worker | None, inner: Worker | None) -> Worker | None:

@@ -316,22 +316,22 @@ class Attributing:
         many passes they take."""
         spans = question.spans
         if spans is None:
-            found = [(0, len(task.target))] if task.target else []
+            ranges = [(0, len(task.target))] if task.target else []
         elif spans == "sentence":
-            found = list(task.statements)
+            ranges = list(task.statements)
         elif isinstance(spans, Quote):
-            found = [_find(task, spans)]
+            ranges = [_find(task, spans)]
         else:
             self._limits.check_spans(len(spans))
-            found = list(spans)
-        for start, end in found:
+            ranges = list(spans)
+        for start, end in ranges:
             task.target_span(start, end)
         if question.retrieval_scores is not None:
             check_retrieval_scores(
                 question.retrieval_scores, len(task.source_documents), task.num_sources
             )
-        self._limits.check_reply(question, task, found)
-        return found, self._limits.check_cost(question, task.num_sources, len(set(found)))
+        self._limits.check_reply(question, task, ranges)
+        return ranges, self._limits.check_cost(question, task.num_sources, len(set(ranges)))
 
     # -- on the worker's thread ----------------------------------------------------------------
 

@@ -76,16 +76,16 @@ async def _fault(model: Any, batcher: Batcher, longest: int) -> str | None:
     window = attention_shape(model).window or 0
     prompt = probe_ids(model, max(_PROMPT_TOKENS, min(window * 5 // 4, _LONGEST_PROMPT))).tolist()
     prompt = prompt[: max(1, longest - _NEW_TOKENS)]
-    found: list[Tensor] = []
+    batched: list[Tensor] = []
     written: list[int] = []
-    with batcher.watched(found.append):
+    with batcher.watched(batched.append):
         stream = batcher.submit(prompt, _NEW_TOKENS, Sampling(), 0, streaming=True)
         async for new in stream:
             written += new
     expected = _logits(model, [*prompt, *written])[len(prompt) - 1 : -1]
     tolerance = _TOLERANCE.get(model.dtype, _FLOAT_TOLERANCE)
-    for ours, theirs in zip(torch.stack(found)[: len(written)], expected, strict=True):
-        error = (ours - theirs).norm() / (theirs - theirs.mean()).norm()
+    for actual, reference in zip(torch.stack(batched)[: len(written)], expected, strict=True):
+        error = (actual - reference).norm() / (reference - reference.mean()).norm()
         if not error <= tolerance:
             return f"batched logits differ from the model's by {error:.2g} of their spread"
     return None

@@ -202,15 +202,15 @@ def weighing_name(method: str, estimator: str | None) -> str:
 
 def weighings_of(model: Any, estimators: Mapping[str, LinearScoreEstimator]) -> Weighings:
     """How every method and estimator here weighs attention."""
-    found = {}
+    weighings = {}
     for name, method in METHODS.items():
         if method.weighing is None:
             continue
         for estimator in estimators if method.needs_estimator else [None]:
             weighing = method.weighing(model, None if estimator is None else estimators[estimator])
-            found[weighing_name(name, estimator)] = weighing
+            weighings[weighing_name(name, estimator)] = weighing
     shape = attention_shape(model)
-    return Weighings(found, shape.num_layers, shape.num_heads, input_device(model))
+    return Weighings(weighings, shape.num_layers, shape.num_heads, input_device(model))
 
 
 def _set_context(model: Any, tokens: int) -> None:
@@ -282,7 +282,7 @@ def _load_estimators(
 
 def _in_folder(folder: str, identity: ModelIdentity) -> dict[str, LinearScoreEstimator]:
     """The estimators in a folder's folders, by name; what cannot be used here is passed over."""
-    found = {}
+    estimators = {}
     try:
         for place in folders_in(place_of(folder)):
             if not any(exists(place / file) for file in (SAFETENSORS_FILE, PUBLISHED_FILE)):
@@ -293,7 +293,7 @@ def _in_folder(folder: str, identity: ModelIdentity) -> dict[str, LinearScoreEst
             except EstimatorError as error:
                 logger.warning("estimator %r is not used: %s", place.name, error)
             else:
-                found[place.name] = estimator
+                estimators[place.name] = estimator
     except (OSError, InputError) as error:
         raise EstimatorError(f"estimators_folder={folder}: {error}") from error
-    return found
+    return estimators

@@ -45,19 +45,19 @@ class Room:
         an exception on it."""
         size = prompt_tokens + new_tokens * _SHARE_WRITTEN
         turn = self._turns.join(caller, size)
-        given = self._waiting[turn] = asyncio.get_running_loop().create_future()
+        admitted = self._waiting[turn] = asyncio.get_running_loop().create_future()
         asked = time.perf_counter()
 
         def count(_: object) -> None:
             self._accounts.of(caller).waited += time.perf_counter() - asked
 
-        given.add_done_callback(count)
+        admitted.add_done_callback(count)
         self._give()
         try:
-            yield given
+            yield admitted
         finally:
-            if not given.cancel() and not given.cancelled():
-                given.exception()  # whoever set it was told; now nobody else asks
+            if not admitted.cancel() and not admitted.cancelled():
+                admitted.exception()  # whoever set it was told; now nobody else asks
             if self._waiting.pop(turn, None) is None:
                 self._free += size
             self._turns.leave(turn)
@@ -71,6 +71,6 @@ class Room:
                 return  # and nobody smaller goes first, or it would wait for ever
             self._free -= turn.left
             self._turns.give(turn, turn.left)
-            given = self._waiting.pop(turn)
-            if not given.done():
-                given.set_result(None)
+            admitted = self._waiting.pop(turn)
+            if not admitted.done():
+                admitted.set_result(None)

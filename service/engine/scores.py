@@ -84,8 +84,8 @@ class ScoreCache:
 
     def get(self, key: ScoreKey) -> Attributor | None:
         """The attributor kept under a key, which thereby is the one used last."""
-        found = self._get(key)
-        return found if isinstance(found, Attributor) else None
+        entry = self._get(key)
+        return entry if isinstance(entry, Attributor) else None
 
     def put(self, key: ScoreKey, attributor: Attributor) -> None:
         """Keep an attributor, and let go of what was used longest ago."""
@@ -93,8 +93,8 @@ class ScoreCache:
 
     def token_scores(self, generation_id: str) -> TokenScores | None:
         """The scores of a generation's tokens."""
-        found = self._get(ScoreKey(generation_id, "", "", ""))
-        return found if isinstance(found, TokenScores) else None
+        entry = self._get(ScoreKey(generation_id, "", "", ""))
+        return entry if isinstance(entry, TokenScores) else None
 
     def put_token_scores(self, generation_id: str, scores: TokenScores) -> None:
         """Keep the scores of a generation's tokens."""
@@ -102,8 +102,8 @@ class ScoreCache:
 
     def task(self, generation_id: str, source_type: str) -> ContextAttributionTask | None:
         """A generation as a task with its sources."""
-        found = self._get(ScoreKey(generation_id, source_type, "", ""))
-        return found if isinstance(found, ContextAttributionTask) else None
+        entry = self._get(ScoreKey(generation_id, source_type, "", ""))
+        return entry if isinstance(entry, ContextAttributionTask) else None
 
     def put_task(self, generation_id: str, task: ContextAttributionTask) -> None:
         """Keep a generation as a task: reading its prompt again takes longer than its scores."""

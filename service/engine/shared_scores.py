@@ -69,7 +69,7 @@ class SharedScores:
         asyncio.run_coroutine_threadsafe(self.keep(generation_id, scores), self._loop)
 
     def _packed(self, scores: TokenScores) -> bytes:
-        facts = {
+        header = {
             "marks": [self._marks[name] for name in scores.weighings],
             "first_column": scores.first_column,
             "first_target": scores.first_target,
@@ -79,7 +79,7 @@ class SharedScores:
         file = io.BytesIO()
         np.savez(
             file,
-            facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
+            header=np.frombuffer(json.dumps(header).encode(), np.uint8),
             rows=scores.rows,
             query_mean=no_mean if scores.query_mean is None else scores.query_mean,
         )
@@ -87,21 +87,21 @@ class SharedScores:
 
     def _unpacked(self, data: bytes) -> TokenScores | None:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            facts = json.loads(arrays["facts"].tobytes())
+            header = json.loads(arrays["header"].tobytes())
             rows, query_mean = arrays["rows"], arrays["query_mean"]
-        places = {mark: place for place, mark in enumerate(facts["marks"])}
+        places = {mark: place for place, mark in enumerate(header["marks"])}
         names = [name for name, mark in self._marks.items() if mark in places]
-        if rows.ndim != 3 or len(rows) != len(facts["marks"]):
-            raise ValueError(f"rows of shape {rows.shape} for {len(facts['marks'])} weighings")
+        if rows.ndim != 3 or len(rows) != len(header["marks"]):
+            raise ValueError(f"rows of shape {rows.shape} for {len(header['marks'])} weighings")
         if not names:
             return None
         here = [places[self._marks[name]] for name in names]
-        first, last = facts["query"]
+        first, last = header["query"]
         scores = TokenScores(
             {name: self._weighings[name] for name in names},
             rows[here],
-            facts["first_column"],
-            facts["first_target"],
+            header["first_column"],
+            header["first_target"],
             (first, last),
         )
         return scores if not query_mean.size else replace(scores, query_mean=query_mean[here])

@@ -64,8 +64,8 @@ class PrefixSharing:
                 return 0
             # The last token of what is looked for is never found: it has to be read.
             ids = prompt_ids if sharing.most is None else prompt_ids[: sharing.most + 1]
-            found: int = search(request_id, self._salted(sharing.owner, ids)) if ids else 0
-            return found
+            matched: int = search(request_id, self._salted(sharing.owner, ids)) if ids else 0
+            return matched
 
         def can_store_request_tokens(state: Any, count: int, dry_run: bool = False) -> bool:
             if can_store(state, count, dry_run):
@@ -101,5 +101,5 @@ class PrefixSharing:
             while len(self._secrets) > _MOST_OWNERS:
                 self._secrets.popitem(last=False)
         self._secrets.move_to_end(owner)
-        own = [token_id ^ mask for token_id, mask in zip(ids, salt, strict=False)]
-        return [*own, *ids[len(own) :]]
+        salted = [token_id ^ mask for token_id, mask in zip(ids, salt, strict=False)]
+        return [*salted, *ids[len(salted) :]]

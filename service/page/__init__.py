@@ -38,11 +38,11 @@ class Asset:
 @cache
 def assets() -> dict[str, Asset]:
     """All files by name, read once."""
-    found = {}
+    assets_by_name = {}
     for file in files(__name__).iterdir():
         suffix = file.name[file.name.rfind(".") :]
         if suffix in _MEDIA_TYPES:
             content = file.read_bytes()
             etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-            found[file.name] = Asset(content, _MEDIA_TYPES[suffix], etag)
-    return found
+            assets_by_name[file.name] = Asset(content, _MEDIA_TYPES[suffix], etag)
+    return assets_by_name

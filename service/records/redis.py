@@ -115,10 +115,10 @@ class RedisStore:
 
     async def get(self, generation_id: str, owner: str = "") -> Kept | None:
         """See `RecordStore`."""
-        found = await self._read(generation_id, owner)
-        if found is None:
+        stored = await self._read(generation_id, owner)
+        if stored is None:
             return None
-        data, expires = found
+        data, expires = stored
         self._remember(generation_id)
         try:
             return Kept(Generation.from_json(data), expires)
@@ -147,11 +147,15 @@ class RedisStore:
         known = list(self._known)
         for start in range(0, len(known), _PIECE):
             piece = known[start : start + _PIECE]
-            there = self._redis.pipeline(transaction=False)
+            pipeline = self._redis.pipeline(transaction=False)
             for generation_id in piece:
-                there.exists(_record_key(generation_id))
-            found = await self._run(there.execute())
-            gone += [one for one, kept in zip(piece, found, strict=True) if not kept]
+                pipeline.exists(_record_key(generation_id))
+            replies = await self._run(pipeline.execute())
+            gone += [
+                generation_id
+                for generation_id, kept in zip(piece, replies, strict=True)
+                if not kept
+            ]
         for generation_id in gone:
             self._known.pop(generation_id, None)
         return gone

@@ -129,11 +129,11 @@ class SqliteStore:
 
     async def get(self, generation_id: str, owner: str = "") -> Kept | None:
         """See `RecordStore`."""
-        found = await self._run(self._reading, lambda: self._read(generation_id, owner))
-        if found is None:
+        stored = await self._run(self._reading, lambda: self._read(generation_id, owner))
+        if stored is None:
             return None
         try:
-            return Kept(Generation.from_json(found[0]), found[1])
+            return Kept(Generation.from_json(stored[0]), stored[1])
         except ValueError as error:
             raise DamagedRecordError(generation_id) from error
 
@@ -245,12 +245,12 @@ class SqliteStore:
         return sqlite3.connect(self._path, timeout=_ATTEMPT_SECONDS, isolation_level=None)
 
     def _read(self, generation_id: str, owner: str) -> tuple[bytes, int] | None:
-        found: list[tuple[bytes, int]] = self._reader.execute(
+        rows: list[tuple[bytes, int]] = self._reader.execute(
             "SELECT record, expires FROM generations "
             "WHERE id = ? AND expires > ? AND owner IN ('', ?)",
             (generation_id, int(time.time()), owner),
         ).fetchall()  # all: what is not read to its end holds up the emptying of the log
-        return found[0] if found else None
+        return rows[0] if rows else None
 
     def _insert(self, generation_id: str, data: bytes, expires: int, owner: str) -> None:
         with self._transaction():

@@ -14,6 +14,6 @@ router = APIRouter(tags=["status"])
 )
 def metrics(request: Request) -> Response:
     """What the server counts and times, in Prometheus' text format."""
-    own: Metrics = request.app.state.metrics
-    content, content_type = own.exposition(request.headers.get("accept", ""))
+    server_metrics: Metrics = request.app.state.metrics
+    content, content_type = server_metrics.exposition(request.headers.get("accept", ""))
     return Response(content, media_type=content_type)
