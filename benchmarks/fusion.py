@@ -13,6 +13,7 @@ those of a mixture, found by expectation and maximisation.
 """
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from at2.utils import get_model_and_tokenizer
 from benchmarks.questions import Asked, from_passages, from_squad
 
 FITTED_ARTICLES, REPORTED_ARTICLES = slice(32, 36), slice(36, 40)
-_PARAGRAPHS = (1, 2, 3)
+_PARAGRAPHS = (1, 2)
 _STEPS = 2000
 _LEAST = 1e-3
 """What a signal that misses a span altogether is taken to give its supporting sources."""
@@ -125,10 +126,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Fit and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fusion", description=__doc__)
     parser.add_argument("--squad", type=Path, required=True, help="a file in the layout of SQuAD")
-    parser.add_argument("--count", type=int, default=40, help="questions of each four articles")
-    parser.add_argument("--passages", type=int, default=36, help="questions of each half")
+    parser.add_argument("--count", type=int, default=30, help="questions of each four articles")
+    parser.add_argument("--passages", type=int, default=24, help="questions of each half")
     parser.add_argument("--model", default=default.NAME)
     parser.add_argument("--estimator", default=str(default.ESTIMATOR_PATH))
+    parser.add_argument("--keep", type=Path, help="a file of what was found, to go on after a stop")
     given = parser.parse_args(arguments)
     model, tokenizer = get_model_and_tokenizer(given.model, device="cpu")
     estimator = load_estimator(given.estimator)
@@ -139,11 +141,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "articles": from_squad(given.squad, REPORTED_ARTICLES, _PARAGRAPHS, given.count),
         "passages": _some(passages, 1, given.passages),
     }
-    found: dict[str, list[tuple[Case, Case]]] = {}
+    known = _read(given.keep)
+    found: dict[str, list[tuple[Case, Case]]] = {title: [] for title in sets}
     for title, questions in sets.items():
-        with torch.inference_mode():
-            cases = [cases_of(one, model, tokenizer, estimator) for one in tqdm(questions)]
-        found[title] = [case for case in cases if case is not None]
+        for one in tqdm(questions, desc=title):
+            name = f"{title}: {one.query}"
+            if name not in known:
+                with torch.inference_mode():
+                    known[name] = cases_of(one, model, tokenizer, estimator)
+                _write(given.keep, name, known[name])
+            cases = known[name]
+            if cases is not None:
+                found[title].append(cases)
     fitted = [
         case
         for title in sets
@@ -157,6 +166,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(" + ".join(signals), {k: round(w, 3) for k, w in rows[" + ".join(signals)].items()})
     for title in sets:
         print(report(title, found[title], rows), flush=True)
+
+
+def _read(path: Path | None) -> dict[str, tuple[Case, Case] | None]:
+    """What an earlier run found, by question."""
+    if path is None or not path.exists():
+        return {}
+    known: dict[str, tuple[Case, Case] | None] = {}
+    for line in path.read_text(encoding="utf-8").splitlines():
+        values = json.loads(line)
+        cases = [
+            Case(np.array(one["shares"]), np.array(one["supports"])) for one in values["cases"]
+        ]
+        known[values["name"]] = (cases[0], cases[1]) if cases else None
+    return known
+
+
+def _write(path: Path | None, name: str, cases: tuple[Case, Case] | None) -> None:
+    if path is None:
+        return
+    values = [
+        {"shares": case.shares.tolist(), "supports": case.supports.tolist()} for case in cases or ()
+    ]
+    with path.open("a", encoding="utf-8") as file:
+        print(json.dumps({"name": name, "cases": values}), file=file)
 
 
 def _some(questions: Sequence[Asked], parity: int, count: int) -> list[Asked]:

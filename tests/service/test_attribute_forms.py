@@ -91,13 +91,37 @@ def test_every_method_ranks_every_source(
 ) -> None:
     reply = _ask(client, id=generation["id"], method=method, split_by="sentence")
     assert reply["method"] == method
-    assert reply["estimator"] == (str(tiny_estimator()) if method == "at2" else None)
+    takes_estimator = METHODS[method].needs_estimator
+    assert reply["estimator"] == (str(tiny_estimator()) if takes_estimator else None)
     for attribution in reply["attributions"]:
         sources = attribution["sources"]
         assert sorted(source["index"] for source in sources) == [0, 1, 2, 3]
         scores = [source["score"] for source in sources]
         assert scores == sorted(scores, reverse=True)
         assert "verification" not in attribution
+
+
+def test_fusion_takes_no_pass_and_the_scores_of_a_retriever(client: httpx.Client) -> None:
+    documents = [{"text": text} for text in CONTEXT.split("\n\n")]
+    generation = client.post("/generate", json={"documents": documents, "query": QUERY}).json()
+    name = generation["id"]
+    plain = _ask(client, id=name, method="fusion")
+    assert plain["method"] == "fusion" and plain["estimator"] == str(tiny_estimator())
+    (found,) = plain["attributions"]
+    scores = [source["score"] for source in found["sources"]]
+    assert len(scores) == 4 and min(scores) >= 0 and sum(scores) <= 1 + 1e-6
+    by_document = _ask(client, id=name, method="fusion", retrieval_scores=[0.0, 9.0])
+    by_source = _ask(client, id=name, method="fusion", retrieval_scores=[0.0, 0.0, 9.0, 9.0])
+    assert by_document["attributions"] == by_source["attributions"] != plain["attributions"]
+    assert _ask(client, id=name, method="fusion") == plain  # scores are of one request only
+    stateless = {"documents": documents, "query": QUERY, "response": generation["response"]}
+    again = _ask(client, **stateless, method="fusion", retrieval_scores=[0.0, 9.0])
+    for one, other in zip(
+        again["attributions"][0]["sources"], by_document["attributions"][0]["sources"], strict=True
+    ):
+        assert one["index"] == other["index"]
+        assert one["score"] == pytest.approx(other["score"], abs=1e-3)
+    assert client.post("/attribute", json={"id": name, "method": "at2"}).status_code == 200
 
 
 def test_sources_with_a_share_of_the_scores_are_cited(
