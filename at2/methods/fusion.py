@@ -31,7 +31,7 @@ SIGNALS = ("attribution", "overlap", "retrieval")
 DEFAULT_WEIGHTS: Mapping[str, float] = MappingProxyType(
     {"attribution": 0.45, "overlap": 0.45, "retrieval": 0.1}
 )
-"""Equal parts of attention and words, and a little of a retriever; `benchmarks.fusion` fits others."""
+"""Equal parts of attention and words, a little of a retriever; `benchmarks.fusion` fits others."""
 
 
 def check_retrieval_scores(
@@ -79,7 +79,7 @@ class FusionAttributor(Attributor):
         retrieval_scores: higher is better, one for each document (given to each of its sources) or
             one for each source; of a retriever or a reranker. Of scores below zero the smallest is
             taken off all, as logits and negative distances have no zero of their own.
-        weights: by signal; by default those that were fitted.
+        weights: by signal; by default `DEFAULT_WEIGHTS`.
 
     Raises:
         InputError: scores of another number, or not finite; a weight that is unknown, negative or

@@ -20,7 +20,7 @@ from service.settings import USUAL_SECONDS
 _COMPANY = 4.0
 """How many times longer than alone a request may take, among others."""
 
-_PIECE = 8192
+_PIECE = 65_536
 """Characters that are encoded at once to see whether a text is far too long."""
 
 _CUT_TOKENS = 64
