@@ -337,6 +337,7 @@ class Engine:
         """
 
         def work() -> Answer:
+            self._loaded.check_model(generation)
             task = self._scores.task(generation.id, generation.source_type)
             if task is None:
                 task = self._loaded.task_of(generation, generation.source_type)

@@ -103,14 +103,22 @@ class Loaded:
             source_type=source_type,
         )
 
-    def task_of(self, generation: Generation, source_type: str) -> ContextAttributionTask:
-        """A recorded generation as a task.
+    def check_model(self, generation: Generation) -> None:
+        """Make sure that a recorded generation is of this model.
 
         Raises:
             OtherModelError: its ids are of another model.
         """
         if generation.model != self.fingerprint:
             raise OtherModelError(generation.id, self.identity.model)
+
+    def task_of(self, generation: Generation, source_type: str) -> ContextAttributionTask:
+        """A recorded generation as a task.
+
+        Raises:
+            OtherModelError: its ids are of another model.
+        """
+        self.check_model(generation)
         task = self.task(generation.prompt, source_type)
         if generation.encoded:
             task.set_generation(generation.response)

@@ -275,7 +275,7 @@ def test_all_methods_are_evaluated_by_default(model: Any) -> None:
     examples = [EvaluationExample(small_task(model, response="Ada wrote it."))]
     settings = EvaluationSettings(num_masks=4, ablations=("mask",))
     without = evaluate(examples, settings=settings)
-    assert without.methods == [name for name in METHODS if name != "at2"]
+    assert without.methods == [name for name, each in METHODS.items() if not each.needs_estimator]
     estimator = LinearScoreEstimator(AttentionFeatureExtractor.from_model(model))
     evaluation = evaluate(examples, estimator=estimator, settings=settings)
     assert evaluation.methods == list(METHODS) and evaluation.reference == "at2"

@@ -210,7 +210,7 @@ def test_info_names_model_estimator_limits_and_methods(client: httpx.Client) -> 
     assert estimator["name"] == str(tiny_estimator())
     assert estimator["metadata"]["identity"]["model"] == NAME
     assert info["max_context_tokens"] == CONTEXT_TOKENS
-    assert info["generation"] == {"batched": True, "reason": None}
+    assert info["generation"] == {"batched": True, "reason": None, "server": None}
     assert client.get("/health").json() == client.get("/ready").json() == {"status": "ok"}
 
 
