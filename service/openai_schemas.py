@@ -31,6 +31,7 @@ from service.schemas import (
     DEFAULT_TOP_K,
     MAX_ITEMS,
     Document,
+    MinShare,
     SourceType,
     encodable,
 )
@@ -84,13 +85,7 @@ class AttributionOptions(_Request):
         le=MOST_CITED,
         description="The most sources that a statement may cite.",
     )
-    min_share: float = Field(
-        default=DEFAULT_MIN_SHARE,
-        ge=0.0,
-        le=1.0,
-        allow_inf_nan=False,
-        description="A source is cited if it has at least this share of all positive scores.",
-    )
+    min_share: MinShare = DEFAULT_MIN_SHARE
     method: ChatMethod | None = Field(
         default=None, description="By default as for /attribute; other methods are asked for there."
     )

@@ -10,13 +10,13 @@ from service.engine import Engine
 from service.errors import DOCUMENTED
 from service.failures import EngineDownError
 from service.records import kind_of_store
-from service.schemas import (
+from service.schemas import SourceType
+from service.status_schemas import (
     EstimatorInfo,
     GenerationInfo,
     InfoReply,
     Limits,
     ScoringInfo,
-    SourceType,
     StatusReply,
     StoreInfo,
     SupportInfo,
