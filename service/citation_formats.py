@@ -3,9 +3,10 @@
 All of them have the sources that are `cited` (`at2.methods.citing`), and nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from at2.evaluation.support import Support
 from at2.methods import Attribution
 from at2.tasks import Document
 from service.citation_schemas import (
@@ -16,6 +17,7 @@ from service.citation_schemas import (
     CitedSource,
     CohereCitation,
     DocumentSource,
+    MeasuredAnnotation,
     TextBlock,
 )
 
@@ -34,15 +36,16 @@ class Citations:
         self._given = 0  # characters of the response that are in blocks
 
     def of_statement(
-        self, found: Attribution, response: str
+        self, found: Attribution, response: str, support: Support | None = None
     ) -> list[Annotation] | list[TextBlock] | list[CohereCitation]:
         """What a statement comes to.
 
         Args:
             found: its sources.
             response: at least up to its end.
+            support: of the statement, for our own shape.
         """
-        annotation = annotation_of(found, self._documents)
+        annotation = annotation_of(found, self._documents, support)
         if self._shape == "anthropic":
             return self._blocks(annotation, response)
         if self._shape == "cohere":
@@ -54,9 +57,13 @@ class Citations:
         rest = response[self._given :] if self._shape == "anthropic" else ""
         return [TextBlock(type="text", text=rest, citations=None)] if rest else []
 
-    def of_all(self, attributions: Sequence[Attribution], response: str) -> list[Any]:
-        """What a whole response comes to."""
-        found = [one for a in attributions for one in self.of_statement(a, response)]
+    def of_all(
+        self, statements: Iterable[tuple[Attribution, Support | None]], response: str
+    ) -> list[Any]:
+        """What a whole response comes to: all its statements, with their support if it is known."""
+        found = [
+            one for each in statements for one in self.of_statement(each[0], response, each[1])
+        ]
         return [*found, *self.of_rest(response)]
 
     def _blocks(self, annotation: Annotation, response: str) -> list[TextBlock]:
@@ -82,9 +89,11 @@ class Citations:
         return [block for block in blocks if block.text]
 
 
-def annotation_of(found: Attribution, documents: Sequence[Document]) -> Annotation:
-    """A statement with the sources that it cites."""
-    return Annotation(
+def annotation_of(
+    found: Attribution, documents: Sequence[Document], support: Support | None = None
+) -> Annotation:
+    """A statement with the sources that it cites, and its support if that was measured."""
+    annotation = Annotation(
         type="citation",
         start=found.start,
         end=found.end,
@@ -103,6 +112,9 @@ def annotation_of(found: Attribution, documents: Sequence[Document]) -> Annotati
             if ranked.cited
         ],
     )
+    if support is None:
+        return annotation
+    return MeasuredAnnotation(**dict(annotation), support=support.support, verdict=support.verdict)
 
 
 def _cohere(annotation: Annotation) -> CohereCitation:

@@ -5,6 +5,14 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+Verdict = Literal["supported", "weak", "from memory"]
+
+SUPPORT = (
+    "What the context adds to the log-probability of the text, in nats a token: with all sources "
+    "less without any."
+)
+VERDICT = "What `support` says about this model; null where that is not known, see /info."
+
 CitationFormat = Literal["anthropic", "cohere"]
 
 
@@ -28,6 +36,13 @@ class Annotation(BaseModel):
     end: int
     text: str
     sources: list[CitedSource] = Field(description="Best first; none where nothing stands out.")
+
+
+class MeasuredAnnotation(Annotation):
+    """The same, and whether the context made the model say the statement."""
+
+    support: float = Field(description=SUPPORT)
+    verdict: Verdict | None = Field(description=VERDICT)
 
 
 class CharLocation(BaseModel):

@@ -17,7 +17,13 @@ from pydantic import (
     model_validator,
 )
 
-from service.citation_schemas import Annotation, CitationFormat, CohereCitation, TextBlock
+from service.citation_schemas import (
+    Annotation,
+    CitationFormat,
+    CohereCitation,
+    MeasuredAnnotation,
+    TextBlock,
+)
 from service.openai_fields import (
     CONTENT_SCHEMA,
     DOCUMENT_SCHEMA,
@@ -43,6 +49,8 @@ ChatMethod = Literal["at2", "average_attention", "contrastive_attention"]
 """Methods that need no pass for each source: others are asked for at /attribute."""
 
 FinishReason = Literal["stop", "length"]
+
+Annotations = list[MeasuredAnnotation] | list[Annotation] | list[TextBlock] | list[CohereCitation]
 
 _Text = Annotated[str, AfterValidator(encodable)]
 
@@ -92,6 +100,11 @@ class AttributionOptions(_Request):
     estimator: _Text | None = Field(
         default=None, description="Name of a loaded estimator, see /info; by default the first."
     )
+    support: bool = Field(
+        default=False,
+        description="Measure whether the context made the model say each statement: two passes "
+        "over the model, when the response is there.",
+    )
     citation_format: CitationFormat | None = Field(
         default=None, description="Annotations in Anthropic's or Cohere's shape."
     )
@@ -102,6 +115,15 @@ class AttributionOptions(_Request):
             "by default all before the last.",
         )
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.support and self.citation_format is not None:
+            raise ValueError(
+                f"support has no place in {self.citation_format}'s citations: leave out one of "
+                "support and citation_format"
+            )
+        return self
 
 
 class ChatRequest(_Request):
@@ -202,7 +224,7 @@ class ReplyMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
     content: str
     refusal: None = None
-    annotations: list[Annotation] | list[TextBlock] | list[CohereCitation] = Field(
+    annotations: Annotations = Field(
         description="One for each statement, or what `citation_format` asks for."
     )
 
@@ -243,7 +265,7 @@ class Delta(BaseModel):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
-    annotations: list[Annotation] | list[TextBlock] | list[CohereCitation] | None = None
+    annotations: Annotations | None = None
 
 
 class ModelReply(BaseModel):

@@ -1,12 +1,15 @@
 """A completion in chunks, as OpenAI's clients read them: text as it is written, and the citations
-of each statement behind it."""
+of each statement behind it. Where support is asked for, which takes passes over the model, all
+annotations come once more with it at the end."""
 
 import itertools
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
+from at2.evaluation.support import Support
 from at2.methods import Attribution
 from service.citation_formats import Citations
 from service.citation_schemas import CitationFormat
@@ -48,7 +51,8 @@ class ChunkStream:
     ) -> None:
         self._writing = writing
         self._model = model
-        self._question = question
+        # no passes on the way: they would hold up the text
+        self._question = None if question is None else replace(question, support=False)
         self._attribute = attribute
         self._usage = usage
         self._created = int(time.time())
@@ -68,9 +72,9 @@ class ChunkStream:
                         yield chunk
             answer = self._writing.answer
             findings = await self._attribute(answer)
-            for found in [] if findings is None else findings.attributions:
-                if (found.start, found.end) not in self._cited:
-                    for chunk in self._cite(found):
+            for found, support in [] if findings is None else findings.with_supports:
+                if support is not None or (found.start, found.end) not in self._cited:
+                    for chunk in self._cite(found, support):
                         yield chunk
             rest = None if findings is None else self._citations.of_rest(self._text)
             if rest:
@@ -99,10 +103,10 @@ class ChunkStream:
             and (found.start, found.end) not in self._cited
         ]
 
-    def _cite(self, found: Attribution) -> list[dict[str, Any]]:
+    def _cite(self, found: Attribution, support: Support | None = None) -> list[dict[str, Any]]:
         """The chunk with a statement's citations, if there is anything to say."""
         self._cited.add((found.start, found.end))
-        cited = self._citations.of_statement(found, self._text)
+        cited = self._citations.of_statement(found, self._text, support)
         return [self._chunk(Delta(annotations=cited))] if cited else []
 
     def _chunk(self, delta: Delta, finish_reason: FinishReason | None = None) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def reply_of(
     cited: list[Any] = []
     if findings is not None:
         citations = Citations(shape, generation.prompt.source_documents)
-        cited = citations.of_all(findings.attributions, generation.response)
+        cited = citations.of_all(findings.with_supports, generation.response)
     message = ReplyMessage(content=generation.response, annotations=cited)
     return ChatReply(
         id=generation.id,

@@ -11,7 +11,14 @@ from pydantic import (
     model_validator,
 )
 
-from service.citation_schemas import CitationFormat, CohereCitation, TextBlock
+from service.citation_schemas import (
+    SUPPORT,
+    VERDICT,
+    CitationFormat,
+    CohereCitation,
+    TextBlock,
+    Verdict,
+)
 
 SourceType = Literal["document", "paragraph", "sentence", "word", "token"]
 Method = Literal[
@@ -27,8 +34,6 @@ Method = Literal[
     "position",
     "lexical_overlap",
 ]
-
-Verdict = Literal["supported", "weak", "from memory"]
 
 DEFAULT_TOP_K = 8
 
@@ -386,13 +391,11 @@ class SpanAttribution(BaseModel):
     )
     support: float | None = Field(
         default=None,
-        description="What the context adds to the log-probability of the text, in nats a token: "
-        "with all sources less without any. Only there if it was asked for.",
+        description=f"{SUPPORT} Only there if it was asked for.",
     )
     verdict: Verdict | None = Field(
         default=None,
-        description="What `support` says about this model; null where that is not known, see "
-        "/info. Only there if it was asked for.",
+        description=f"{VERDICT} Only there if it was asked for.",
     )
 
 

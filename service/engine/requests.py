@@ -87,6 +87,12 @@ class Findings:
     estimator: str | None
     seconds: float
 
+    @property
+    def with_supports(self) -> list[tuple[Attribution, Support | None]]:
+        """Each attribution with its support, if that was measured."""
+        supports: Sequence[Support | None] = self.supports or [None] * len(self.attributions)
+        return list(zip(self.attributions, supports, strict=True))
+
 
 @dataclass(frozen=True)
 class EngineLoad:

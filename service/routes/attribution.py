@@ -105,12 +105,11 @@ def _encoded(
     shape: CitationFormat | None,
 ) -> bytes:
     """The reply as JSON; fields that were not set are left out."""
-    nothing = [None] * len(findings.attributions)
-    verifications: Sequence[verify.Verification | None] = findings.verifications or nothing
-    supports: Sequence[Support | None] = findings.supports or nothing
+    verifications: Sequence[verify.Verification | None]
+    verifications = findings.verifications or [None] * len(findings.attributions)
     made: dict[tuple[int, int], SpanAttribution] = {}  # spans may be given more than once
-    for attribution, verification, support in zip(
-        findings.attributions, verifications, supports, strict=True
+    for (attribution, support), verification in zip(
+        findings.with_supports, verifications, strict=True
     ):
         span = (attribution.start, attribution.end)
         if span not in made:
@@ -123,7 +122,7 @@ def _encoded(
         attributions=[made[found.start, found.end] for found in findings.attributions],
     )
     if shape is not None:
-        cited = Citations(shape, documents).of_all(findings.attributions, response)
+        cited = Citations(shape, documents).of_all(findings.with_supports, response)
         if shape == "anthropic":
             reply.content = cited
         else:

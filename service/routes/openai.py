@@ -55,17 +55,24 @@ def _check(body: ChatRequest, engine: Engine) -> None:
 
 
 def _question(body: ChatRequest, engine: Engine, prompt: Prompt) -> Question | None:
-    """How statements are cited; None if nobody asked, or there is nothing to cite."""
+    """How statements are cited; None if nobody asked, or there is nothing to cite.
+
+    Raises:
+        InputError: it takes more passes over the model than there may be.
+    """
     options = body.attribution
     if not options.enabled or not (prompt.documents or prompt.source_messages):
         return None
-    return Question(
+    question = Question(
         "sentence",
         options.method or engine.default_method,
         options.estimator,
         top_k=options.top_k,
         min_share=options.min_share,
+        support=options.support,
     )
+    engine.limits.check_cost(question, num_sources=1, num_spans=1)
+    return question
 
 
 @router.post("/chat/completions", response_model=ChatReply, responses=_STREAM_DOCUMENTED)
@@ -82,7 +89,8 @@ async def chat_completions(
     The documents, or else the earlier messages, are the sources; the `annotations` of the reply's
     message have those of every statement. Its `id` is what POST /attribute takes. With `stream`,
     the citations of a statement follow it as `annotations` of a chunk's `delta`. Where two of them
-    overlap, the later one holds: what comes after a sentence may show that it had not ended.
+    overlap, the later one holds: what comes after a sentence may show that it had not ended, and
+    with `attribution.support` all come once more when that is measured.
     """
     _check(body, engine)
     note_text(query=body.messages[-1].content)

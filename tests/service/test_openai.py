@@ -127,6 +127,28 @@ def test_a_question_alone_has_nothing_to_cite(client: httpx.Client) -> None:
     assert found["attributions"][0]["sources"] == []
 
 
+def test_statements_have_the_support_that_attribute_measures(client: httpx.Client) -> None:
+    plain = _annotations(_chat(client, documents=DOCUMENTS))
+    reply = _chat(client, documents=DOCUMENTS, attribution={"support": True})
+    body = {"id": reply["id"], "split_by": "sentence", "support": True}
+    found = client.post("/attribute", json=body).json()["attributions"]
+    annotations = _annotations(reply)
+    assert [(one["support"], one["verdict"]) for one in annotations] == [
+        (one["support"], one["verdict"]) for one in found
+    ]
+    assert len(annotations) == len(plain) > 0
+    for one, other in zip(annotations, plain, strict=True):
+        assert {"support", "verdict"}.isdisjoint(other)
+        assert one == other | {"support": one["support"], "verdict": one["verdict"]}
+
+
+def test_support_of_turns_is_measured_as_well(client: httpx.Client) -> None:
+    reply = _chat(client, messages=TURNS, attribution={"support": True})
+    assert all(isinstance(one["support"], float) for one in _annotations(reply))
+    alone = _chat(client, attribution={"support": True})
+    assert alone["choices"][0]["message"]["annotations"] == []
+
+
 def test_citations_can_be_turned_off_and_cut_otherwise(client: httpx.Client) -> None:
     for off in (False, {"enabled": False}):
         reply = _chat(client, documents=DOCUMENTS, attribution=off)
@@ -185,6 +207,8 @@ def test_content_in_parts_is_its_lines_and_a_reply_can_be_sent_back(client: http
         ({"attribution": {"method": "leave_one_out"}}, "attribution.method"),
         ({"attribution": {"estimator": "none"}}, "estimator"),
         ({"attribution": {"top_k": 0}}, "attribution.top_k"),
+        ({"attribution": {"support": 1}}, "attribution.support"),
+        ({"attribution": {"support": True, "citation_format": "cohere"}}, "attribution"),
         ({"documents": [{"text": "a", "url": "b"}]}, "documents.0.url"),
         ({"documents": [{"data": 1}]}, "documents.0"),
         ({"documents": []}, "documents"),
@@ -278,6 +302,18 @@ def test_a_stream_joins_to_the_whole_reply(client: httpx.Client, change: dict[st
     annotations = [one for delta in deltas for one in delta.get("annotations", [])]
     assert annotations == choice["message"]["annotations"] != []
     assert client.get(f"/generations/{chunks[0]['id']}").status_code == 200
+
+
+def test_a_stream_repeats_its_citations_with_their_support(client: httpx.Client) -> None:
+    change = {"documents": None, "messages": TURNS, "temperature": 2.0, "seed": 3, "max_tokens": 90}
+    chunks = _chunks(client, **change, attribution={"support": True})
+    whole = _chat(client, **change, attribution={"support": True})
+    given = [one for chunk in chunks for one in chunk["choices"][0]["delta"].get("annotations", [])]
+    expected = _annotations(whole)
+    early, late = given[: -len(expected)], given[-len(expected) :]
+    assert late == expected and early
+    bare = [{k: v for k, v in one.items() if k not in ("support", "verdict")} for one in expected]
+    assert early == bare[: len(early)]
 
 
 def test_a_stream_without_citations_or_usage_has_neither(client: httpx.Client) -> None:

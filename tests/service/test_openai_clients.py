@@ -83,6 +83,17 @@ def test_openai_streams_text_citations_and_usage(client: openai.OpenAI) -> None:
     assert alike(annotations, [one.model_dump(exclude_unset=True) for one in expected])
 
 
+def test_openai_shows_whether_the_context_made_the_model_say_it(client: openai.OpenAI) -> None:
+    reply = client.chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": QUESTION}],
+        extra_body={"documents": DOCUMENTS, "attribution": {"support": True}},
+    )
+    annotations: Any = reply.choices[0].message.annotations
+    (found,) = [one for one in annotations if SUM in one.text]
+    assert found.support > 0 and found.verdict == "supported"
+
+
 def test_a_statement_is_cited_while_the_next_ones_are_written(client: openai.OpenAI) -> None:
     text, positions = "", []
     for chunk in client.chat.completions.create(
@@ -179,4 +190,4 @@ def test_the_examples_of_the_documentation_print_what_they_show(
 
 
 def test_the_documentation_has_examples_of_all_three() -> None:
-    assert len(EXAMPLES) == PAGE.count("```python") == 4
+    assert len(EXAMPLES) == PAGE.count("```python") == 5
