@@ -58,6 +58,7 @@ def create_app(engine: Engine) -> FastAPI:
     app = FastAPIOffline(  # its /docs takes its scripts from this server, not from a CDN
         redoc_url=None,
         redirect_slashes=False,  # to a path that there is not, the answer is 404
+        generate_unique_id_function=lambda route: route.name,  # short names in generated clients
         title="AT2 context attribution",
         description="Which parts of the context did the language model use?",
         version=__version__,

@@ -35,6 +35,7 @@ from service.openai_fields import (
 from service.schemas import (
     DEFAULT_MIN_SHARE,
     DEFAULT_TOP_K,
+    EXAMPLE,
     MAX_ITEMS,
     Document,
     MinShare,
@@ -128,6 +129,17 @@ class AttributionOptions(_Request):
 
 class ChatRequest(_Request):
     """What to answer, and how."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "messages": [{"role": "user", "content": EXAMPLE["query"]}],
+                    "documents": [{"text": EXAMPLE["context"]}],
+                }
+            ]
+        }
+    )
 
     model: _Text = Field(default="", description="The served model, see /v1/models, or empty.")
     messages: Annotated[

@@ -7,6 +7,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     StringConstraints,
     model_validator,
 )
@@ -45,6 +46,12 @@ MAX_DOCUMENT_ID = 256
 
 MAX_ITEMS = 10_000
 """Of any list in a request; what a server's settings allow is less."""
+
+EXAMPLE: dict[str, JsonValue] = {
+    "context": "Charlotte Bennett lives in Lisbon. Omar Whitfield plays the cello.",
+    "query": "Where does Charlotte Bennett live?",
+}
+"""What the OpenAPI document shows, and /docs offers to send."""
 
 
 def encodable(value: str) -> str:
@@ -122,6 +129,8 @@ class _Prompt(_Request):
 
 class GenerateRequest(_Prompt):
     """What to answer, and how."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
 
     source_type: SourceType = Field(default="sentence", description="What the context is cut into.")
     max_new_tokens: int | None = Field(
@@ -242,6 +251,10 @@ class Span(_Request):
 
 class AttributeRequest(_Prompt):
     """What to attribute: a generation by `id`, or a context, query and response."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [EXAMPLE | {"response": "She lives in Lisbon."}]}
+    )
 
     id: _Text | None = Field(default=None, description="From POST /generate.")
     response: _NonEmpty | None = Field(default=None, description="A response written elsewhere.")

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from service import links
 from service.body import JsonRoute
 from service.dependencies import CallerDep, EngineDep, GenerationsDep, StoreDep, known
 from service.disconnect import connected
@@ -34,6 +35,7 @@ _STREAM_DOCUMENTED: dict[int | str, dict[str, Any]] = {
         "description": "The generation; with `stream` as events: `delta` ones, then `done`, then "
         '`[DONE]`. An error in between is an event `{"error": …}`.',
         "content": {"text/event-stream": {"schema": EVENT_SCHEMA}},
+        "links": links.OF_A_GENERATION,
     }
 }
 

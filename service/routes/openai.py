@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from at2.errors import InputError
+from service import links
 from service.body import JsonRoute
 from service.caller import Caller
 from service.dependencies import CallerDep, EngineDep, GenerationsDep, MetricsDep
@@ -29,6 +30,7 @@ _STREAM_DOCUMENTED: dict[int | str, dict[str, Any]] = {
         "description": "The completion; with `stream` as chunks, then `[DONE]`. An error in "
         'between is an event `{"error": …}`.',
         "content": {"text/event-stream": {"schema": EVENT_SCHEMA}},
+        "links": links.OF_A_GENERATION,
     }
 }
 
