@@ -21,6 +21,10 @@ logger = logging.getLogger("at2.service")
 _OTHER_FILES = 64
 """Files that the process has beside connections: of the model, the store, its threads."""
 
+_LEAST_BACKLOG, _MOST_BACKLOG = 128, 2048
+"""Where the queue of connections is full, the system drops what its clients send to connect, and
+they try again after seconds; so a small limit on connections makes no small queue."""
+
 _SLOWEST = 1024
 """Bytes a second that a client has to read of its reply, on average over the limit."""
 
@@ -30,12 +34,18 @@ class Connections:
 
     Args:
         settings: their number, and the seconds for headers and for replies.
+
+    Attributes:
+        most: how many there may be.
+        backlog: how many may wait to be accepted; so many may be accepted at once, before those
+            that are too many are closed.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.header_seconds = settings.header_seconds
         self.write_seconds = settings.write_seconds
         self.most = min(settings.max_connections, _room_for_files(settings.max_connections))
+        self.backlog = max(_LEAST_BACKLOG, min(_MOST_BACKLOG, self.most))
         self.waiting: OrderedDict[Connection, None] = OrderedDict()  # the oldest first
 
     def protocol(self, **arguments: Any) -> "Connection":
@@ -46,14 +56,14 @@ class Connections:
 def _room_for_files(wanted: int) -> int:
     """How many connections the limit on open files allows; it is raised as far as it may be."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # as many again may be accepted before those that are too many are closed
-    needed = 2 * wanted + _OTHER_FILES
+    needed = wanted + max(wanted, _LEAST_BACKLOG) + _OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     if soft == resource.RLIM_INFINITY:
         return wanted
-    return max(1, (soft - _OTHER_FILES) // 2)
+    free = soft - _OTHER_FILES
+    return max(1, min(free // 2, free - _LEAST_BACKLOG))
 
 
 class Connection(H11Protocol):

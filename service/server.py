@@ -21,9 +21,6 @@ from service.settings import Settings
 
 logger = logging.getLogger("at2.service")
 
-_BACKLOG = 2048
-"""Connections that may wait to be accepted."""
-
 _CANCEL_SECONDS = 2
 """For requests that outlived the limit and were cancelled, to end."""
 
@@ -48,7 +45,7 @@ class Server(uvicorn.Server):
                 app,
                 http=http,
                 ws="none",
-                backlog=min(_BACKLOG, connections.most),  # nor are more accepted at once
+                backlog=connections.backlog,
                 host=settings.host,
                 port=settings.port,
                 log_config=None,  # ours

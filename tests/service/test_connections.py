@@ -69,23 +69,30 @@ def _until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it did not come to that")
 
 
-def _ask(served: _Served, request: bytes) -> socket.socket:
-    """A connection whose request is there when the server accepts it, however busy this process
-    is: no limit on what is sent too slowly can hit it."""
-    asked = threading.Event()
+@contextmanager
+def _busy(served: _Served) -> Iterator[None]:
+    """The server accepts nobody meanwhile."""
+    over = threading.Event()
     held: Future[None] = Future()
 
     def hold() -> None:
         held.set_result(None)
-        asked.wait(_LIMIT_S)
+        over.wait(_LIMIT_S)
 
     served.loop.call_soon_threadsafe(hold)
     held.result(_LIMIT_S)
     try:
+        yield
+    finally:
+        over.set()
+
+
+def _ask(served: _Served, request: bytes) -> socket.socket:
+    """A connection whose request is there when the server accepts it, however busy this process
+    is: no limit on what is sent too slowly can hit it."""
+    with _busy(served):
         connection = _connect(served.address)
         connection.sendall(request)
-    finally:
-        asked.set()
     return connection
 
 
@@ -121,6 +128,15 @@ def test_half_sent_headers_shut_nobody_out(log: io.StringIO) -> None:
         _until(lambda: len(served.server.server_state.connections) <= 20)
         assert log.getvalue().count("too many connections") == 1
         assert len(log.getvalue().splitlines()) == 1
+
+
+def test_a_small_limit_leaves_a_queue_for_those_who_connect_at_once() -> None:
+    """While the server is at something else, all of them are connected: none has to try again."""
+    with _served(max_connections=3) as served, ExitStack() as stack:
+        with _busy(served):
+            for _ in range(100):
+                stack.enter_context(_connect(served.address))
+        assert _is_ready(served)
 
 
 def test_a_half_sent_body_makes_room_and_a_whole_request_does_not() -> None:
