@@ -77,3 +77,14 @@ class RedisServer:
     def client(self) -> redis.Redis:
         """A client of it."""
         return redis.Redis.from_url(self.url)
+
+
+@contextmanager
+def running_redis(folder: Path) -> Iterator[RedisServer]:
+    """One that has started."""
+    server = RedisServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()

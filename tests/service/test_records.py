@@ -5,9 +5,9 @@ import os
 import sqlite3
 import stat
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pytest
 from hypothesis import given
@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from at2.tasks import Document
 from service.failures import DamagedRecordError, StoreError
 from service.records import Generation, NoStore, Prompt, RecordStore, SqliteStore, open_store
+from tests.helpers.records import HOUR, SECRET, generation
+from tests.helpers.redis_server import running_redis
 
 T = TypeVar("T")
 
-SECRET = "the walrus sings at midnight 😀"
-HOUR = 3600
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
@@ -28,25 +28,42 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     return asyncio.run(work)
 
 
-def _generation(name: str, text: str = SECRET) -> Generation:
-    return Generation(
-        id=name,
-        model="m",
-        created=5,
-        prompt=Prompt((Document(text, "d1", None),), "Why?", (("user", "Hello"),)),
-        source_type="sentence",
-        prompt_tokens=12,
-        response_ids=(3, 1, 4),
-        response="Because.",
-        finish_reason="stop",
-    )
+class Open(Protocol):
+    """Opens a store of one kind."""
+
+    def __call__(
+        self, *, seconds: int = HOUR, max_bytes: int = 2**20, max_records: int = 99
+    ) -> RecordStore: ...
 
 
-def _open(
-    kind: str, tmp_path: Path, *, seconds: int = HOUR, max_bytes: int = 2**20, max_records: int = 99
-) -> RecordStore:
-    place = str(tmp_path / "store" / "records.sqlite") if kind == "file" else kind
-    return open_store(place, seconds=seconds, max_bytes=max_bytes, max_records=max_records)
+def _opener(place: str) -> Open:
+    def opened(
+        *, seconds: int = HOUR, max_bytes: int = 2**20, max_records: int = 99
+    ) -> RecordStore:
+        return open_store(place, seconds=seconds, max_bytes=max_bytes, max_records=max_records)
+
+    return opened
+
+
+@pytest.fixture()
+def file(tmp_path: Path) -> Open:
+    return _opener(str(tmp_path / "store" / "records.sqlite"))
+
+
+@pytest.fixture(params=["memory", "file"])
+def local(request: pytest.FixtureRequest) -> Open:
+    """Of each kind that bounds by itself what it keeps."""
+    return _opener("memory") if request.param == "memory" else request.getfixturevalue("file")
+
+
+@pytest.fixture(params=["memory", "file", "redis"])
+def any_kind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Open]:
+    """Of each kind that keeps anything."""
+    if request.param == "redis":
+        with running_redis(tmp_path) as server:
+            yield _opener(server.url)
+    else:
+        yield _opener("memory") if request.param == "memory" else request.getfixturevalue("file")
 
 
 def _bytes_on_disk(tmp_path: Path) -> bytes:
@@ -77,8 +94,8 @@ def _bytes_on_disk(tmp_path: Path) -> bytes:
         finish_reason=st.sampled_from(["stop", "length"]),
     )
 )
-def test_a_record_reads_back_as_it_was(generation: Generation) -> None:
-    assert Generation.from_json(generation.to_json()) == generation
+def test_a_record_reads_back_as_it_was(record: Generation) -> None:
+    assert Generation.from_json(record.to_json()) == record
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[]", b'{"prompt": 1}', b"\xff"])
@@ -87,14 +104,13 @@ def test_what_is_no_record_is_refused(data: bytes) -> None:
         Generation.from_json(data)
 
 
-@pytest.mark.parametrize("kind", ["memory", "file"])
-def test_what_is_put_is_got_until_it_is_deleted(kind: str, tmp_path: Path) -> None:
+def test_what_is_put_is_got_until_it_is_deleted(any_kind: Open) -> None:
     async def main() -> None:
-        store = _open(kind, tmp_path)
-        expires = await store.put(_generation("a"))
-        await store.put(_generation("b"))
+        store = any_kind()
+        expires = await store.put(generation("a"))
+        await store.put(generation("b"))
         kept = await store.get("a")
-        assert kept is not None and kept.generation == _generation("a")
+        assert kept is not None and kept.generation == generation("a")
         assert kept.expires == expires
         assert await store.get("c") is None
         assert await store.delete("a") is True
@@ -108,14 +124,13 @@ def test_what_is_put_is_got_until_it_is_deleted(kind: str, tmp_path: Path) -> No
     _run(main())
 
 
-@pytest.mark.parametrize("kind", ["memory", "file"])
-def test_what_has_expired_is_not_there_and_swept_away(kind: str, tmp_path: Path) -> None:
+def test_what_has_expired_is_not_there_and_swept_away(local: Open, tmp_path: Path) -> None:
     async def main() -> None:
-        store = _open(kind, tmp_path, seconds=0)
-        await store.put(_generation("a"))
+        store = local(seconds=0)
+        await store.put(generation("a"))
         assert await store.get("a") is None
         assert await store.delete("a") is False
-        await store.put(_generation("b"))
+        await store.put(generation("b"))
         assert sorted(await store.sweep()) == ["a", "b"]
         assert SECRET.encode() not in _bytes_on_disk(tmp_path)
         await store.close()
@@ -123,12 +138,11 @@ def test_what_has_expired_is_not_there_and_swept_away(kind: str, tmp_path: Path)
     _run(main())
 
 
-@pytest.mark.parametrize("kind", ["memory", "file"])
-def test_the_oldest_go_where_there_are_too_many(kind: str, tmp_path: Path) -> None:
+def test_the_oldest_go_where_there_are_too_many(local: Open) -> None:
     async def main() -> None:
-        store = _open(kind, tmp_path, max_records=3)
+        store = local(max_records=3)
         for name in "abcde":
-            await store.put(_generation(name))
+            await store.put(generation(name))
         assert [name for name in "abcde" if await store.get(name)] == ["c", "d", "e"]
         assert await store.sweep() == ["a", "b"]
         await store.close()
@@ -136,29 +150,36 @@ def test_the_oldest_go_where_there_are_too_many(kind: str, tmp_path: Path) -> No
     _run(main())
 
 
-@pytest.mark.parametrize("kind", ["memory", "file"])
-def test_the_oldest_go_where_there_is_too_much(kind: str, tmp_path: Path) -> None:
-    size = len(_generation("a").to_json())
+def test_the_oldest_go_where_there_is_too_much(local: Open) -> None:
+    size = len(generation("a").to_json())
 
     async def main() -> None:
-        store = _open(kind, tmp_path, max_bytes=3 * size)
+        store = local(max_bytes=3 * size)
         for name in "abcde":
-            await store.put(_generation(name))
+            await store.put(generation(name))
         assert [name for name in "abcde" if await store.get(name)] == ["c", "d", "e"]
-        assert await store.put(_generation("f", "x" * 4 * size)) is None
-        assert await store.get("f") is None
-        assert await store.get("e") is not None
         await store.close()
 
     _run(main())
 
 
-@pytest.mark.parametrize("kind", ["memory", "file"])
-def test_a_record_is_its_owners_and_one_without_is_everybodys(kind: str, tmp_path: Path) -> None:
+def test_a_record_that_is_too_large_is_not_kept(any_kind: Open) -> None:
     async def main() -> None:
-        store = _open(kind, tmp_path)
-        await store.put(_generation("a"), "ann")
-        await store.put(_generation("b"))
+        store = any_kind(max_bytes=2000)
+        await store.put(generation("a"))
+        assert await store.put(generation("b", "x" * 2000)) is None
+        assert await store.get("b") is None
+        assert await store.get("a") is not None
+        await store.close()
+
+    _run(main())
+
+
+def test_a_record_is_its_owners_and_one_without_is_everybodys(any_kind: Open) -> None:
+    async def main() -> None:
+        store = any_kind()
+        await store.put(generation("a"), "ann")
+        await store.put(generation("b"))
         assert await store.get("a", "ann") is not None
         for other in ("bob", ""):
             assert await store.get("a", other) is None
@@ -173,11 +194,11 @@ def test_a_record_is_its_owners_and_one_without_is_everybodys(kind: str, tmp_pat
     _run(main())
 
 
-def test_nothing_is_kept_where_nothing_is_to_be(tmp_path: Path) -> None:
+def test_nothing_is_kept_where_nothing_is_to_be() -> None:
     async def main() -> None:
-        store = _open("none", tmp_path)
+        store = _opener("none")()
         assert isinstance(store, NoStore)
-        assert await store.put(_generation("a")) is None
+        assert await store.put(generation("a")) is None
         assert await store.get("a") is None
         assert await store.delete("a") is False
         assert await store.sweep() == []
@@ -186,30 +207,30 @@ def test_nothing_is_kept_where_nothing_is_to_be(tmp_path: Path) -> None:
     _run(main())
 
 
-def test_a_file_outlives_its_store(tmp_path: Path) -> None:
+def test_a_file_outlives_its_store(file: Open) -> None:
     async def put() -> None:
-        store = _open("file", tmp_path)
-        await store.put(_generation("a"))
+        store = file()
+        await store.put(generation("a"))
         await store.close()
 
     async def get() -> None:
-        store = _open("file", tmp_path)
+        store = file()
         kept = await store.get("a")
-        assert kept is not None and kept.generation == _generation("a")
+        assert kept is not None and kept.generation == generation("a")
         await store.close()
 
     _run(put())
     _run(get())
 
 
-def test_deleted_text_is_gone_from_every_file(tmp_path: Path) -> None:
+def test_deleted_text_is_gone_from_every_file(tmp_path: Path, file: Open) -> None:
     long = SECRET * 2000  # goes over many pages
 
     async def main() -> None:
-        store = _open("file", tmp_path)
-        await store.put(_generation("a"))
-        await store.put(_generation("b", long))
-        await store.put(_generation("c", "something else"))
+        store = file()
+        await store.put(generation("a"))
+        await store.put(generation("b", long))
+        await store.put(generation("c", "something else"))
         assert SECRET.encode() in _bytes_on_disk(tmp_path)
         await store.delete("b")
         await store.delete("a")
@@ -221,10 +242,10 @@ def test_deleted_text_is_gone_from_every_file(tmp_path: Path) -> None:
     _run(main())
 
 
-def test_nobody_else_may_read_the_files(tmp_path: Path) -> None:
+def test_nobody_else_may_read_the_files(tmp_path: Path, file: Open) -> None:
     async def main() -> None:
-        store = _open("file", tmp_path)
-        await store.put(_generation("a"))
+        store = file()
+        await store.put(generation("a"))
         files = [path for path in tmp_path.rglob("*") if path.is_file()]
         assert len(files) == 3  # the database, its log, and the log's index
         assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
@@ -235,14 +256,14 @@ def test_nobody_else_may_read_the_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["text", "torn", "flipped"])
 def test_a_damaged_file_is_moved_aside(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, file: Open, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "store" / "records.sqlite"
 
     async def fill() -> None:
-        store = _open("file", tmp_path)
+        store = file()
         for number in range(20):
-            await store.put(_generation(f"g{number}", SECRET * 50))
+            await store.put(generation(f"g{number}", SECRET * 50))
         await store.close()
 
     _run(fill())
@@ -255,9 +276,9 @@ def test_a_damaged_file_is_moved_aside(
         path.write_bytes(content[:4096] + bytes(len(content) - 4096))
 
     async def main() -> None:
-        store = _open("file", tmp_path)
+        store = file()
         assert await store.get("g1") is None
-        assert await store.put(_generation("new")) is not None
+        assert await store.put(generation("new")) is not None
         assert await store.get("new") is not None
         await store.close()
 
@@ -286,10 +307,10 @@ def test_a_place_that_cannot_be_is_refused_in_one_line(tmp_path: Path, place: st
     assert "\n" not in str(caught.value) and str(tmp_path) not in str(caught.value)
 
 
-def test_a_record_that_cannot_be_read_is_no_missing_one(tmp_path: Path) -> None:
+def test_a_record_that_cannot_be_read_is_no_missing_one(tmp_path: Path, file: Open) -> None:
     async def main() -> None:
-        store = _open("file", tmp_path)
-        await store.put(_generation("a"))
+        store = file()
+        await store.put(generation("a"))
         with sqlite3.connect(tmp_path / "store" / "records.sqlite") as other:
             other.execute("UPDATE generations SET record = x'00'")
         other.close()
@@ -303,15 +324,15 @@ def test_a_record_that_cannot_be_read_is_no_missing_one(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_loses_the_record_and_nothing_else(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, file: Open, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        store = _open("file", tmp_path)
-        await store.put(_generation("a"))
+        store = file()
+        await store.put(generation("a"))
         # as when somebody else holds the file: every write of ours fails
         other = sqlite3.connect(tmp_path / "store" / "records.sqlite", isolation_level=None)
         other.execute("DROP TABLE generations")
-        assert await store.put(_generation("b")) is None
+        assert await store.put(generation("b")) is None
         assert "b is not kept" in caplog.text
         with pytest.raises(StoreError):
             await store.get("a")
@@ -321,10 +342,10 @@ def test_a_failed_write_loses_the_record_and_nothing_else(
     _run(main())
 
 
-def test_two_processes_may_share_a_file(tmp_path: Path) -> None:
+def test_two_processes_may_share_a_file(file: Open) -> None:
     async def main() -> None:
-        one, other = _open("file", tmp_path), _open("file", tmp_path)
-        await one.put(_generation("a"))
+        one, other = file(), file()
+        await one.put(generation("a"))
         assert await other.get("a") is not None
         assert await other.delete("a") is True
         assert await one.get("a") is None
@@ -334,12 +355,12 @@ def test_two_processes_may_share_a_file(tmp_path: Path) -> None:
     _run(main())
 
 
-def test_no_thread_stays_behind(tmp_path: Path) -> None:
+def test_no_thread_stays_behind(tmp_path: Path, file: Open) -> None:
     before = set(threading.enumerate())
 
     async def main() -> None:
-        store = _open("file", tmp_path)
-        await store.put(_generation("a"))
+        store = file()
+        await store.put(generation("a"))
         await store.close()
 
     _run(main())

@@ -10,12 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from at2.tasks import Document
-from service.records import Generation, Prompt, SqliteStore
+from service.records import SqliteStore
 from service.records import sqlite as module
+from tests.helpers.records import HOUR, SECRET, generation
 
-SECRET = "the walrus sings at midnight"
-HOUR = 3600
 LIMIT_S = 120.0
 
 _LAYOUT_1 = """
@@ -27,11 +25,6 @@ PRAGMA user_version = 1;
 """
 
 _IN_ORDER = "SELECT id FROM generations ORDER BY rowid"
-
-
-def _generation(name: str, text: str = SECRET) -> Generation:
-    prompt = Prompt((Document(text, "d1", None),), "Why?", ())
-    return Generation(name, "m", 5, prompt, "sentence", 12, (3, 1, 4), "Because.", "stop")
 
 
 @pytest.fixture()
@@ -67,7 +60,7 @@ def test_deleted_text_goes_when_the_reader_has_ended_and_not_sooner_is_said(
 
     async def main() -> None:
         store = _open(path)
-        await store.put(_generation("a"))
+        await store.put(generation("a"))
         with _reading(path):
             assert await store.delete("a") is True
             assert not store.erased
@@ -92,7 +85,7 @@ def test_a_deletion_waits_for_a_reader_that_soon_ends(
 
     async def main() -> None:
         store = _open(path)
-        await store.put(_generation("a"))
+        await store.put(generation("a"))
         with _reading(path):
             deleting = asyncio.create_task(store.delete("a"))
             while await store.get("a") is not None:
@@ -111,7 +104,7 @@ def test_what_a_killed_process_could_not_erase_is_erased_by_the_next(
 
     async def main() -> None:
         killed = _open(path)  # never closed
-        await killed.put(_generation("a"))
+        await killed.put(generation("a"))
         with _reading(path):
             await killed.delete("a")
         assert SECRET.encode() in _on_disk(path)
@@ -130,10 +123,10 @@ def test_a_put_waits_for_a_lock_and_reads_do_not(
 
     async def main() -> None:
         store = _open(path)
-        await store.put(_generation("a"))
+        await store.put(generation("a"))
         with closing(_other(path)) as other:
             other.execute("BEGIN IMMEDIATE")
-            putting = asyncio.create_task(store.put(_generation("b")))
+            putting = asyncio.create_task(store.put(generation("b")))
             for _ in range(20):
                 assert await store.get("a") is not None
                 assert not putting.done()
@@ -155,10 +148,10 @@ def test_a_put_that_waits_in_vain_is_not_kept_and_says_so(
         store = _open(path)
         with closing(_other(path)) as other:
             other.execute("BEGIN IMMEDIATE")
-            assert await store.put(_generation("a")) is None
+            assert await store.put(generation("a")) is None
             other.execute("COMMIT")
         assert "a is not kept" in caplog.text
-        assert await store.put(_generation("a")) is not None
+        assert await store.put(generation("a")) is not None
         await store.close()
 
     asyncio.run(main())
@@ -168,10 +161,10 @@ def test_limits_hold_over_all_processes_that_share_a_file(path: Path) -> None:
     async def main() -> None:
         one, other = _open(path, max_records=4), _open(path, max_records=4)
         for number in range(5):
-            await one.put(_generation(f"one-{number}"))
-            await other.put(_generation(f"other-{number}"))
+            await one.put(generation(f"one-{number}"))
+            await other.put(generation(f"other-{number}"))
         await other.delete("other-4")
-        await one.put(_generation("last"))
+        await one.put(generation("last"))
         with closing(_other(path)) as connection:
             names = [name for (name,) in connection.execute(_IN_ORDER)]
             assert names == ["one-3", "other-3", "one-4", "last"]
@@ -185,7 +178,7 @@ def test_limits_hold_over_all_processes_that_share_a_file(path: Path) -> None:
 
 
 def test_a_file_of_the_layout_before_is_taken_over(path: Path) -> None:
-    record = _generation("old").to_json()
+    record = generation("old").to_json()
     with closing(_other(path)) as connection:
         connection.executescript(_LAYOUT_1)
         values = ("old", int(time.time()) + HOUR, len(record), record)
@@ -195,7 +188,7 @@ def test_a_file_of_the_layout_before_is_taken_over(path: Path) -> None:
         store = _open(path, max_records=2)
         assert await store.get("old", "anybody") is not None
         for name in "ab":
-            await store.put(_generation(name))
+            await store.put(generation(name))
         assert await store.get("old") is None  # it counts, and was the oldest
         assert await store.get("a") is not None
         await store.close()
@@ -207,11 +200,11 @@ def test_a_sweep_lets_others_in_between(path: Path) -> None:
     async def main() -> None:
         store = _open(path, seconds=0)
         for number in range(5 * module._PIECE):
-            await store.put(_generation(f"g{number}", "x"))
+            await store.put(generation(f"g{number}", "x"))
         store._seconds = HOUR
         sweeping = asyncio.create_task(store.sweep())
         await asyncio.sleep(0)
-        await store.put(_generation("new"))
+        await store.put(generation("new"))
         assert not sweeping.done()
         assert len(await sweeping) == 5 * module._PIECE
         assert await store.get("new") is not None
@@ -225,10 +218,10 @@ def test_a_limit_that_was_lowered_is_reached_in_pieces(path: Path) -> None:
         store = _open(path)
         count = 3 * module._PIECE
         for number in range(count):
-            await store.put(_generation(f"g{number}", "x"))
+            await store.put(generation(f"g{number}", "x"))
         await store.close()
         store = _open(path, max_records=10)
-        await store.put(_generation("new"))
+        await store.put(generation("new"))
         assert (
             await store.get(f"g{count - 1 - 2 * module._PIECE + 5}") is not None
         )  # not all at once

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.helpers.redis_server import PASSWORD, RedisServer
+from tests.helpers.redis_server import PASSWORD, RedisServer, running_redis
 from tests.helpers.servers import samples
 from tests.helpers.tiny import tiny_server
 
@@ -23,10 +23,8 @@ _LIMIT_S = 120
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
+    with running_redis(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
