@@ -245,6 +245,7 @@ def test_many_spans_and_dear_methods_are_refused_before_any_pass(engine: Engine,
             await engine.attribute_response(PROMPT, response, question)
 
     async def main() -> None:
+        await _settled(engine)  # what other tests left to prepare takes passes
         hook = engine.model.register_forward_pre_hook(lambda *_: passes.append(1))
         try:
             await refused(_question([(0, 1)] * 6), r"6 spans.* 5")
