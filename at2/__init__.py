@@ -1,46 +1,12 @@
 """Context attribution with attention (AT2): which parts of the context did the model use?
 
 Order of reading: text → model → tasks → estimator → methods → training → evaluation; display.
+What can be imported from here is in `__init__.pyi`. It is imported when it is used first, so that
+modules that need no model, such as `at2.settings`, do not load the libraries of those that do.
 """
 
-from at2._version import __version__
-from at2.attribute import attribute
-from at2.estimator.features import AttentionFeatureExtractor
-from at2.estimator.linear import LinearScoreEstimator, load_estimator
-from at2.methods import (
-    AT2Attributor,
-    Attributor,
-    AverageAttentionAttributor,
-    ContextCiteAttributor,
-    ContrastiveAttentionAttributor,
-    FusionAttributor,
-    GradientNormAttributor,
-    InputTimesGradientAttributor,
-    LeaveOneOutAttributor,
-)
-from at2.result import AttributionResult
-from at2.training.trainer import AT2Trainer
+import lazy_loader
 
-AT2FeatureExtractor = AttentionFeatureExtractor
-AT2ScoreEstimator = LinearScoreEstimator
+from at2._version import __version__ as __version__
 
-__all__ = [
-    "AT2Attributor",
-    "AT2FeatureExtractor",
-    "AT2ScoreEstimator",
-    "AT2Trainer",
-    "AttentionFeatureExtractor",
-    "AttributionResult",
-    "Attributor",
-    "AverageAttentionAttributor",
-    "ContextCiteAttributor",
-    "ContrastiveAttentionAttributor",
-    "FusionAttributor",
-    "GradientNormAttributor",
-    "InputTimesGradientAttributor",
-    "LeaveOneOutAttributor",
-    "LinearScoreEstimator",
-    "__version__",
-    "attribute",
-    "load_estimator",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

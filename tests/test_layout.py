@@ -40,6 +40,16 @@ def test_what_is_public_is_named_in_order(module: object) -> None:
     assert all(hasattr(module, name) for name in names)
 
 
+def test_the_library_loads_what_models_need_when_it_is_used() -> None:
+    code = (
+        "import sys, at2\n"
+        "assert not {'torch', 'transformers', 'sklearn'} & set(sys.modules)\n"
+        "from at2.attribute import attribute\n"
+        "assert at2.attribute is attribute and at2.methods.Attributor is at2.Attributor"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_every_module_says_what_it_is() -> None:
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):

@@ -1,0 +1,29 @@
+from . import display as display
+from . import errors as errors
+from . import estimator as estimator
+from . import evaluation as evaluation
+from . import methods as methods
+from . import model as model
+from . import tasks as tasks
+from . import text as text
+from . import training as training
+from . import utils as utils
+from .attribute import attribute as attribute
+from .attribution import AT2Attributor as AT2Attributor
+from .attribution import AT2FeatureExtractor as AT2FeatureExtractor
+from .attribution import AT2ScoreEstimator as AT2ScoreEstimator
+from .attribution import AT2Trainer as AT2Trainer
+from .attribution import AttentionFeatureExtractor as AttentionFeatureExtractor
+from .attribution import LinearScoreEstimator as LinearScoreEstimator
+from .estimator.linear import load_estimator as load_estimator
+from .methods import Attributor as Attributor
+from .methods import AverageAttentionAttributor as AverageAttentionAttributor
+from .methods import ContextCiteAttributor as ContextCiteAttributor
+from .methods import ContrastiveAttentionAttributor as ContrastiveAttentionAttributor
+from .methods import FusionAttributor as FusionAttributor
+from .methods import GradientNormAttributor as GradientNormAttributor
+from .methods import InputTimesGradientAttributor as InputTimesGradientAttributor
+from .methods import LeaveOneOutAttributor as LeaveOneOutAttributor
+from .result import AttributionResult as AttributionResult
+
+__version__: str
