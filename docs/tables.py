@@ -1,18 +1,17 @@
 """Writes the tables that follow from the code into their pages: `python -m docs.tables`.
 
-Settings come from their fields, arguments of commands from the parser. A test compares the pages
-with what this would write.
+Settings come from their fields, arguments of commands from their signatures. A test compares the
+pages with what this would write.
 """
 
-import argparse
-import os
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
 
-from service.cli import make_parser
+from at2.settings import ProgramSettings
+from service.cli import app
 from service.settings import Settings
 from trainer_jobs.settings import JobSettings
 
@@ -22,42 +21,38 @@ END = "<!-- end -->"
 """Ends what `<!-- table: NAME -->` begins."""
 
 
-def settings_table(settings: type[BaseModel], prefix: str = "") -> str:
-    """All settings of a class; with a prefix their names are those of variables."""
-    rows = []
-    for name, field in settings.model_fields.items():
-        shown = f"{prefix}{name.upper()}" if prefix else name
-        rows.append((f"`{shown}`", _default(field), field.description or ""))
+def settings_table(settings: type[ProgramSettings]) -> str:
+    """All settings of a class."""
+    rows = [
+        (f"`{settings.shown(name)}`", _default(field.get_default()), field.description or "")
+        for name, field in settings.model_fields.items()
+    ]
     return _table(("setting", "default", "meaning"), rows)
 
 
-def _default(field: FieldInfo) -> str:
+def _default(value: object) -> str:
     """A default as one writes it; nothing where there is none."""
-    if field.is_required() or field.default in (None, {}, ()):
+    if value is None or value in ({}, (), PydanticUndefined, inspect.Parameter.empty):
         return ""
-    default = field.default
-    text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
-    return f"`{text}`"
+    return f"`{','.join(map(str, value)) if isinstance(value, tuple) else value}`"
 
 
 def arguments_table(command: str) -> str:
     """The arguments of a subcommand of `at2`."""
-    for name in ("AT2_URL", "AT2_API_KEY"):  # they change the defaults that help shows
-        os.environ.pop(name, None)
-    parser = make_parser()
-    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    chosen: argparse.ArgumentParser = commands.choices[command]
-    formatter = chosen._get_formatter()
     rows = []
-    for action in chosen._actions:
-        if isinstance(action, argparse._HelpAction):
-            continue
-        given = action.option_strings[-1] if action.option_strings else ""
-        name = action.dest.upper() if given else action.dest
-        values = "" if action.nargs == 0 else formatter._format_args(action, name)
-        shown = f"{given} {values}".strip()
-        rows.append((f"`{shown}`", formatter._expand_help(action)))
-    return _table(("argument", "meaning"), rows)
+    for argument in app[command].assemble_argument_collection(parse_docstring=True):
+        if argument.show:
+            choices = ", ".join(f"`{choice}`" for choice in argument.get_choices() or ())
+            meaning = argument.parameter.help or ""
+            variables = "".join(f"; also `{name}`" for name in argument.parameter.env_var or ())
+            rows.append(
+                (
+                    f"`{argument.name}`",
+                    _default(argument.field_info.default),
+                    meaning + variables + (f": {choices}" if choices else ""),
+                )
+            )
+    return _table(("argument", "default", "meaning"), rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -67,7 +62,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 TABLES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "settings.md": {
-        "server": lambda: settings_table(Settings, "AT2_"),
+        "server": lambda: settings_table(Settings),
         "jobs": lambda: settings_table(JobSettings),
     },
     "commands.md": {

@@ -3,63 +3,70 @@
 Unlike the other commands it runs the model itself, so what loads it is imported when it is called.
 """
 
-import argparse
 import json
-import sys
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
-
-
-def add_command(commands: Any) -> None:
-    """Add the command to a parser's subcommands."""
-    parser = commands.add_parser(
-        "calibrate",
-        help="train an estimator for a model on a dozen prompts of your own",
-        description="Train a score estimator for a model on a dozen or more prompts of your own, "
-        "in minutes. A run that was stopped goes on where it was.",
-    )
-    parser.set_defaults(run=run)
-    parser.add_argument(
-        "prompts",
-        type=Path,
-        metavar="PROMPTS",
-        help='JSON Lines: {"context": "…", "query": "…"} on each',
-    )
-    parser.add_argument("--model", help="hub name, folder or GGUF file (default: the server's)")
-    parser.add_argument("--revision", help="branch, tag or commit of a model on the hub")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="folder of the results"
-    )
-    parser.add_argument("--masks", type=int, metavar="N", help="ablations per prompt (default: 24)")
-    parser.add_argument(
-        "--max-new-tokens",
-        type=int,
-        metavar="N",
-        help="the most tokens to write (default: 64)",
-    )
-    parser.add_argument("--device", help="cpu, cuda:0, …; by default a GPU if there is one")
-    parser.add_argument("--dtype", choices=_DTYPES, default="auto", help="of the weights")
+from at2.command_line import CommandError
 
 
-def run(options: argparse.Namespace) -> int:
-    """Calibrate, and say how good the result is and how to serve it."""
+def calibrate(
+    prompts: Path,
+    /,
+    *,
+    model: str | None = None,
+    revision: str | None = None,
+    out: Path,
+    masks: int | None = None,
+    max_new_tokens: int | None = None,
+    device: str | None = None,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+) -> None:
+    """Train a score estimator for a model on a dozen or more prompts of your own, in minutes.
+
+    A run that was stopped goes on where it was.
+
+    Args:
+        prompts: JSON Lines: {"context": "…", "query": "…"} on each
+        model: hub name, folder or GGUF file (default: the server's)
+        revision: branch, tag or commit of a model on the hub
+        out: folder of the results
+        masks: ablations per prompt (default: 24)
+        max_new_tokens: the most tokens to write (default: 64)
+        device: cpu, cuda:0, …; by default a GPU if there is one
+        dtype: of the weights
+    """
     try:
-        prompts = read_prompts(options.prompts)
+        given = read_prompts(prompts)
     except ValueError as error:
-        return _failed(error)
+        raise CommandError(str(error)) from error
     from at2.errors import At2Error
+    from at2.model.default import NAME
+    from at2.model.loading import get_model_and_tokenizer
+    from at2.training import calibrate as library
 
+    model_name = model or NAME
     try:
-        return _calibrate(options, prompts)
+        library.check_prompts(given)
+        loaded, tokenizer = get_model_and_tokenizer(
+            model_name,
+            dtype=None if dtype == "auto" else dtype,
+            device=device,
+            revision=revision,
+        )
+        calibration = library.calibrate(
+            loaded,
+            tokenizer,
+            given,
+            out,
+            num_masks=masks or library.NUM_MASKS,
+            max_new_tokens=max_new_tokens or library.MAX_NEW_TOKENS,
+        )
     except At2Error as error:
-        return _failed(error)
-
-
-def _failed(error: Exception) -> int:
-    print(f"at2: {' '.join(str(error).split())}", file=sys.stderr)
-    return 1
+        raise CommandError(" ".join(str(error).split())) from error
+    print(f"Prompts held out: {calibration.held_out}")
+    print(f"Average attention on them: {calibration.average_attention}")
+    print(f"Serve it: AT2_MODEL={model_name} AT2_ESTIMATOR={calibration.folder} at2 serve")
 
 
 def read_prompts(path: Path) -> list[dict[str, str]]:
@@ -87,30 +94,3 @@ def read_prompts(path: Path) -> list[dict[str, str]]:
                 raise ValueError(f"{path}, line {number}: no text in {name!r}")
         prompts.append({"context": row["context"], "query": row["query"]})
     return prompts
-
-
-def _calibrate(options: argparse.Namespace, prompts: list[dict[str, str]]) -> int:
-    from at2.model.default import NAME
-    from at2.model.loading import get_model_and_tokenizer
-    from at2.training import calibrate as library
-
-    library.check_prompts(prompts)
-    model_name = options.model or NAME
-    model, tokenizer = get_model_and_tokenizer(
-        model_name,
-        dtype=None if options.dtype == "auto" else options.dtype,
-        device=options.device,
-        revision=options.revision,
-    )
-    calibration = library.calibrate(
-        model,
-        tokenizer,
-        prompts,
-        options.out,
-        num_masks=options.masks or library.NUM_MASKS,
-        max_new_tokens=options.max_new_tokens or library.MAX_NEW_TOKENS,
-    )
-    print(f"Prompts held out: {calibration.held_out}")
-    print(f"Average attention on them: {calibration.average_attention}")
-    print(f"Serve it: AT2_MODEL={model_name} AT2_ESTIMATOR={calibration.folder} at2 serve")
-    return 0

@@ -3,19 +3,22 @@
 `ask` and `attribute` talk to a server and load no model library.
 """
 
-import argparse
 import io
 import json
 import os
 import sys
-from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any
 
+from cyclopts import Group, Parameter
+from cyclopts.validators import MutuallyExclusive
 from rich.console import Console
 
-from service import calibrate
+from at2.command_line import CommandError, add_settings_command, make_app, run_app
+from service.calibrate import calibrate
 from service.citations import print_answer, print_attributions
 from service.client import AuthenticationError, Client, ClientError, ConnectionFailedError
 from service.client.wire import DEFAULT_URL
@@ -23,7 +26,6 @@ from service.schemas import (
     DEFAULT_MIN_SHARE,
     MAX_DOCUMENT_ID,
     AttributeReply,
-    GenerateReply,
     Method,
     SourceType,
 )
@@ -33,9 +35,183 @@ STDIN = "-"
 _MOST_CITATIONS = 3
 _MOST_SOURCES = 5
 
+_MIN_SHARE_HELP = (
+    f"share of all positive scores from which on a source is cited (default: {DEFAULT_MIN_SHARE})"
+)
 
-class _UsageError(Exception):
-    """What was given on the command line cannot be used; the message is one line."""
+app = make_app("at2", "Which parts of the context did the model use?")
+
+
+def _serve(flags: Sequence[str], program: str) -> int:
+    from service.serve import serve  # imports the server's libraries
+
+    return serve(flags, program)
+
+
+add_settings_command(app, "serve", "Start a server; its settings are flags.", _serve)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class _Asking:
+    """What commands that ask a server have in common.
+
+    Attributes:
+        context: a document to answer from; several if given again; - is standard input
+        url: of the server
+        key: for the server; better AT2_API_KEY, as flags can be seen by others
+        json: print the server's replies instead
+        support: measure whether the context made the model say it, and show what that means
+        source_type: what the documents are cut into
+        method: how sources are scored
+        estimator: one of the server's estimators
+    """
+
+    context: Annotated[list[str], Parameter(allow_leading_hyphen=True)]
+    url: Annotated[str, Parameter(env_var="AT2_URL")] = DEFAULT_URL
+    key: Annotated[str | None, Parameter(env_var="AT2_API_KEY")] = None
+    json: bool = False
+    min_share: Annotated[float | None, Parameter(help=_MIN_SHARE_HELP)] = None
+    support: bool = False
+    source_type: SourceType | None = None
+    method: Method | None = None
+    estimator: str | None = None
+
+    @contextmanager
+    def client(self) -> Iterator[Client]:
+        """The server.
+
+        Raises:
+            CommandError: it cannot be reached, or refuses.
+        """
+        try:
+            with Client(self.url, key=self.key) as client:
+                yield client
+        except ConnectionFailedError as error:
+            raise CommandError(f"{error}; start one with: at2 serve") from error
+        except AuthenticationError as error:
+            raise CommandError(f"{error} (here: AT2_API_KEY or --key)") from error
+        except ClientError as error:
+            raise CommandError(str(error)) from error
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """Arguments of an attribution."""
+        return {
+            "min_share": self.min_share,
+            "method": self.method,
+            "estimator": self.estimator,
+            "support": self.support,
+        }
+
+
+# -- commands ------------------------------------------------------------------------------------
+
+
+@app.command
+def ask(
+    query: str,
+    /,
+    *,
+    asking: _Asking,
+    top_k: int = _MOST_CITATIONS,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+) -> None:
+    """Have a question answered from files, with citations.
+
+    Each statement of the answer is followed by the sources that count for it: those with at least
+    --min-share of all positive scores.
+
+    Args:
+        query: the question or task
+        top_k: the most citations of a statement
+        max_new_tokens: the most tokens to write
+        temperature: 0, the default, is greedy
+        top_p: share of probability to sample from
+        seed: makes sampling repeatable
+    """
+    documents = _documents(asking.context)
+    with asking.client() as client:
+        generation = client.generate(
+            query,
+            documents=documents,
+            source_type=asking.source_type,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+        )
+        how = {"split_by": "sentence", "top_k": top_k, **asking.how}
+        attribution: AttributeReply | None = None
+        if not generation.statements:
+            pass
+        elif generation.expires is not None:
+            attribution = client.attribute(generation, **how)
+        else:  # a server that keeps nothing must be told it all again
+            attribution = client.attribute(
+                query=query,
+                documents=documents,
+                response=generation.response,
+                source_type=asking.source_type,
+                **how,
+            )
+    if asking.json:
+        _print_json({"generation": generation, "attribution": attribution})
+    else:
+        attributions = attribution.attributions if attribution else []
+        print_answer(_console(), generation, attributions, asking.context)
+
+
+_one_span = Group(show=False, validator=MutuallyExclusive())
+
+
+@app.command
+def attribute(
+    *,
+    query: str,
+    response: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    span: Annotated[tuple[int, int] | None, Parameter(group=_one_span)] = None,
+    quote: Annotated[str | None, Parameter(group=_one_span)] = None,
+    verify: bool = False,
+    asking: _Asking,
+    top_k: int = _MOST_SOURCES,
+) -> None:
+    """Rank the sources of a response, wherever it was written: of each of its statements, or of one
+    span.
+
+    Args:
+        query: what the response answers
+        response: the response, or a file with it; - is standard input
+        span: characters of the response to attribute, from START to END
+        quote: part of the response to attribute
+        verify: really hide the sources, and show what that does
+        top_k: the most sources of a span
+    """
+    if response == STDIN and STDIN in asking.context:
+        raise CommandError("- can be given only once")
+    with asking.client() as client:
+        attribution = client.attribute(
+            query=query,
+            documents=_documents(asking.context),
+            response=_response(response),
+            span=span,
+            quote=quote,
+            split_by="sentence" if span is None and quote is None else None,
+            source_type=asking.source_type,
+            top_k=top_k,
+            verify=verify,
+            **asking.how,
+        )
+    if asking.json:
+        _print_json(attribution)
+    else:
+        print_attributions(_console(), attribution.attributions, asking.context)
+
+
+app.command(calibrate)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,219 +221,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: those of the command line by default.
 
     Returns:
-        0; 1 after an error, with one line on standard error; 130 after Ctrl-C.
+        0; 1 after an error and 2 where arguments or settings are wrong, with a line for each on
+        standard error; 130 after Ctrl-C, 141 where nobody reads the output any longer.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["serve"]:
-        from service.__main__ import main as serve  # its flags are the server's settings
-
-        return serve(words[1:], program="at2 serve")
-    parser = make_parser()
-    options = parser.parse_args(words)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know all of Unicode
-    try:
-        return int(options.run(options))
-    except (_UsageError, ClientError) as error:
-        print(f"at2: {_with_hint(error)}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # whatever read our output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        return 130
-
-
-def _with_hint(error: Exception) -> str:
-    if isinstance(error, ConnectionFailedError):
-        return f"{error}; start one with: at2 serve"
-    if isinstance(error, AuthenticationError):
-        return f"{error} (here: AT2_API_KEY or --key)"
-    return str(error)
-
-
-# -- arguments -----------------------------------------------------------------------------------
-
-
-def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="at2", description="Which parts of the context did the model use?"
-    )
-    parser.add_argument("--version", action="version", version=f"at2 {_version()}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    commands.add_parser("serve", help="start a server; at2 serve --help has its settings")
-
-    ask = commands.add_parser(
-        "ask",
-        help="have a question answered from files, with citations",
-        description="Have a question answered from files. Each statement of the answer is "
-        "followed by the sources that count for it: those with at least --min-share of all "
-        "positive scores.",
-    )
-    ask.set_defaults(run=_ask)
-    ask.add_argument("query", help="the question or task")
-    _add_common(ask, most=_MOST_CITATIONS, what="citations of a statement")
-    ask.add_argument("--max-new-tokens", type=int, metavar="N", help="the most tokens to write")
-    ask.add_argument("--temperature", type=float, metavar="T", help="0, the default, is greedy")
-    ask.add_argument("--top-p", type=float, metavar="P", help="share of probability to sample from")
-    ask.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
-
-    attribute = commands.add_parser(
-        "attribute",
-        help="rank the sources of a response, wherever it was written",
-        description="Rank the sources of a response, wherever it was written: of each of its "
-        "statements, or of one span.",
-    )
-    attribute.set_defaults(run=_attribute)
-    attribute.add_argument("--query", required=True, help="what the response answers")
-    attribute.add_argument(
-        "--response", required=True, metavar="FILE|TEXT", help="the response; - is standard input"
-    )
-    span = attribute.add_mutually_exclusive_group()
-    span.add_argument(
-        "--span",
-        nargs=2,
-        type=int,
-        metavar=("START", "END"),
-        help="characters of the response to attribute",
-    )
-    span.add_argument("--quote", metavar="TEXT", help="part of the response to attribute")
-    attribute.add_argument(
-        "--verify", action="store_true", help="really hide the sources, and show what that does"
-    )
-    _add_common(attribute, most=_MOST_SOURCES, what="sources of a span")
-    calibrate.add_command(commands)
-    return parser
-
-
-def _add_common(parser: argparse.ArgumentParser, *, most: int, what: str) -> None:
-    parser.add_argument(
-        "--context",
-        action="append",
-        required=True,
-        metavar="FILE",
-        help="a document to answer from; several if given again; - is standard input",
-    )
-    parser.add_argument(
-        "--url",
-        default=os.environ.get("AT2_URL") or DEFAULT_URL,
-        help="of the server; also AT2_URL (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--key",
-        default=os.environ.get("AT2_API_KEY"),
-        help="for the server; better AT2_API_KEY, as flags can be seen by others",
-    )
-    parser.add_argument("--json", action="store_true", help="print the server's replies instead")
-    parser.add_argument(
-        "--top-k", type=int, default=most, metavar="N", help=f"the most {what} (default: {most})"
-    )
-    parser.add_argument(
-        "--min-share",
-        type=float,
-        metavar="P",
-        help=f"share of all positive scores from which on a source is cited "
-        f"(default: {DEFAULT_MIN_SHARE})",
-    )
-    parser.add_argument(
-        "--support",
-        action="store_true",
-        help="measure whether the context made the model say it, and show what that means",
-    )
-    parser.add_argument(
-        "--source-type", choices=get_args(SourceType), help="what the documents are cut into"
-    )
-    methods = get_args(Method)
-    parser.add_argument(
-        "--method", choices=methods, metavar="NAME", help=f"how: {', '.join(methods)}"
-    )
-    parser.add_argument("--estimator", metavar="NAME", help="one of the server's estimators")
-
-
-def _version() -> str:
-    try:
-        return version("at2-service")
-    except PackageNotFoundError:
-        return "not installed"
-
-
-# -- commands ------------------------------------------------------------------------------------
-
-
-def _ask(options: argparse.Namespace) -> int:
-    documents = _documents(options.context)
-    with Client(options.url, key=options.key) as client:
-        generation = client.generate(
-            options.query,
-            documents=documents,
-            source_type=options.source_type,
-            max_new_tokens=options.max_new_tokens,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            seed=options.seed,
-        )
-        attribution = _statements(client, generation, options, documents)
-    attributions = attribution.attributions if attribution else []
-    if options.json:
-        _print_json({"generation": generation, "attribution": attribution})
-    else:
-        print_answer(_console(), generation, attributions, options.context)
-    return 0
-
-
-def _statements(
-    client: Client,
-    generation: GenerateReply,
-    options: argparse.Namespace,
-    documents: list[dict[str, str]],
-) -> AttributeReply | None:
-    """The attribution of every statement; None if there is nothing to attribute."""
-    if not generation.statements:
-        return None
-    how: dict[str, Any] = {
-        "split_by": "sentence",
-        "top_k": options.top_k,
-        "min_share": options.min_share,
-        "method": options.method,
-        "estimator": options.estimator,
-        "support": options.support,
-    }
-    if generation.expires is not None:
-        return client.attribute(generation, **how)
-    return client.attribute(  # a server that keeps nothing must be told it all again
-        query=options.query,
-        documents=documents,
-        response=generation.response,
-        source_type=options.source_type,
-        **how,
-    )
-
-
-def _attribute(options: argparse.Namespace) -> int:
-    if options.response == STDIN and STDIN in options.context:
-        raise _UsageError("- can be given only once")
-    whole = options.span is None and options.quote is None
-    with Client(options.url, key=options.key) as client:
-        attribution = client.attribute(
-            query=options.query,
-            documents=_documents(options.context),
-            response=_response(options.response),
-            span=tuple(options.span) if options.span else None,
-            quote=options.quote,
-            split_by="sentence" if whole else None,
-            source_type=options.source_type,
-            top_k=options.top_k,
-            min_share=options.min_share,
-            method=options.method,
-            estimator=options.estimator,
-            verify=options.verify,
-            support=options.support,
-        )
-    if options.json:
-        _print_json(attribution)
-    else:
-        print_attributions(_console(), attribution.attributions, options.context)
-    return 0
+    return run_app(app, arguments)
 
 
 # -- files and output ----------------------------------------------------------------------------
@@ -265,7 +234,7 @@ def _attribute(options: argparse.Namespace) -> int:
 
 def _documents(names: Sequence[str]) -> list[dict[str, str]]:
     if names.count(STDIN) > 1:
-        raise _UsageError("- can be given only once")
+        raise CommandError("- can be given only once")
     return [{"id": _id(name), "text": _read(name)} for name in names]
 
 
@@ -281,11 +250,11 @@ def _read(name: str) -> str:
         else:
             text = Path(name).read_bytes().decode()  # no newline is translated: offsets count them
     except OSError as error:
-        raise _UsageError(f"{name}: {error.strerror}") from error
+        raise CommandError(f"{name}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise _UsageError(f"{name}: not UTF-8 text") from error
+        raise CommandError(f"{name}: not UTF-8 text") from error
     if not text.strip():
-        raise _UsageError(f"{name}: there is no text in it")
+        raise CommandError(f"{name}: there is no text in it")
     return text
 
 

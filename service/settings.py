@@ -1,18 +1,15 @@
-"""Every setting of the server, in one table: environment variable `AT2_` + the name, or a flag.
-
-Imports no model code, so that a wrong setting is reported at once.
-"""
+"""Every setting of the server, in one table."""
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
-DEFAULT_MODEL = "SmolLM2-135M-Instruct"
-"""`at2.model.default.NAME`, which a test compares with it."""
+from at2.model.default import NAME as DEFAULT_MODEL
+from at2.settings import ProgramSettings, parse_pairs
 
 USUAL_SECONDS = 120.0
 """What a request may take where `request_seconds` does not say."""
@@ -22,15 +19,21 @@ _CENTURY = 100 * 365 * _DAY
 """Seconds; what is longer is no limit, and too long for the clocks of some libraries."""
 
 
-class Settings(BaseSettings):
-    """Settings with their defaults; `docs/settings.md` lists them, and a test compares the two."""
+class Settings(ProgramSettings):
+    """Serve a language model that says which parts of the context it used.
 
-    model_config = SettingsConfigDict(
-        env_prefix="AT2_",
-        env_ignore_empty=True,  # what a compose file makes of a variable that is not set
-        extra="ignore",
-        frozen=True,
-    )
+    Without any setting, the default model is served to this machine at http://127.0.0.1:8000.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="AT2_")
+    named_by_variable = True
+    secret = frozenset({"api_keys", "generator", "generator_key", "store"})
+    foreign: ClassVar = {
+        "AT2_JOBS_": "belongs to the jobs",
+        "AT2_API_KEY": "is the key that `at2 ask` sends; the server's keys are AT2_API_KEYS",
+        "AT2_URL": "is where `at2 ask` finds a server; this one listens on AT2_HOST and AT2_PORT",
+        "AT2_PUBLISHED_PORT": "belongs to docker-compose.yml",
+    }
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(
@@ -275,9 +278,4 @@ class Settings(BaseSettings):
                 return json.loads(value)
             except ValueError as error:
                 raise ValueError("not a JSON object") from error
-        pairs = [entry.partition("=") for entry in value.split(",") if entry.strip()]
-        if not all(name.strip() and place.strip() for name, _, place in pairs):
-            raise ValueError("not of the form name=place,name=place")
-        if len({name.strip() for name, _, _ in pairs}) < len(pairs):
-            raise ValueError("a name is given twice")
-        return {name.strip(): place.strip() for name, _, place in pairs}
+        return parse_pairs(value)

@@ -18,7 +18,6 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from service.environment import ignored
 from service.settings import Settings
 from tests.helpers.dockerfile import environment, stages
 from tests.helpers.manifests import (
@@ -32,7 +31,7 @@ from tests.helpers.manifests import (
 )
 from tests.helpers.tiny import tiny_server
 from trainer_jobs import cli
-from trainer_jobs.configuration import read_settings
+from trainer_jobs.settings import JobSettings
 
 SERVING = list(resources(KUBERNETES))
 TRAINING = list(resources(KUBERNETES / "training"))
@@ -208,7 +207,7 @@ def test_what_selects_pods_selects_those_of_its_kind() -> None:
 
 def test_the_servers_variables_are_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     given = server_settings()
-    assert ignored(given, Settings.model_fields) == {}
+    assert Settings.foreign_variables(given) == {}
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     settings = Settings()
@@ -311,7 +310,7 @@ def test_a_job_runs_its_stage_with_settings_that_are_right(
         monkeypatch.setenv(name, value)
     python, dash_m, package, command, *flags = container(job(stage))["command"]
     assert (python, dash_m, package, command) == ("python", "-m", "trainer_jobs", stage)
-    settings = read_settings(flags, os.environ)
+    settings = JobSettings.read(flags, stage)
     assert settings.num_jobs == job(stage)["spec"]["completions"]
     assert Path(settings.out).is_relative_to("/data") and settings.held_out > 0
 

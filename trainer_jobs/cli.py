@@ -6,15 +6,11 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from functools import partial
 from types import FrameType
 
-from trainer_jobs.configuration import (
-    PROGRAM,
-    BadSettingsError,
-    configurations,
-    read_settings,
-)
+from at2.command_line import add_settings_command, make_app, run_app
+from at2.settings import BadSettingsError
 from trainer_jobs.settings import JobSettings
 from trainer_jobs.workers import Worker, worker_of
 
@@ -28,28 +24,8 @@ COMMANDS = {
 }
 """What can be asked for."""
 
-_BAD_SETTINGS = 2
 _TERMINATED = 128 + signal.SIGTERM
-_INTERRUPTED = 130
-_NOBODY_READS = 128 + signal.SIGPIPE
 _GOES_ON = "the same command goes on from here"
-
-
-def _overview() -> str:
-    lines = [
-        f"usage: {PROGRAM} COMMAND --config FILE [--SETTING VALUE …]",
-        "",
-        "Make a score estimator for a language model from a data set.",
-        "",
-        "commands:",
-        *(f"  {name:<10}{what}" for name, what in COMMANDS.items()),
-        "",
-        "configurations in the package, to give instead of a file:",
-        *(f"  {name}" for name in configurations()),
-        "",
-        f"'{PROGRAM} run --help' lists every setting; '{PROGRAM} --version' says which this is.",
-    ]
-    return "\n".join(lines)
 
 
 def _worker(command: str, settings: JobSettings, environment: Mapping[str, str]) -> Worker:
@@ -71,13 +47,6 @@ def _worker(command: str, settings: JobSettings, environment: Mapping[str, str])
     return worker
 
 
-def _version() -> str:
-    try:
-        return version("at2-service")
-    except PackageNotFoundError:
-        return "(not installed)"
-
-
 def _exit_on_sigterm() -> None:
     """As the first process of a container this one would otherwise not end."""
 
@@ -86,6 +55,34 @@ def _exit_on_sigterm() -> None:
         raise SystemExit(_TERMINATED)
 
     signal.signal(signal.SIGTERM, end)
+
+
+def _run(command: str, flags: Sequence[str], program: str) -> int:
+    settings = JobSettings.read(flags, program)
+    worker = _worker(command, settings, os.environ)
+    _exit_on_sigterm()
+    try:
+        from trainer_jobs.stages import run_command  # imports model libraries
+
+        status = run_command(command, settings, worker)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        print(f"stopped: nobody reads the output any longer; {_GOES_ON}", file=sys.stderr)
+        raise
+    except KeyboardInterrupt:
+        print(f"stopped; {_GOES_ON}", file=sys.stderr)
+        raise
+
+
+app = make_app(
+    "python -m trainer_jobs",
+    "Make a score estimator for a language model from a data set.",
+    last_words="Configurations in the package, to give instead of a file: "
+    f"{', '.join(JobSettings.preset_names())}. Each command's --help lists every setting.",
+)
+for name, about in COMMANDS.items():
+    add_settings_command(app, name, about, partial(_run, name))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,40 +95,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 after an error and 2 where settings are wrong, with one line for each; 130 after
         Ctrl-C, 141 where nobody reads the output any longer.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        try:
-            return _main(given)
-        finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # Python would complain again when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if given and given[0] in COMMANDS and not {"-h", "--help"} & set(given):
-            print(f"stopped: nobody reads the output any longer; {_GOES_ON}", file=sys.stderr)
-        return _NOBODY_READS
-    except KeyboardInterrupt:
-        print(f"stopped; {_GOES_ON}", file=sys.stderr)
-        return _INTERRUPTED
-
-
-def _main(given: Sequence[str]) -> int:
-    if not given or given[0] in ("-h", "--help"):
-        print(_overview(), file=sys.stdout if given else sys.stderr)
-        return 0 if given else _BAD_SETTINGS
-    if given[0] == "--version":
-        print(f"at2-service {_version()}")
-        return 0
-    command, *flags = given
-    try:
-        if command not in COMMANDS:
-            raise BadSettingsError(f"{command!r} is not one of {', '.join(COMMANDS)}")
-        settings = read_settings(flags, os.environ, f"{PROGRAM} {command}")
-        worker = _worker(command, settings, os.environ)
-    except BadSettingsError as problem:
-        print(problem, file=sys.stderr)
-        return _BAD_SETTINGS
-    _exit_on_sigterm()
-    from trainer_jobs.stages import run_command  # imports model libraries
-
-    return run_command(command, settings, worker)
+    return run_app(app, arguments)

@@ -1,21 +1,15 @@
-"""Every setting of the jobs, in one table: a key of the file, a flag, or an environment variable.
-
-A flag wins over `AT2_JOBS_` + the name, which wins over the file. Imports no model code, so that a
-wrong setting is reported at once.
-"""
+"""Every setting of the jobs, in one table."""
 
 import os
 from collections.abc import Mapping
+from importlib import resources
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
-ENV_PREFIX = "AT2_JOBS_"
-"""What the environment variable of a setting begins with."""
-
-DEFAULT_MODEL = "SmolLM2-135M-Instruct"
-"""`at2.model.default.NAME`, which a test compares with it."""
+from at2.model.default import NAME as DEFAULT_MODEL
+from at2.settings import ProgramSettings, parse_pairs
 
 SourceType = Literal["token", "word", "sentence", "paragraph", "document"]
 
@@ -24,15 +18,14 @@ _TEXTS = {"context": ("context", "query"), "thought": ("query",)}
 _LISTS = ("exponents", "source_type", "methods", "evaluate_top_k", "evaluate_ablations")
 
 
-class JobSettings(BaseSettings):
-    """Settings with their defaults; `docs/settings.md` lists them, and a test compares the two."""
+class JobSettings(ProgramSettings):
+    """Train a score estimator for a model from a data set.
 
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX,
-        env_ignore_empty=True,  # what a compose file makes of a variable that is not set
-        extra="forbid",
-        frozen=True,
-    )
+    Whatever was stopped is started again in the same way: what is on disk and whole is kept.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="AT2_JOBS_")
+    presets = resources.files("trainer_jobs") / "configs"
 
     config: str | None = Field(
         default=None,
@@ -280,13 +273,13 @@ class JobSettings(BaseSettings):
     @field_validator("columns", "shorter_than", mode="before")
     @classmethod
     def _pairs(cls, value: Any) -> Any:
-        return _parse_pairs(value) if isinstance(value, str) else value
+        return parse_pairs(value) if isinstance(value, str) else value
 
     @field_validator("where", mode="before")
     @classmethod
     def _choices(cls, value: Any) -> Any:
         if isinstance(value, str):
-            return {name: choices.split("|") for name, choices in _parse_pairs(value).items()}
+            return {name: choices.split("|") for name, choices in parse_pairs(value).items()}
         if isinstance(value, Mapping):  # one value need not be a list
             return {name: [v] if isinstance(v, str) else v for name, v in value.items()}
         return value
@@ -321,13 +314,3 @@ class JobSettings(BaseSettings):
     def texts(self) -> dict[str, str]:
         """The column of each text that a task is made of."""
         return {name: self.columns.get(name, name) for name in _TEXTS[self.task]}
-
-
-def _parse_pairs(value: str) -> dict[str, str]:
-    """`name=value,name=value` as a dictionary."""
-    pairs = [entry.partition("=") for entry in value.split(",") if entry.strip()]
-    if not all(name.strip() and item.strip() for name, _, item in pairs):
-        raise ValueError("not of the form name=value,name=value")
-    if len({name.strip() for name, _, _ in pairs}) < len(pairs):
-        raise ValueError("a name is given twice")
-    return {name.strip(): item.strip() for name, _, item in pairs}

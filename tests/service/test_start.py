@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from service.__main__ import main
+from service.cli import main
 from tests.helpers.processes import start_server
 from tests.helpers.servers import logging_restored
 from tests.helpers.tiny import tiny_environment, tiny_folder
@@ -42,20 +42,20 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("flags", "named"),
+    ("flags", "status", "named"),
     [
-        (["--port", "seventy"], "AT2_PORT"),
-        (["--dtype", "int3"], "AT2_DTYPE"),
-        (["--estimators", "nonsense"], "AT2_ESTIMATORS"),
-        (["--host", "0.0.0.0"], "AT2_API_KEYS"),
-        (["--model", "no/such-model"], "no/such-model"),
-        (["--model", "{folder}/empty"], "empty"),
-        (["--estimator", "no-such-estimator"], "no-such-estimator"),
-        (["--estimator", "{folder}/nothing.pt"], "nothing.pt"),
-        (["--estimator", "{folder}/torn.pt"], "torn.pt"),
-        (["--estimators", "mine={folder}/empty"], "'mine'"),
-        (["--store", "{folder}/empty"], "the store 'empty'"),
-        (["--device", "no-such-device"], "no-such-device"),
+        (["--port", "seventy"], 2, "AT2_PORT"),
+        (["--dtype", "int3"], 2, "AT2_DTYPE"),
+        (["--estimators", "nonsense"], 2, "AT2_ESTIMATORS"),
+        (["--host", "0.0.0.0"], 2, "AT2_API_KEYS"),
+        (["--model", "no/such-model"], 1, "no/such-model"),
+        (["--model", "{folder}/empty"], 1, "empty"),
+        (["--estimator", "no-such-estimator"], 1, "no-such-estimator"),
+        (["--estimator", "{folder}/nothing.pt"], 1, "nothing.pt"),
+        (["--estimator", "{folder}/torn.pt"], 1, "torn.pt"),
+        (["--estimators", "mine={folder}/empty"], 1, "'mine'"),
+        (["--store", "{folder}/empty"], 1, "the store 'empty'"),
+        (["--device", "no-such-device"], 1, "no-such-device"),
     ],
 )
 def test_what_is_wrong_is_named_in_one_line(
@@ -64,10 +64,11 @@ def test_what_is_wrong_is_named_in_one_line(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     flags: list[str],
+    status: int,
     named: str,
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert main([flag.format(folder=folder) for flag in flags]) == 1
+    assert main(["serve", *(flag.format(folder=folder) for flag in flags)]) == status
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("{")]
     assert len(lines) == 1 and named in lines[0]
 
@@ -78,7 +79,7 @@ def test_a_port_in_use_is_told_before_a_model_is_loaded(
 ) -> None:
     with socket.create_server((host, 0)) as other:
         port = other.getsockname()[1]
-        assert main(["--host", host, "--port", str(port), "--model", "no/such-model"]) == 1
+        assert main(["serve", "--host", host, "--port", str(port), "--model", "no/such-model"]) == 2
     assert capsys.readouterr().err == (
         f"AT2_HOST={host}, AT2_PORT={port}: address already in use\n"
     )
@@ -86,7 +87,7 @@ def test_a_port_in_use_is_told_before_a_model_is_loaded(
 
 def test_an_address_of_another_machine_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--host", "192.0.2.1", "--port", "8000", "--allow-no-key"]  # for documents only
-    assert main(flags) == 1
+    assert main(["serve", *flags]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("AT2_HOST=192.0.2.1, AT2_PORT=8000: ")
 
@@ -115,6 +116,6 @@ def test_an_estimator_file_cannot_run_code(
             return os.mkdir, (str(tmp_path / "exploded"),)
 
     torch.save({"class": "LinearScoreEstimator", "state_dict": Bomb()}, tmp_path / "bomb.pt")
-    assert main(["--estimator", str(tmp_path / "bomb.pt")]) == 1
+    assert main(["serve", "--estimator", str(tmp_path / "bomb.pt")]) == 1
     assert "bomb.pt" in capsys.readouterr().err
     assert not (tmp_path / "exploded").exists()

@@ -21,7 +21,7 @@ from tests.helpers.dockerfile import Instruction, environment, stages
 from tests.helpers.tiny import tiny_dataset, tiny_folder, tiny_server
 from trainer_jobs import cli
 from trainer_jobs.cli import COMMANDS
-from trainer_jobs.configuration import read_settings
+from trainer_jobs.settings import JobSettings
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "Dockerfile"
@@ -217,7 +217,7 @@ def test_every_service_has_limits_and_no_more_rights_than_it_needs() -> None:
 
 def test_the_server_finds_what_the_jobs_of_compose_train() -> None:
     found = default_of(services(COMPOSE)["server"]["environment"]["AT2_ESTIMATORS_FOLDER"])
-    settings = read_settings(job_command("train", "smollm2")[1:], {})
+    settings = JobSettings.read(job_command("train", "smollm2")[1:], "")
     assert Path(found) == WORKDIR / settings.out / "estimators"
     assert "data:/data" in services(COMPOSE)["server"]["volumes"]
 
@@ -257,7 +257,7 @@ def job_command(name: str, config: str) -> list[str]:
 def test_the_jobs_of_compose_have_settings_that_are_right(name: str) -> None:
     command, *flags = job_command(name, "smollm2")
     assert command == name and command in COMMANDS
-    settings = read_settings(flags, {})
+    settings = JobSettings.read(flags, "")
     assert not Path(settings.out).is_absolute()  # it is in the volume, where the image works
 
 

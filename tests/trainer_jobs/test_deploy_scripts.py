@@ -18,7 +18,7 @@ import pytest
 from tests.helpers.jobs import ROOT, results, write_config
 from tests.helpers.manifests import KUBERNETES, container, documents, named, resources, variables
 from trainer_jobs import cli
-from trainer_jobs.configuration import read_settings
+from trainer_jobs.settings import JobSettings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -214,7 +214,7 @@ def on_ray(words: list[str]) -> str:
     """The number of threads is right, and the words are a run on Ray; its folder of results."""
     python, dash_m, package, command, *flags = words
     assert (python, dash_m, package, command) == ("python", "-m", "trainer_jobs", "run")
-    settings = read_settings(flags, {})
+    settings = JobSettings.read(flags, "")
     assert settings.engine == "ray"
     return settings.out
 

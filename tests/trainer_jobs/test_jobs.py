@@ -342,7 +342,7 @@ def test_help_names_commands_and_configurations() -> None:
     output, _ = process.communicate()
     assert process.returncode == 0
     for word in (*cli.COMMANDS, "smollm2", "phi4_mini_dolly", "thought_attribution"):
-        assert f"  {word}" in output
+        assert f" {word}" in output
     process = start()
     _, errors = process.communicate()
     assert process.returncode == 2 and errors == output

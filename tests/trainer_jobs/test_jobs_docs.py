@@ -10,7 +10,6 @@ from pydantic_core import PydanticUndefined
 
 from at2.errors import InputError
 from trainer_jobs.cli import COMMANDS
-from trainer_jobs.configuration import configurations, read_configuration, read_settings
 from trainer_jobs.examples import load_examples
 from trainer_jobs.settings import JobSettings
 
@@ -49,9 +48,9 @@ def test_every_command_is_listed_as_help_has_it() -> None:
 
 
 def test_every_configuration_of_the_package_is_listed_with_its_model_and_data() -> None:
-    for name in configurations():
+    for name in JobSettings.preset_names():
         (row,) = re.findall(rf"^\| `{name}` \|.*$", DOCS, flags=re.MULTILINE)
-        values = read_configuration(name)
+        values = JobSettings.read_file(name)
         assert f"`{values['model']}`" in row
         assert f"`{values['dataset']}`" in row
 
@@ -63,7 +62,7 @@ def test_the_example_of_a_configuration_works(tmp_path: Path) -> None:
     data.write_text("".join(json.dumps(row | {"n": i}) + "\n" for i in range(200)), "utf-8")
     config = tmp_path / "mine.toml"
     config.write_text(text.replace("questions.jsonl", str(data)), "utf-8")
-    settings = read_settings(["--config", str(config)], {})
+    settings = JobSettings.read(["--config", str(config)], "")
     found = load_examples(settings)
     assert len(found.held_out) == tomllib.loads(text)["held_out"] == 100
     assert len(found.examples) == 200
@@ -89,4 +88,4 @@ def test_the_flags_in_the_documentation_exist() -> None:
             continue
         assert words[0] in COMMANDS
         flags = [word.replace("mine.toml", "smollm2") for word in words[1:]]
-        assert read_settings(flags, {}).out
+        assert JobSettings.read(flags, "").out

@@ -10,13 +10,8 @@ from hypothesis import strategies as st
 
 from at2.errors import ModelError
 from at2.model import default
+from at2.settings import BadSettingsError
 from service.settings import Settings
-from trainer_jobs.configuration import (
-    BadSettingsError,
-    configurations,
-    read_configuration,
-    read_settings,
-)
 from trainer_jobs.devices import device_of
 from trainer_jobs.settings import JobSettings
 from trainer_jobs.workers import Worker, worker_of
@@ -26,12 +21,12 @@ NEEDED = ["--out", "x", "--dataset", "d"]
 
 
 def read(*flags: str) -> JobSettings:
-    return read_settings(flags, {})
+    return JobSettings.read(flags, "jobs")
 
 
-def problem(*flags: str, **environment: str) -> str:
+def problem(*flags: str) -> str:
     with pytest.raises(BadSettingsError) as error:
-        read_settings(flags, environment)
+        read(*flags)
     return str(error.value)
 
 
@@ -56,8 +51,8 @@ def test_the_file_may_be_named_by_the_environment(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AT2_JOBS_CONFIG", str(file))
-    assert read_settings([], {"AT2_JOBS_CONFIG": str(file)}).num_masks == 3
-    assert read_settings(["--config=smollm2"], {"AT2_JOBS_CONFIG": str(file)}).limit == 152
+    assert read().num_masks == 3
+    assert read("--config=smollm2").limit == 152
 
 
 def test_tables_and_lists_are_written_alike_everywhere(
@@ -108,7 +103,7 @@ def test_tables_and_lists_are_written_alike_everywhere(
         (["--nonsense", "1"], "unrecognized arguments: --nonsense 1"),
         (["--num-mask", "1"], "unrecognized arguments: --num-mask 1"),
         (["--limit"], "argument --limit: expected one argument"),
-        (["--config"], "config: expected one argument"),
+        (["--config"], "argument --config: expected one argument"),
         (["--config", "nope"], "config='nope': no such file, and none of phi4_mini_dolly, smollm2"),
     ],
 )
@@ -132,10 +127,13 @@ def test_every_wrong_setting_has_its_line() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('out = "x"\ndataset = "d"\nnum_mask = 3\n', "num_mask=3: there is no such setting"),
+        (
+            'out = "x"\ndataset = "d"\nnum_mask = 3\n',
+            "num_mask: there is no such setting; did you mean num_masks?",
+        ),
         (
             'out = "x"\ndataset = "d"\nmax-new-tokens = 3\n',
-            "max-new-tokens=3: there is no such setting; did you mean max_new_tokens?",
+            "max-new-tokens: there is no such setting; did you mean max_new_tokens?",
         ),
         ("out = x\n", ": Invalid value (at line 1, column 7)"),
         ('dataset = "d"\nout = 3\n', "out=3: Input should be a valid string"),
@@ -153,15 +151,19 @@ def test_a_wrong_file_is_one_line(text: str, message: str, tmp_path: Path) -> No
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    assert problem("--config", str(tmp_path)).endswith("Is a directory")
+    assert ": is a folder" in problem("--config", str(tmp_path))
     (tmp_path / "latin.toml").write_bytes(b'out = "\xe9"')
     assert problem("--config", str(tmp_path / "latin.toml")).endswith("not UTF-8 at byte 7")
 
 
-def test_a_misspelt_variable_is_refused() -> None:
-    found = problem(*NEEDED, AT2_JOBS_NUM_MASK="3")
-    assert found == "AT2_JOBS_NUM_MASK: there is no such setting"
-    assert read_settings(NEEDED, {"AT2_NUM_MASK": "3"}).num_masks == 32
+def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AT2_NUM_MASK", "3")  # of the server
+    monkeypatch.setenv("AT2_JOBS_CACHE_SERVICE_HOST", "10.0.0.1")  # of a service in Kubernetes
+    assert read(*NEEDED).num_masks == 32
+    monkeypatch.setenv("AT2_JOBS_NUM_MASK", "3")
+    assert problem(*NEEDED) == (
+        "AT2_JOBS_NUM_MASK: there is no such setting; did you mean AT2_JOBS_NUM_MASKS?"
+    )
 
 
 def test_help_lists_every_setting_with_its_words(capsys: pytest.CaptureFixture[str]) -> None:
@@ -178,7 +180,7 @@ def test_help_lists_every_setting_with_its_words(capsys: pytest.CaptureFixture[s
 # -- configurations of the package -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", configurations())
+@pytest.mark.parametrize("name", JobSettings.preset_names())
 def test_a_configuration_of_the_package_is_right(name: str) -> None:
     found = read("--config", name)
     assert found.held_out > 0
@@ -186,7 +188,7 @@ def test_a_configuration_of_the_package_is_right(name: str) -> None:
 
 
 def test_dolly_is_chosen_as_in_the_walk_through() -> None:
-    found = read_configuration("phi4_mini_dolly")
+    found = JobSettings.read_file("phi4_mini_dolly")
     assert found["model"] == "microsoft/Phi-4-mini-instruct"
     assert found["dataset"] == "databricks/databricks-dolly-15k"
     assert found["columns"] == {"context": "context", "query": "instruction"}
