@@ -1,23 +1,13 @@
-"""Loading, sentence splitting and shares of a data set under the published package's import path.
+"""Loading, splitting and shares of a data set under the published package's import path."""
 
-The trainer here cuts its work into shards (`at2/training/shards.py`); the shares are for code
-written for the published one's.
-"""
-
-import string
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
-
-from at2.errors import InputError
 from at2.model.loading import (
     Quantization,
     default_device,
     default_dtype,
     get_model_and_tokenizer,
 )
-from at2.text.sentences import split_text
+from at2.text.sentences import is_sentence, split_text
+from at2.training.job_shares import create_registry, get_job_start_and_end, infer_num_jobs
 
 __all__ = [
     "Quantization",
@@ -30,55 +20,3 @@ __all__ = [
     "is_sentence",
     "split_text",
 ]
-
-_NO_WORDS = frozenset(string.whitespace + string.digits + string.punctuation)
-
-
-def is_sentence(s: str) -> bool:
-    """Whether a text has more than ASCII digits, punctuation and white space."""
-    return not _NO_WORDS.issuperset(s)
-
-
-def get_job_start_and_end(
-    num_examples: int,
-    job_idx: int,
-    num_jobs: int | None = None,
-    examples_per_job: int | None = None,
-) -> tuple[int, int]:
-    """The examples `[start, end)` of one of several jobs.
-
-    Args:
-        num_examples: of all jobs.
-        job_idx: which one, from 0.
-        num_jobs: how many there are, or else
-        examples_per_job: how many examples each has.
-
-    Raises:
-        InputError: both numbers are given, or neither.
-    """
-    if (num_jobs is None) == (examples_per_job is None):
-        raise InputError("give num_jobs or examples_per_job, one of them")
-    if examples_per_job is None:
-        assert num_jobs is not None
-        examples_per_job = -(-num_examples // num_jobs)
-    start = job_idx * examples_per_job
-    return start, min(start + examples_per_job, num_examples)
-
-
-def infer_num_jobs(path: Path) -> int | None:
-    """How many jobs of the published trainer wrote a folder, by a file `…0_of_N.…`; None without
-    one."""
-    for file in path.iterdir():
-        if "0_of_" in file.name:
-            return int(file.name.split("_of_")[1].split(".")[0])
-    return None
-
-
-def create_registry(size: int, num_jobs: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """The job of each example, and the first example of each job."""
-    jobs, starts = np.zeros(size, dtype=np.int32), np.zeros(num_jobs, dtype=np.int32)
-    for index in range(num_jobs):
-        start, end = get_job_start_and_end(size, index, num_jobs)
-        jobs[start:end] = index
-        starts[index] = start
-    return jobs, starts

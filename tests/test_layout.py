@@ -50,6 +50,21 @@ def test_the_library_loads_what_models_need_when_it_is_used() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
+DOORS = [
+    *sorted((ROOT / "at2/attribution").glob("*.py")),
+    *sorted((ROOT / "at2/tasks").glob("*_attribution.py")),
+    ROOT / "at2/utils.py",
+]
+
+
+@pytest.mark.parametrize("path", DOORS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_import_paths_of_the_published_package_hold_no_code(path: Path) -> None:
+    for statement in ast.parse(path.read_text()).body:
+        assert isinstance(statement, ast.Expr | ast.Assign | ast.ImportFrom), statement.lineno
+        if isinstance(statement, ast.ImportFrom):
+            assert statement.module and statement.module.startswith("at2.")
+
+
 def test_every_module_says_what_it_is() -> None:
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):

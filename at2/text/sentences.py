@@ -5,6 +5,7 @@ without overlap and without white space at their ends. Nothing is downloaded and
 asked for. Knows nothing of tokens or of models.
 """
 
+import string
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
@@ -18,6 +19,8 @@ from at2.text.passages import passages
 
 _ITEM_NUMBER = regex.compile(r"\(?\d{1,3}(?:\.\)|[.)])")
 _REFERENCES = regex.compile(r"(?:\[[\w ,;–-]{1,20}\]\s*+)++")
+_NO_WORDS = frozenset(string.whitespace + string.digits + string.punctuation)
+
 SentenceSplitter = Callable[[str], list[CharRange]]
 """The type of `split_sentences`, for those who supply their own."""
 
@@ -136,6 +139,12 @@ def split_text(text: str, split_by: str) -> tuple[list[str], list[str], list[Cha
     ends = [0, *(end for _, end in ranges)]
     separators = [text[before:start] for before, (start, _) in zip(ends, ranges, strict=False)]
     return parts, separators, ranges
+
+
+def is_sentence(s: str) -> bool:
+    """Whether a text has more than ASCII digits, punctuation and white space, as the published
+    package counts."""
+    return not _NO_WORDS.issuperset(s)
 
 
 def punkt_tab_splitter(language: str = "english") -> SentenceSplitter:

@@ -18,7 +18,7 @@ from at2.estimator.linear import LinearScoreEstimator
 from at2.files import Place, place_of
 from at2.progress import Progress
 from at2.tasks import AttributionTask
-from at2.training import make, train
+from at2.training import make_shards, train
 from at2.training.compute import NUM_MASKS, ComputeSettings, ExampleFeatures, compute
 from at2.training.fit import FitSettings, Loss, Report, Sampling, pearson_loss
 from at2.training.run import Run
@@ -154,7 +154,7 @@ class AT2Trainer:
 
     def generate_shard(self, shard: int, progress: Progress, batch_size: int = 4) -> None:
         """`generate` for one shard; its examples are counted."""
-        make.generate_shard(self.run, shard, batch_size, progress)
+        make_shards.generate_shard(self.run, shard, batch_size, progress)
 
     def get_task(self, index: int) -> AttributionTask:
         """The task of an example, with the response that was generated for it.
@@ -191,7 +191,7 @@ class AT2Trainer:
 
     def compute_shard(self, shard: int, progress: Progress) -> None:
         """`compute_features_and_outputs` for one shard; its examples are counted."""
-        make.compute_shard(
+        make_shards.compute_shard(
             self.run, shard, self.feature_extractor, self._compute_settings, progress
         )
 
