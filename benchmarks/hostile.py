@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 
 import httpx
+import psutil
 
 from tests.helpers import load
 from tests.helpers.processes import running_server
@@ -137,12 +138,12 @@ async def _watch(address: str, process_id: int, seen: Round) -> None:
             status = (await http.get("/health")).status_code
             seen.health.append(time.perf_counter() - started)
             seen.wrong["/health"] += status != 200
-            seen.memory_mb.append(load.resident_mb(process_id))
+            seen.memory_mb.append(psutil.Process(process_id).memory_info().rss / 2**20)
             await asyncio.sleep(_HEALTH_PAUSE_S)
 
 
 async def _call(address: str, jobs: Sequence[tuple[str, load.Body]], seen: Round) -> None:
-    outcomes = await load.run(address, jobs, CALLERS - HOSTILE)
+    outcomes = await load.send_all(address, jobs, CALLERS - HOSTILE)
     for outcome in outcomes:
         seen.good.append(outcome.seconds)
         seen.wrong[f"{outcome.kind}: status {outcome.status}"] += (
@@ -153,7 +154,7 @@ async def _call(address: str, jobs: Sequence[tuple[str, load.Body]], seen: Round
 async def _round(address: str, process_id: int, requests: int) -> Round:
     seen = Round()
     kinds = itertools.cycle(_KINDS)
-    bodies = itertools.cycle(load.questions(len(_KINDS) + 1))
+    bodies = itertools.cycle(load.make_questions(len(_KINDS) + 1))
     jobs = [(next(kinds), next(bodies)) for _ in range(requests)]
     watching = asyncio.create_task(_watch(address, process_id, seen))
     try:

@@ -26,7 +26,7 @@ _ROUNDS = 40
 _BARE = "/bare"
 _CALLS = ("/generate", "/attribute, not yet prepared", "/attribute, prepared")
 
-(_QUESTION,) = load.questions(1)
+(_QUESTION,) = load.make_questions(1)
 
 
 async def bare_calls(engine: Engine) -> list[float]:

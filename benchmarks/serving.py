@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import psutil
 import torch
 from transformers.utils import logging
 
@@ -28,7 +29,7 @@ _LOAD_CALLERS = 32
 _SLOTS = 64  # more than callers: who leaves frees its place a moment later
 _TIMEOUT_S = 300
 
-(_QUESTION,) = load.questions(1)
+(_QUESTION,) = load.make_questions(1)
 
 
 class _Clients:
@@ -94,17 +95,17 @@ def speed(address: str) -> dict[str, float]:
 def mixed_load(process_id: int, address: str) -> None:
     """A thousand requests of all kinds at once, and ten times more than the server takes."""
     jobs = load.mixed_jobs(_LOAD_REQUESTS)
-    expected = load.alone(address, jobs)
+    expected = load.send_alone(address, jobs)
     memory: dict[int, float] = {}
 
     def measure(finished: int) -> None:
         if finished % 100 == 0:
-            memory[finished] = load.resident_mb(process_id)
+            memory[finished] = psutil.Process(process_id).memory_info().rss / 2**20
 
     started = time.perf_counter()
     outcomes = load.send(address, jobs, _LOAD_CALLERS, after=measure)
     seconds = time.perf_counter() - started
-    wrong = load.judge(jobs, outcomes, expected)
+    wrong = load.count_wrong(jobs, outcomes, expected)
     print(
         f"\n{_LOAD_REQUESTS} mixed requests, {_LOAD_CALLERS} at once: {seconds:.0f} s, "
         f"{_LOAD_REQUESTS / seconds:.0f}/s; wrong or lost: {dict(wrong) or 'none'}"

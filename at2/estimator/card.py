@@ -8,6 +8,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from huggingface_hub import ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
 _PAPER = "https://arxiv.org/abs/2504.13752"
 
 _USE = """```python
@@ -42,11 +46,13 @@ def model_card(
         **{key: identity.get(key) for key in ("model", "revision", "config", "tokenizer")},
         **{key: metadata.get(key) for key in ("dataset", "library_version", "date")},
     }
-    header = ["---", "library_name: at2", "tags:", "- attribution", "- at2"]
-    if _is_hub_name(model):
-        header.insert(2, f"base_model: {json.dumps(model)}")
+    header = ModelCardData(
+        base_model=model if _is_hub_name(model) else None,
+        library_name="at2",
+        tags=["attribution", "at2"],
+    )
     parts = [
-        "\n".join([*header, "---"]),
+        f"---\n{header.to_yaml()}\n---",
         "# AT2 score estimator" + (f" for {_code(model)}" if model else ""),
         "Predicts from attention weights how much each part of a context matters to what the model "
         f"wrote: one weight per layer and head ([Attribution with Attention]({_PAPER})). It fits "
@@ -70,12 +76,13 @@ def _section(metadata: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _is_hub_name(name: object) -> bool:
     """Whether a model's name is one on the hub, `owner/name`, rather than a folder."""
-    if not isinstance(name, str):
+    if not isinstance(name, str) or "/" not in name:
         return False
-    parts = name.split("/")
-    return len(parts) == 2 and all(
-        part and part[0] != "." and all(c.isalnum() or c in "-_." for c in part) for part in parts
-    )
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,6 +9,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
@@ -117,8 +118,7 @@ def free_memory(device: torch.device, cgroup: Path = Path("/sys/fs/cgroup")) -> 
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free = _number(Path("/proc/meminfo"), "MemAvailable:")
-    free = 2**33 if free is None else free * 1024
+    free: int = psutil.virtual_memory().available
     limit = _number(cgroup / "memory.max")
     used = _number(cgroup / "memory.current")
     if limit is None or used is None:

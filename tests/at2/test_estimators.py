@@ -294,7 +294,7 @@ def test_the_card_says_what_was_trained_on_what_and_how_well(tmp_path: Path) -> 
     _estimator().save_folder(tmp_path, METADATA, date="2025-04-01")
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     header = card.split("---")[1]
-    assert 'base_model: "some/model"' in header and "library_name: at2" in header
+    assert "base_model: some/model\n" in header and "library_name: at2" in header
     for fact in ("3 × 4", "config-1", "tokenizer-1", "abc", "0123", "2025-04-01", __version__):
         assert f"`{fact}`" in card
     assert "| `optimizer.learning_rate` | `0.001` |" in card

@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,10 +18,9 @@ from tests.helpers.replies import alike
 
 _TIMEOUT_S = 120.0
 
-_PEOPLE = ["Charlotte Bennett", "Omar Whitfield", "Olga Petrov", "Ann Lee"]
-_TOWNS = ["Lisbon", "Leeds", "Porto", "Turin", "Bergen"]
-_OWN = ("id", "created", "expires")
-"""What differs between two replies to the same request."""
+_BUILDINGS = ["library", "museum", "swimming pool", "town hall"]
+_HOURS = ["seven", "eight", "nine", "ten", "eleven"]
+_NEW_IN_EVERY_REPLY = ("id", "created", "expires")
 
 ENDLESS = {"temperature": 5.0, "seed": 1, "max_new_tokens": 1000}
 """As good as endless: at this temperature, the end is hardly ever drawn."""
@@ -47,26 +45,32 @@ class Outcome:
     reply: Any
 
 
-def questions(count: int) -> list[Body]:
+def make_questions(count: int) -> list[Body]:
     """Different contexts with a question each, all answered greedily."""
     bodies = []
     for number in range(count):
-        towns = [_TOWNS[(number + place) % len(_TOWNS)] for place in range(len(_PEOPLE))]
-        facts = [f"{who} lives in {town}." for who, town in zip(_PEOPLE, towns, strict=True)]
-        person = _PEOPLE[number % len(_PEOPLE)]
+        hours = [_HOURS[(number + place) % len(_HOURS)] for place in range(len(_BUILDINGS))]
+        sentences = [
+            f"The {building} opens at {hour}."
+            for building, hour in zip(_BUILDINGS, hours, strict=True)
+        ]
+        building = _BUILDINGS[number % len(_BUILDINGS)]
         bodies.append(
-            {"context": " ".join(facts[: 2 + number % 3]), "query": f"Where does {person} live?"}
+            {
+                "context": " ".join(sentences[: 2 + number % 3]),
+                "query": f"When does the {building} open?",
+            }
         )
     return bodies
 
 
-def _stable(reply: Any) -> Any:
-    return {key: value for key, value in reply.items() if key not in _OWN}
+def _comparable(reply: Any) -> Any:
+    return {key: value for key, value in reply.items() if key not in _NEW_IN_EVERY_REPLY}
 
 
 async def _generate(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
     response = await http.post("/generate", json=body)
-    return response.status_code, _stable(response.json())
+    return response.status_code, _comparable(response.json())
 
 
 async def _stream(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
@@ -79,7 +83,7 @@ async def _stream(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
     *deltas, done = (json.loads(event.removeprefix("data: ")) for event in events)
     generation = done["generation"]
     assert "".join(delta["text"] for delta in deltas) == generation["response"]
-    return 200, _stable(generation)
+    return 200, _comparable(generation)
 
 
 async def _sample(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
@@ -91,11 +95,11 @@ async def _attribute(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
     generation = (await http.post("/generate", json=body)).raise_for_status().json()
     question = {"id": generation["id"], "split_by": "sentence"}
     response = await http.post("/attribute", json=question)
-    return response.status_code, _stable(response.json())
+    return response.status_code, _comparable(response.json())
 
 
 async def _attribute_text(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
-    question = body | {"response": f"{_PEOPLE[0]} lives in {_TOWNS[0]}.", "top_k": 2}
+    question = body | {"response": f"The {_BUILDINGS[0]} opens at {_HOURS[0]}.", "top_k": 2}
     response = await http.post("/attribute", json=question)
     return response.status_code, response.json()
 
@@ -108,12 +112,12 @@ async def _delete(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
     return deleted.status_code, (await http.get(path)).status_code
 
 
-async def _refused(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
+async def _attribute_beyond_the_end(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
     response = await http.post("/attribute", json=body | {"response": "Yes.", "start": 2, "end": 9})
     return response.status_code, response.json()
 
 
-async def _leave(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
+async def _disconnect(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
     asked = body | ENDLESS | {"stream": True}
     async with http.stream("POST", "/generate", json=asked) as response:
         async for line in response.aiter_lines():
@@ -122,24 +126,24 @@ async def _leave(http: httpx.AsyncClient, body: Body) -> tuple[int, Any]:
     return response.status_code, None
 
 
-_KINDS: dict[str, Callable[[httpx.AsyncClient, Body], Awaitable[tuple[int, Any]]]] = {
+_SENDERS: dict[str, Callable[[httpx.AsyncClient, Body], Awaitable[tuple[int, Any]]]] = {
     "generate": _generate,
     "stream": _stream,
     "sample": _sample,
     "attribute": _attribute,
     "attribute text": _attribute_text,
     "delete": _delete,
-    "refused": _refused,
-    "leave": _leave,
+    "refused": _attribute_beyond_the_end,
+    "disconnect": _disconnect,
 }
 
-EXPECTED_STATUS = {kind: 200 for kind in _KINDS} | {"delete": 204, "refused": 400}
+EXPECTED_STATUS = {kind: 200 for kind in _SENDERS} | {"delete": 204, "refused": 400}
 
 
-async def _one(http: httpx.AsyncClient, kind: str, body: Body) -> Outcome:
+async def _send_one(http: httpx.AsyncClient, kind: str, body: Body) -> Outcome:
     started = time.perf_counter()
     try:
-        status, reply = await _KINDS[kind](http, body)
+        status, reply = await _SENDERS[kind](http, body)
     except httpx.HTTPStatusError as error:
         status, reply = error.response.status_code, error.response.text
     except httpx.TransportError as error:
@@ -147,7 +151,7 @@ async def _one(http: httpx.AsyncClient, kind: str, body: Body) -> Outcome:
     return Outcome(kind, status, time.perf_counter() - started, reply)
 
 
-async def run(
+async def send_all(
     address: str,
     jobs: Sequence[tuple[str, Body]],
     concurrency: int,
@@ -162,7 +166,7 @@ async def run(
 
         async def caller() -> None:
             for place in places:
-                outcomes[place] = await _one(http, *jobs[place])
+                outcomes[place] = await _send_one(http, *jobs[place])
                 if after is not None:
                     after(next(finished))
 
@@ -172,8 +176,8 @@ async def run(
 
 def mixed_jobs(count: int) -> list[tuple[str, Body]]:
     """So many requests of all kinds, about different contexts."""
-    kinds = itertools.cycle(_KINDS)
-    bodies = itertools.cycle(questions(len(_KINDS) + 1))  # so that every pair occurs
+    kinds = itertools.cycle(_SENDERS)
+    bodies = itertools.cycle(make_questions(len(_SENDERS) + 1))  # so that every pair occurs
     return [(next(kinds), next(bodies)) for _ in range(count)]
 
 
@@ -194,22 +198,22 @@ def send(
     Returns:
         How each went, in the order of the jobs.
     """
-    return asyncio.run(run(address, jobs, concurrency, after))
+    return asyncio.run(send_all(address, jobs, concurrency, after))
 
 
-def alone(address: str, jobs: Sequence[tuple[str, Body]]) -> dict[str, Outcome]:
-    """How each different request goes with no other beside it, by its `name`."""
-    different = {name(*job): job for job in jobs}
+def send_alone(address: str, jobs: Sequence[tuple[str, Body]]) -> dict[str, Outcome]:
+    """How each different request goes with no other beside it, by its `request_name`."""
+    different = {request_name(*job): job for job in jobs}
     outcomes = send(address, list(different.values()), concurrency=1)
     return dict(zip(different, outcomes, strict=True))
 
 
-def name(kind: str, body: Body) -> str:
+def request_name(kind: str, body: Body) -> str:
     """What tells two requests apart."""
     return f"{kind} {json.dumps(body, sort_keys=True)}"
 
 
-def judge(
+def count_wrong(
     jobs: Sequence[tuple[str, Body]], outcomes: Sequence[Outcome], expected: dict[str, Outcome]
 ) -> Counter[str]:
     """What went wrong, by kind; empty if each reply has its status and is that of the one alone."""
@@ -218,14 +222,6 @@ def judge(
     for job, outcome in zip(jobs, outcomes, strict=False):
         if outcome.status != EXPECTED_STATUS[outcome.kind]:
             wrong[f"{outcome.kind}: status {outcome.status}"] += 1
-        elif not alike(outcome.reply, expected[name(*job)].reply):
+        elif not alike(outcome.reply, expected[request_name(*job)].reply):
             wrong[f"{outcome.kind}: another reply"] += 1
     return +wrong
-
-
-def resident_mb(process_id: int) -> float:
-    """Memory of a process that is in the machine's own, in MB (Linux)."""
-    for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError("no VmRSS")

@@ -3,10 +3,10 @@
 `python -m benchmarks.serving` sends more.
 """
 
-import sys
 from collections.abc import Iterator
 
 import httpx
+import psutil
 import pytest
 
 from tests.helpers import load
@@ -19,7 +19,7 @@ SLOTS = 64
 """More than callers: who leaves frees its place a moment later than it calls again."""
 BURSTS = 5
 """At the most, until one comes faster than it is answered."""
-GROWTH_MB = 32.0
+GROWTH_BYTES = 32 * 2**20
 """A batch's or a pass's working memory comes and goes; what leaks with each request adds up."""
 
 
@@ -36,29 +36,29 @@ def place() -> Iterator[tuple[int, str]]:
 def test_mixed_requests_get_the_replies_they_get_alone(place: tuple[int, str]) -> None:
     process_id, address = place
     jobs = load.mixed_jobs(REQUESTS)
-    expected = load.alone(address, jobs)
+    expected = load.send_alone(address, jobs)
     assert {outcome.status for outcome in expected.values()} == {200, 204, 400}
     load.send(address, jobs[:64], CONCURRENCY)  # memory for so many at once
-    before = load.resident_mb(process_id) if sys.platform == "linux" else 0.0
+    memory = psutil.Process(process_id).memory_info
+    before = memory().rss
     outcomes = load.send(address, jobs, CONCURRENCY)
-    assert not load.judge(jobs, outcomes, expected)
-    if sys.platform == "linux":
-        assert load.resident_mb(process_id) - before < GROWTH_MB
+    assert not load.count_wrong(jobs, outcomes, expected)
+    assert memory().rss - before < GROWTH_BYTES
 
 
 def test_ten_times_overload_gets_200_or_429_and_recovers(place: tuple[int, str]) -> None:
     _, address = place
-    (question,) = load.questions(1)
+    (question,) = load.make_questions(1)
     kinds = ("generate", "stream", "sample", "attribute text")
     jobs = [(kinds[number % len(kinds)], question) for number in range(10 * SLOTS)]
-    expected = load.alone(address, jobs)
+    expected = load.send_alone(address, jobs)
     found: set[int] = set()
     for _ in range(BURSTS):
         outcomes = load.send(address, jobs, concurrency=len(jobs))
         assert len(outcomes) == len(jobs)
         for job, outcome in zip(jobs, outcomes, strict=True):
             if outcome.status == 200:
-                assert alike(outcome.reply, expected[load.name(*job)].reply)
+                assert alike(outcome.reply, expected[load.request_name(*job)].reply)
             else:
                 assert outcome.reply["error"]["code"] == "server_busy"
         found |= {outcome.status for outcome in outcomes}
@@ -74,13 +74,13 @@ def test_ten_times_overload_gets_200_or_429_and_recovers(place: tuple[int, str])
 def test_the_helper_finds_what_is_wrong() -> None:
     jobs = load.mixed_jobs(3)
     expected = {
-        load.name(*job): load.Outcome(job[0], load.EXPECTED_STATUS[job[0]], 0.1, "as ever")
+        load.request_name(*job): load.Outcome(job[0], load.EXPECTED_STATUS[job[0]], 0.1, "as ever")
         for job in jobs
     }
-    good = [expected[load.name(*job)] for job in jobs]
-    assert not load.judge(jobs, good, expected)
-    assert load.judge(jobs, good[:2], expected) == {"lost": 1}
+    good = [expected[load.request_name(*job)] for job in jobs]
+    assert not load.count_wrong(jobs, good, expected)
+    assert load.count_wrong(jobs, good[:2], expected) == {"lost": 1}
     failed = [*good[:2], load.Outcome(jobs[2][0], 500, 0.1, "as ever")]
-    assert load.judge(jobs, failed, expected) == {f"{jobs[2][0]}: status 500": 1}
+    assert load.count_wrong(jobs, failed, expected) == {f"{jobs[2][0]}: status 500": 1}
     other = [*good[:2], load.Outcome(jobs[2][0], 200, 0.1, "other")]
-    assert load.judge(jobs, other, expected) == {f"{jobs[2][0]}: another reply": 1}
+    assert load.count_wrong(jobs, other, expected) == {f"{jobs[2][0]}: another reply": 1}
