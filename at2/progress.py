@@ -116,11 +116,11 @@ class Progress:
                     self._say_if_due()
 
     @property
-    def made(self) -> int:
+    def num_made(self) -> int:
         """What has been done here, without what was there before."""
         return self._count - self._found
 
-    def found(self, count: int = 1) -> None:
+    def count_existing(self, count: int = 1) -> None:
         """Count what need not be done again."""
         self._found += count
         self._advance(count)
@@ -150,8 +150,8 @@ class Progress:
         self._said = self._clock()
         elapsed = self._said - self._started
         line = f"{self._description}: {self._count}/{self._total}"
-        if self.made and elapsed > 0:
-            rate = self.made / elapsed
+        if self.num_made and elapsed > 0:
+            rate = self.num_made / elapsed
             line += f", {rate:.3g}/s, {duration((self._total - self._count) / rate)} left"
         if logger.hasHandlers():
             logger.info("%s", line)

@@ -53,7 +53,7 @@ def check(settings: JobSettings) -> tuple[list[AttributionMethod], EvaluationSet
     )
 
 
-def indices(job: Job) -> list[int]:
+def examples_to_evaluate(job: Job) -> list[int]:
     """The examples to evaluate with.
 
     Raises:
@@ -77,7 +77,7 @@ def evaluate_one(job: Job, index: int, progress: Progress) -> None:
     """
     evaluated = _Evaluated.of(job, index)
     if evaluated.read() is not None:
-        progress.found()
+        progress.count_existing()
         return
     methods, measures = check(job.settings)
     result = evaluate_example(
@@ -91,16 +91,16 @@ def evaluate_one(job: Job, index: int, progress: Progress) -> None:
     progress.update()
 
 
-def is_there(job: Job, index: int) -> bool:
+def is_evaluated(job: Job, index: int) -> bool:
     """Whether an example's results are on disk, for these settings and this estimator."""
     return _Evaluated.of(job, index).read() is not None
 
 
-def finish(job: Job) -> None:
+def write_evaluation(job: Job) -> None:
     """Put the results of all examples together, on disk and on standard output."""
     for place in (folder(job), folder(job) / "examples"):
         remove_leftovers(place)
-    results = [_Evaluated.of(job, index).read() for index in indices(job)]
+    results = [_Evaluated.of(job, index).read() for index in examples_to_evaluate(job)]
     evaluation = summarise(
         [result for result in results if result is not None], settings=check(job.settings)[1]
     )

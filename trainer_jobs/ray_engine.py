@@ -70,8 +70,8 @@ class ItemWorker:
             with silent():  # the driver tells
                 shared.do(self._job, item, progress)
         except At2Error as error:
-            return 0, _told(self._job, error)
-        return progress.made, None
+            return 0, _with_place(self._job, error)
+        return progress.num_made, None
 
     def finish(self, stage: str) -> str | None:
         """The end of a stage; the error where the library refuses."""
@@ -79,11 +79,11 @@ class ItemWorker:
         try:
             finish_if_all_there(self._job, shared, shared.items(self._job))
         except At2Error as error:
-            return _told(self._job, error)
+            return _with_place(self._job, error)
         return None
 
 
-def _told(job: Job, error: At2Error) -> str:
+def _with_place(job: Job, error: At2Error) -> str:
     return job.examples.with_place(str(error))
 
 
@@ -202,7 +202,7 @@ class _Pool:
                     raise TrainingError(error)
                 if item is not None:
                     done += 1
-                    progress.found(size[item] - made)
+                    progress.count_existing(size[item] - made)
                     progress.update(made)
                     account.add(item, made)
                 if left:

@@ -21,7 +21,7 @@ _SECONDS_BETWEEN_LOOKS = 2.0
 
 
 @dataclass(frozen=True)
-class Shared:
+class SharedStage:
     """A stage in items.
 
     Attributes:
@@ -58,27 +58,27 @@ def _compute(job: Job, shard: int, progress: Progress) -> None:
 
 
 SHARED = {
-    "generate": Shared(
+    "generate": SharedStage(
         "Generating completions",
         _shards,
         _examples_in,
         _generate,
         lambda job, shard: job.trainer.run.has_responses(shard),
     ),
-    "compute": Shared(
+    "compute": SharedStage(
         "Computing features and outputs",
         _shards,
         _examples_in,
         _compute,
         lambda job, shard: job.trainer.run.has_features(shard),
     ),
-    "evaluate": Shared(
+    "evaluate": SharedStage(
         "Evaluating",
-        evaluation.indices,
+        evaluation.examples_to_evaluate,
         lambda job, index: 1,
         evaluation.evaluate_one,
-        evaluation.is_there,
-        evaluation.finish,
+        evaluation.is_evaluated,
+        evaluation.write_evaluation,
     ),
 }
 """By the name of the stage."""
@@ -92,13 +92,13 @@ def share(job: Job, stage: str) -> None:
     total = sum(shared.size(job, item) for item in own_items)
     with Progress(total, shared.title) as progress, Account(job, stage) as account:
         for item in own_items:
-            before = progress.made
+            before = progress.num_made
             shared.do(job, item, progress)
-            account.add(item, progress.made - before)
+            account.add(item, progress.num_made - before)
     finish_if_all_there(job, shared, items)
 
 
-def finish_if_all_there(job: Job, shared: Shared, items: Sequence[int]) -> None:
+def finish_if_all_there(job: Job, shared: SharedStage, items: Sequence[int]) -> None:
     """The end of a stage, by whoever finds that nothing is missing; it does no harm twice."""
     if shared.finish is None:
         return

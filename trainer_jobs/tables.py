@@ -121,7 +121,7 @@ def open_table(
     suffix = "".join(suffixes[-2:-1] if compressed else suffixes[-1:])
     is_file = suffix in FILE_SUFFIXES or suffix == ".parquet"
     if not is_file:
-        with _told(name), storage_errors():
+        with _one_line_errors(name), storage_errors():
             _refuse_other_files(name, place, compressed or suffix in _OTHER_SUFFIXES)
         return HubTable(_by_datasets(name, place, subset, split, revision))
     if suffix == ".parquet":
@@ -130,14 +130,14 @@ def open_table(
         "".encode(encoding)
     except LookupError as error:
         raise InputError(f"encoding={encoding!r}: there is none", param="encoding") from error
-    with _told(name):
+    with _one_line_errors(name):
         if not exists(place):
             raise FileNotFoundError(ENOENT, os.strerror(ENOENT), name)
         return _parquet(place) if suffix == ".parquet" else text_table(place, suffix, encoding)
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
+def _one_line_errors(name: str) -> Iterator[None]:
     """A file or storage that cannot be read is told in one line."""
     try:
         yield

@@ -60,7 +60,7 @@ def find_estimator(model: Any, tokenizer: Any) -> tuple[str, LinearScoreEstimato
     """
     identity = ModelIdentity.of(model, tokenizer)
     for folder in (LOCAL_FOLDER, SHIPPED_FOLDER):
-        found = list(_fitting(folder, identity))
+        found = list(_trained_for(folder, identity))
         if len(found) > 1:
             names = ", ".join(name for name, _ in found)
             raise InputError(
@@ -73,7 +73,9 @@ def find_estimator(model: Any, tokenizer: Any) -> tuple[str, LinearScoreEstimato
     return None
 
 
-def _fitting(folder: Path, identity: ModelIdentity) -> Iterator[tuple[str, LinearScoreEstimator]]:
+def _trained_for(
+    folder: Path, identity: ModelIdentity
+) -> Iterator[tuple[str, LinearScoreEstimator]]:
     """The estimators of a folder that say that they were trained for a model."""
     places = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     for place in places:

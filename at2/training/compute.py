@@ -160,7 +160,7 @@ def _group(
             with_targets.items(), logit_probs, strict=True
         )
     }
-    empty = nothing(settings.num_masks, extractor.num_features)
+    empty = empty_features(settings.num_masks, extractor.num_features)
     return [by_place.get(place, empty) for place in range(len(tasks))]
 
 
@@ -183,7 +183,7 @@ def _example(
     )
 
 
-def nothing(num_masks: int, num_features: int) -> ExampleFeatures:
+def empty_features(num_masks: int, num_features: int) -> ExampleFeatures:
     """What there is of an example without targets."""
     return ExampleFeatures(
         torch.zeros(0, num_masks, num_features, dtype=torch.float16), torch.zeros(0, num_masks)

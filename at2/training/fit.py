@@ -280,7 +280,7 @@ def fit(
     if settings.sampling == "instances":
         draw = partial(_draw_instances, np.concatenate([table.rows_of(i) for i in examples]))
     with Progress(settings.num_iterations, "Training score estimator") as progress:
-        progress.found(len(state.losses))
+        progress.count_existing(len(state.losses))
         if state.losses:
             progress.print(f"Resuming after step {len(state.losses) - 1}")
         elif held_out:

@@ -36,7 +36,7 @@ def generate_shard(run: Run, shard: int, batch_size: int, progress: Progress) ->
     folder = run.claim_responses(batch_size)
     examples = run.plan.examples(shard)
     if folder.is_whole(shard):
-        progress.found(len(examples))
+        progress.count_existing(len(examples))
         return
     generated: dict[int, Response] = {}
     make = {index: partial(run.settings.new_task, index) for index in examples}
@@ -66,11 +66,11 @@ def compute_shard(
     folder = run.claim_features(extractor, settings, budget)
     examples = run.plan.examples(shard)
     if folder.is_whole(shard):
-        progress.found(len(examples))
+        progress.count_existing(len(examples))
         return
     tasks = [None if run.response(i).skipped is not None else run.task(i) for i in examples]
     computed = compute.compute(run.settings.model, tasks, extractor, settings, progress.update)
-    empty = compute.nothing(settings.num_masks, extractor.num_features)
+    empty = compute.empty_features(settings.num_masks, extractor.num_features)
     computed = [
         _finite(index, each, empty, skip=run.settings.skip)
         for index, each in zip(examples, computed, strict=True)

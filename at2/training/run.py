@@ -18,7 +18,7 @@ from at2.training import manifest, responses
 from at2.training.compute import ComputeSettings
 from at2.training.manifest import claim, differences
 from at2.training.responses import Response
-from at2.training.settings import RunSettings, environment, of_targets, plain
+from at2.training.settings import RunSettings, environment, json_values, of_targets
 from at2.training.shards import ShardFolder, ShardPlan
 from at2.training.table import FeatureTable
 
@@ -236,7 +236,7 @@ class Run:
             )
         known = {"shard_size": self.plan.shard_size, **of_targets(settings)}
         if extractor is not None:
-            known["features"] = plain(extractor.serialize())
+            known["features"] = json_values(extractor.serialize())
         different = differences({key: recorded.get(key) for key in known}, known)
         if different:
             raise TrainingError(f"{name} was made with other settings: {different}")

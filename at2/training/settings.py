@@ -116,7 +116,7 @@ class RunSettings:
                 return {
                     "task": type(task).__qualname__,
                     "prompt": fingerprint({"ids": task.input_ids}),
-                    "generate": plain(task.generate_kwargs),
+                    "generate": json_values(task.generate_kwargs),
                     "source_type": getattr(task, "source_type", None),
                     "sources": fingerprint({"ranges": task.source_token_ranges}),
                 }
@@ -152,7 +152,7 @@ class RunSettings:
             **self._common,
             **self._of_first_task("task", "prompt", "source_type", "sources"),
             **of_targets(settings),
-            "features": plain(extractor.serialize()),
+            "features": json_values(extractor.serialize()),
             "responses": responses,
         }
 
@@ -166,7 +166,7 @@ def of_targets(settings: ComputeSettings) -> dict[str, Any]:
     }
 
 
-def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def json_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values as JSON has them; what it has not, as text."""
     converted: dict[str, Any] = json.loads(json.dumps(dict(values), default=str))
     return converted

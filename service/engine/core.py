@@ -273,7 +273,7 @@ class Engine:
             most = min(DEFAULT_MAX_NEW_TOKENS, limits.new_tokens, limits.context_tokens - len(ids))
             count = wanted or most
             caller.allow(limits.allowed_seconds(self._speed.seconds(len(ids), count)))
-            room = place.enter_context(self._room.asked(caller.name, len(ids), count))
+            room = place.enter_context(self._room.reserve(caller.name, len(ids), count))
             seed = secrets.randbits(_SEED_BITS) if sampling.seed is None else sampling.seed
             timed = _Timed(on_tokens, self._speed, self.accounts.of(caller.name), len(ids))
             place.callback(timed.done)

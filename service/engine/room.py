@@ -37,7 +37,7 @@ class Room:
         return len(self._waiting)
 
     @contextmanager
-    def asked(
+    def reserve(
         self, caller: str, prompt_tokens: int, new_tokens: int
     ) -> "Iterator[asyncio.Future[None]]":
         """Ask for room for a generation that fits the cache: wait for the future, and leave the

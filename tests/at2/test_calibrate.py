@@ -13,7 +13,7 @@ from at2.training.heldout import HeldOut
 from service import cli
 from service.calibrate import read_prompts
 from tests.helpers.tokenizers import tiny_tokenizer
-from tests.helpers.training import EXAMPLES, contents, make_model
+from tests.helpers.training import EXAMPLES, folder_contents, make_model
 
 PROMPTS = EXAMPLES[:8]
 
@@ -47,11 +47,11 @@ def test_the_estimator_is_saved_for_the_model_with_what_was_measured(tmp_path: P
 
 def test_a_second_run_changes_nothing_and_other_prompts_are_refused(tmp_path: Path) -> None:
     first = run(tmp_path)
-    before = contents(tmp_path)
+    before = folder_contents(tmp_path)
 
     again = run(tmp_path)
 
-    assert contents(tmp_path) == before
+    assert folder_contents(tmp_path) == before
     assert again.held_out == first.held_out
     with pytest.raises(TrainingError, match="other"):
         run(tmp_path, EXAMPLES[1:9])

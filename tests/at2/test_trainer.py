@@ -20,10 +20,10 @@ from tests.helpers.training import (
     EXAMPLES,
     NEW_TOKENS,
     SHARD_SIZE,
-    contents,
+    folder_contents,
     make_model,
     task_from_example,
-    with_features,
+    trainer_with_features,
 )
 from tests.helpers.training import make_trainer as trainer_of
 
@@ -38,7 +38,7 @@ def model() -> Any:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, model: Any) -> AT2Trainer:
     """A run whose features are done. Each example has as many targets as its response tokens."""
-    return with_features(tmp_path_factory.mktemp("trained"), model)
+    return trainer_with_features(tmp_path_factory.mktemp("trained"), model)
 
 
 # -- shards --------------------------------------------------------------------------------------
@@ -51,8 +51,8 @@ def test_workers_of_any_number_write_the_same_bytes(
         trainer_of(tmp_path, model).generate(job_index=index, num_jobs=2)
     for index in (2, 0, 1):
         trainer_of(tmp_path, model).compute_features_and_outputs(job_index=index, num_jobs=3)
-    ours = contents(tmp_path)
-    assert ours == {k: v for k, v in contents(trained.save_path).items() if k in ours}
+    ours = folder_contents(tmp_path)
+    assert ours == {k: v for k, v in folder_contents(trained.save_path).items() if k in ours}
     assert len(ours) == 2 * (4 + 1)  # shards and a manifest of each stage
 
 
@@ -69,7 +69,7 @@ def test_what_is_on_disk_is_not_computed_again(trained: AT2Trainer, model: Any) 
 
 
 def test_a_missing_shard_alone_is_computed(tmp_path: Path, model: Any, trained: AT2Trainer) -> None:
-    for name, content in contents(trained.save_path).items():
+    for name, content in folder_contents(trained.save_path).items():
         if not name.startswith("estimators") and name != "features_and_outputs/00001.safetensors":
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_bytes(content)
@@ -92,7 +92,7 @@ def test_stages_out_of_order_say_what_to_run(tmp_path: Path, model: Any) -> None
         trainer.compute_features_and_outputs()
     with pytest.raises(TrainingError, match="compute_features_and_outputs"):
         trainer.train()
-    assert not contents(tmp_path)  # looking leaves no trace
+    assert not folder_contents(tmp_path)  # looking leaves no trace
     trainer.generate(job_index=0, num_jobs=4)
     with pytest.raises(TrainingError, match=r"example 3 yet: run generate\(\) first"):
         trainer.compute_features_and_outputs()
@@ -162,7 +162,7 @@ def test_the_model_and_the_prompt_count_as_settings(trained: AT2Trainer, model: 
 
 def copy_of(trained: AT2Trainer, folder: Path) -> Path:
     """A folder of its own with the same responses and features."""
-    for name, content in contents(trained.save_path).items():
+    for name, content in folder_contents(trained.save_path).items():
         if not name.startswith("estimators"):
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(content)
@@ -196,8 +196,8 @@ def test_more_examples_go_on_from_what_is_there(
     assert kept == {name for name in before if "/00003" not in name}
     assert len(after) == 2 * 5
     fresh = run_stages(trainer_of(tmp_path / "fresh", model, dataset=EXAMPLES + MORE))
-    ours = contents(folder)
-    assert {k: v for k, v in contents(tmp_path / "fresh").items()} == {
+    ours = folder_contents(folder)
+    assert {k: v for k, v in folder_contents(tmp_path / "fresh").items()} == {
         k: v for k, v in ours.items() if not k.startswith("fresh")
     }
     weights = [t.train(num_iterations=5).linear.weight for t in (grown, fresh)]
@@ -310,7 +310,9 @@ def test_training_needs_the_features_and_no_model(
     )
     assert alone.num_features == trained.num_features
     alone.train(**settings)
-    assert contents(tmp_path / "without/estimators") == contents(tmp_path / "with/estimators")
+    assert folder_contents(tmp_path / "without/estimators") == folder_contents(
+        tmp_path / "with/estimators"
+    )
     with pytest.raises(ModelError, match="needs the model"):
         alone.generate()
 

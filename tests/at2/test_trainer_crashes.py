@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from at2.errors import DamagedFileError, TrainingError
-from tests.helpers.training import EXAMPLES, SHARD_SIZE, Work, Workers, contents, make_model
+from tests.helpers.training import (
+    EXAMPLES,
+    SHARD_SIZE,
+    Workers,
+    WorkerTask,
+    folder_contents,
+    make_model,
+)
 from tests.helpers.training import make_trainer as trainer_of
 
 STAGES = ("generate", "compute", "train")
@@ -27,7 +34,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, workers: Workers) -> P
     """A whole run by one worker a stage."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     for stage in STAGES:
-        assert workers.run(Work(folder, stage))[0].refused is None
+        assert workers.run(WorkerTask(folder, stage))[0].refused is None
     return folder
 
 
@@ -51,14 +58,17 @@ def test_killed_at_any_moment_and_restarted_with_other_workers(
 ) -> None:
     rng = random.Random(stage)
     run = before(stage, undisturbed, tmp_path / "run")
-    lines = workers.run(Work(before(stage, undisturbed, tmp_path / "count"), stage))[0].lines
+    lines = workers.run(WorkerTask(before(stage, undisturbed, tmp_path / "count"), stage))[0].lines
     killed = 0
     while killed < KILLS:
         count = 1 if stage == "train" else rng.choice([1, 2, 3])
         # Lines left to run get fewer as shards get done: aim low enough to hit.
         moments = [rng.randrange(1, max(2, lines // (count * (1 + killed // 3)))) for _ in "123"]
         ended = workers.run(
-            *(Work(run, stage, index, count, die_at_line=moments[index]) for index in range(count))
+            *(
+                WorkerTask(run, stage, index, count, die_at_line=moments[index])
+                for index in range(count)
+            )
         )
         assert not any(each.refused for each in ended)
         killed += sum(each.killed for each in ended)
@@ -66,22 +76,22 @@ def test_killed_at_any_moment_and_restarted_with_other_workers(
             shutil.rmtree(run)
             run = before(stage, undisturbed, run)
     count = 1 if stage == "train" else 2
-    for last in workers.run(*(Work(run, stage, index, count) for index in range(count))):
+    for last in workers.run(*(WorkerTask(run, stage, index, count) for index in range(count))):
         assert not last.killed and last.refused is None
-    names = {name.split("/")[0] for name in contents(run)}
-    expected = {k: v for k, v in contents(undisturbed).items() if k.split("/")[0] in names}
-    assert contents(run) == expected
+    names = {name.split("/")[0] for name in folder_contents(run)}
+    expected = {k: v for k, v in folder_contents(undisturbed).items() if k.split("/")[0] in names}
+    assert folder_contents(run) == expected
 
 
 def test_a_kill_between_any_two_lines_of_writing_a_shard_leaves_it_whole_or_absent(
     tmp_path: Path, undisturbed: Path, workers: Workers
 ) -> None:
     whole = (undisturbed / "generations" / "00003.json").read_bytes()
-    lines = workers.run(Work(tmp_path / "count", "generate", 3, 4))[0].lines
+    lines = workers.run(WorkerTask(tmp_path / "count", "generate", 3, 4))[0].lines
     written = []
     for moment in range(lines - 45, lines, 3):
         run = tmp_path / str(moment)
-        (ended,) = workers.run(Work(run, "generate", 3, 4, die_at_line=moment))
+        (ended,) = workers.run(WorkerTask(run, "generate", 3, 4, die_at_line=moment))
         shard = run / "generations" / "00003.json"
         assert ended.killed
         assert not shard.exists() or shard.read_bytes() == whole
@@ -94,10 +104,10 @@ def test_workers_given_the_same_shards_do_no_harm(
     stage: str, tmp_path: Path, undisturbed: Path, workers: Workers
 ) -> None:
     run = before(stage, undisturbed, tmp_path / "run")
-    ended = workers.run(*(Work(run, stage) for _ in range(3)))
+    ended = workers.run(*(WorkerTask(run, stage) for _ in range(3)))
     assert not any(each.killed or each.refused for each in ended)
-    found = contents(run)
-    assert found == {k: v for k, v in contents(undisturbed).items() if k in found}
+    found = folder_contents(run)
+    assert found == {k: v for k, v in folder_contents(undisturbed).items() if k in found}
     assert len(found) == (SHARDS + 1) * (1 + STAGES.index(stage))
 
 
@@ -106,7 +116,7 @@ def test_of_workers_with_different_settings_one_gets_the_folder(
 ) -> None:
     run = before("compute", undisturbed, tmp_path / "run")
     ended = workers.run(
-        *(Work(run, "compute", settings={"num_masks": masks}) for masks in (5, 6, 7))
+        *(WorkerTask(run, "compute", settings={"num_masks": masks}) for masks in (5, 6, 7))
     )
     refused = [each.refused for each in ended if each.refused]
     assert len(refused) == 2
@@ -121,17 +131,17 @@ def test_a_full_disk_stops_with_one_line_and_costs_nothing_that_was_whole(
 ) -> None:
     run = before(stage, undisturbed, tmp_path / "run")
     if stage != "train":
-        assert workers.run(Work(run, stage, 0, SHARDS))[0].refused is None
-    whole = contents(run)
+        assert workers.run(WorkerTask(run, stage, 0, SHARDS))[0].refused is None
+    whole = folder_contents(run)
 
-    (ended,) = workers.run(Work(run, stage, max_file_bytes=150))
+    (ended,) = workers.run(WorkerTask(run, stage, max_file_bytes=150))
 
     assert ended.refused is not None and "\n" not in ended.refused
     assert ended.refused.startswith("cannot write ") and "File too large" in ended.refused
-    assert contents(run) == whole  # no rest of a file, either
-    assert workers.run(Work(run, stage))[0].refused is None
-    found = contents(run)
-    assert found == {k: v for k, v in contents(undisturbed).items() if k in found}
+    assert folder_contents(run) == whole  # no rest of a file, either
+    assert workers.run(WorkerTask(run, stage))[0].refused is None
+    found = folder_contents(run)
+    assert found == {k: v for k, v in folder_contents(undisturbed).items() if k in found}
     assert len(found) > len(whole)
 
 
@@ -140,16 +150,16 @@ def test_a_read_only_folder_is_refused_with_one_line(
     stage: str, tmp_path: Path, undisturbed: Path, workers: Workers
 ) -> None:
     run = before(stage, undisturbed, tmp_path / "run")
-    whole = contents(run)
+    whole = folder_contents(run)
     tmp_path.chmod(0o755)
     run.chmod(0o555)
 
-    (ended,) = workers.run(Work(run, stage, unprivileged=True))
+    (ended,) = workers.run(WorkerTask(run, stage, unprivileged=True))
 
     run.chmod(0o755)
     assert ended.refused is not None and "\n" not in ended.refused
     assert ended.refused.startswith("cannot write ") and "Permission denied" in ended.refused
-    assert contents(run) == whole
+    assert folder_contents(run) == whole
 
 
 @pytest.mark.parametrize("stage", STAGES[:2])
@@ -211,8 +221,8 @@ def test_damaged_files_are_named_in_one_line_and_made_again(
         assert len(said) == 1 and "\n" not in said[0]
         assert "is damaged" in said[0]
     manifests = {f"{folder}/manifest.json" for folder in folders}
-    same = contents(run).keys() - manifests  # which record the threads of whoever wrote them
-    assert same == contents(undisturbed).keys() - manifests
+    same = folder_contents(run).keys() - manifests  # which record the threads of whoever wrote them
+    assert same == folder_contents(undisturbed).keys() - manifests
     assert all((run / file).read_bytes() == (undisturbed / file).read_bytes() for file in same)
 
 
@@ -221,11 +231,11 @@ def test_a_damaged_checkpoint_costs_time_only(
     how: str, tmp_path: Path, undisturbed: Path, workers: Workers
 ) -> None:
     run = before("train", undisturbed, tmp_path / "run")
-    lines = workers.run(Work(before("train", undisturbed, tmp_path / "x"), "train"))[0].lines
-    assert workers.run(Work(run, "train", die_at_line=lines // 2))[0].killed
+    lines = workers.run(WorkerTask(before("train", undisturbed, tmp_path / "x"), "train"))[0].lines
+    assert workers.run(WorkerTask(run, "train", die_at_line=lines // 2))[0].killed
     damage(run / "estimators" / "default" / "checkpoint.safetensors", how, random.Random(how))
-    assert workers.run(Work(run, "train"))[0].refused is None
-    assert contents(run) == contents(undisturbed)
+    assert workers.run(WorkerTask(run, "train"))[0].refused is None
+    assert folder_contents(run) == folder_contents(undisturbed)
 
 
 @pytest.mark.parametrize("how", ["truncated", "flipped"])
@@ -238,8 +248,8 @@ def test_a_damaged_estimator_is_noticed_and_made_again(
     run = tmp_path / "run"
     shutil.copytree(undisturbed, run)
     damage(run / "estimators" / "default" / name, how, random.Random(how + name))
-    assert workers.run(Work(run, "train"))[0].refused is None
-    assert contents(run) == contents(undisturbed)
+    assert workers.run(WorkerTask(run, "train"))[0].refused is None
+    assert folder_contents(run) == folder_contents(undisturbed)
 
 
 def test_a_damaged_manifest_does_not_open_the_folder_to_other_settings(
@@ -250,14 +260,14 @@ def test_a_damaged_manifest_does_not_open_the_folder_to_other_settings(
     manifest = run / "features_and_outputs" / "manifest.json"
     manifest.write_bytes(manifest.read_bytes()[:-9])
     for _ in range(2):
-        (ended,) = workers.run(Work(run, "compute", settings={"num_masks": 5}))
+        (ended,) = workers.run(WorkerTask(run, "compute", settings={"num_masks": 5}))
         assert ended.refused == (
             "features_and_outputs was made with other settings, and its manifest.json is missing "
             "or damaged: use another folder"
         )
         manifest.unlink(missing_ok=True)
-    assert workers.run(Work(run, "compute"))[0].refused is None
-    assert contents(run) == contents(undisturbed)
+    assert workers.run(WorkerTask(run, "compute"))[0].refused is None
+    assert folder_contents(run) == folder_contents(undisturbed)
 
 
 def test_an_estimator_that_cannot_be_written_is_not_trained_again(
@@ -274,7 +284,9 @@ def test_an_estimator_that_cannot_be_written_is_not_trained_again(
     trainer_of(run, model).train(**settings)
     assert capsys.readouterr().out.splitlines()[1] == "Resuming after step 3"
     trainer_of(run, model).train(**settings | {"save_name": "two"})
-    assert contents(run / "estimators" / "one") == contents(run / "estimators" / "two")
+    assert folder_contents(run / "estimators" / "one") == folder_contents(
+        run / "estimators" / "two"
+    )
 
 
 def test_leftovers_of_the_dead_go_and_those_of_the_living_stay(

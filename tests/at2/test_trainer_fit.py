@@ -20,9 +20,9 @@ from tests.helpers.tokenizers import tiny_tokenizer
 from tests.helpers.training import (
     EXAMPLES,
     NEW_TOKENS,
-    contents,
+    folder_contents,
     make_model,
-    with_features,
+    trainer_with_features,
 )
 from tests.helpers.training import make_trainer as trainer_of
 
@@ -37,7 +37,7 @@ def model() -> Any:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, model: Any) -> AT2Trainer:
     """A run whose features are done. Each example has as many targets as its response tokens."""
-    return with_features(tmp_path_factory.mktemp("trained"), model)
+    return trainer_with_features(tmp_path_factory.mktemp("trained"), model)
 
 
 def test_training_lowers_the_loss_and_saves_both_formats(
@@ -162,13 +162,13 @@ def test_a_name_is_for_one_set_of_settings(
 ) -> None:
     settings: dict[str, Any] = {"save_name": "taken", "num_iterations": 3}
     trained.train(**settings)
-    whole = contents(trained.save_path / "estimators" / "taken")
+    whole = folder_contents(trained.save_path / "estimators" / "taken")
     with pytest.raises(
         TrainingError, match=r"^estimator 'taken' was made with other settings: "
     ) as e:
         trained.train(**settings | change)
     assert named in str(e.value) and "\n" not in str(e.value)
-    assert contents(trained.save_path / "estimators" / "taken") == whole
+    assert folder_contents(trained.save_path / "estimators" / "taken") == whole
 
 
 def test_numbers_that_are_not_finite_spoil_nothing(
@@ -209,7 +209,7 @@ def test_features_read_from_disk_give_the_same_bytes_as_from_memory(trained: AT2
     folder = trained.save_path / "estimators"
     trained.train(save_name="memory", num_iterations=30, held_out_indices=[0])
     trained.train(save_name="disk", num_iterations=30, held_out_indices=[0], memory_limit=0)
-    assert contents(folder / "memory") == contents(folder / "disk")
+    assert folder_contents(folder / "memory") == folder_contents(folder / "disk")
 
 
 def test_the_seed_decides_on_the_batches(trained: AT2Trainer, model: Any) -> None:

@@ -128,6 +128,6 @@ def test_our_features_give_an_estimator_that_ranks_sources_alike(pair: Pair) -> 
         for mine, published in zip(by_source @ ours, by_source @ theirs, strict=True):
             # They round outputs to float16, so sources that are nearly equal may change places.
             gaps = published[:, None] - published
-            apart = gaps.abs() > 0.02 * published.abs().max()
-            assert apart.float().mean() > 0.75
-            assert ((mine[:, None] - mine)[apart].sign() == gaps[apart].sign()).all()
+            distinct = gaps.abs() > 0.02 * published.abs().max()
+            assert distinct.float().mean() > 0.75
+            assert ((mine[:, None] - mine)[distinct].sign() == gaps[distinct].sign()).all()

@@ -218,21 +218,21 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return found
 
 
-def test_rows_are_the_same_together_and_apart(shards: list[Path]) -> None:
-    apart = FeatureTable.from_files(shards)
-    together = apart.gathered(torch.device("cpu"), limit=apart.num_bytes)
-    assert apart.gathered(torch.device("cpu"), limit=apart.num_bytes - 1) is apart
-    assert apart.counts == together.counts == tuple(COUNTS)
+def test_rows_are_the_same_in_memory_and_on_disk(shards: list[Path]) -> None:
+    on_disk = FeatureTable.from_files(shards)
+    in_memory = on_disk.gathered(torch.device("cpu"), limit=on_disk.num_bytes)
+    assert on_disk.gathered(torch.device("cpu"), limit=on_disk.num_bytes - 1) is on_disk
+    assert on_disk.counts == in_memory.counts == tuple(COUNTS)
     rows = np.array([10, 0, 4, 4, 5, 9, 1], dtype=np.int64)
-    for one, other in zip(apart.batch(rows), together.batch(rows), strict=True):
+    for one, other in zip(on_disk.batch(rows), in_memory.batch(rows), strict=True):
         assert torch.equal(one, other)
     for index, count in enumerate(COUNTS):
-        for table in (apart, together):
+        for table in (on_disk, in_memory):
             features, outputs = table.example(index)
             assert features.shape == (count, MASKS, FEATURES)
             owned = np.array(table.rows_of(index), dtype=np.int64)
             if count:
-                assert torch.equal(outputs, together.batch(owned)[1])
+                assert torch.equal(outputs, in_memory.batch(owned)[1])
 
 
 def test_rows_that_stay_on_disk_are_not_read_into_memory(tmp_path: Path) -> None:
@@ -310,7 +310,7 @@ def test_a_log_gets_rare_lines_with_rate_and_time_left(caplog: pytest.LogCapture
         caplog.at_level(logging.INFO, "at2.progress"),
         Progress(1000, "Computing", bar=False, clock=clock) as progress,
     ):
-        progress.found(400)
+        progress.count_existing(400)
         for _ in range(8):
             clock.now += SECONDS_BETWEEN_LINES / 4
             progress.update(10)

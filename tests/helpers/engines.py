@@ -23,7 +23,7 @@ def save_endless_model(folder: Path, context_tokens: int) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def held(model: Any) -> threading.Event:
+def hold_passes(model: Any) -> threading.Event:
     """From now on, passes of a model wait until this is set: what is to be in one step is there."""
     go_on = threading.Event()
 

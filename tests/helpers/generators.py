@@ -60,7 +60,7 @@ def transformers_serve() -> Iterator[str]:
 
 
 @cache
-def written(prompt: tuple[int, ...], new_tokens: int) -> tuple[int, ...]:
+def greedy_ids(prompt: tuple[int, ...], new_tokens: int) -> tuple[int, ...]:
     """The ids that the tiny model writes, greedily."""
     model, _ = tiny_pair()
     ids = torch.tensor([prompt])
@@ -102,8 +102,8 @@ class StandIn:
     @contextmanager
     def serving(self, port: int = 0) -> Iterator[str]:
         """Serve from a thread, on a free port or this one: the address of its API."""
-        own = settings(port=port)
-        with serving(self.app, own, Lifecycle()) as (address, _):
+        server_settings = settings(port=port)
+        with serving(self.app, server_settings, Lifecycle()) as (address, _):
             yield f"{address}/v1"
 
     async def _completions(self, request: Request) -> Response:
@@ -141,7 +141,7 @@ class StandIn:
             return JSONResponse({"error": {"message": "so it is"}}, self.fault)
         if self.fault == "no stream":
             return JSONResponse({"choices": [{"text": "hello"}]})
-        ids = written(tuple(prompt), body["max_tokens"])
+        ids = greedy_ids(tuple(prompt), body["max_tokens"])
         events = self._events(request, list(ids), form)
         return StreamingResponse(events, media_type="text/event-stream")
 

@@ -31,7 +31,7 @@ def settings(**values: Any) -> Settings:
     return Settings(**({"host": "127.0.0.1", "port": 0} | values))
 
 
-def small_app(own: Settings) -> FastAPI:
+def small_app(server_settings: Settings) -> FastAPI:
     """An application with the server's whole equipment around a few routes of the test's."""
     app = FastAPI(redoc_url=None)
     app.state.gate = asyncio.Event()  # what waits for it goes on when it is set
@@ -85,14 +85,16 @@ def small_app(own: Settings) -> FastAPI:
 
         return StreamingResponse(parts(), media_type="text/event-stream")
 
-    operation.equip(app, own)
+    operation.equip(app, server_settings)
     return app
 
 
 @contextmanager
-def serving(app: ASGIApp, own: Settings, lifecycle: Lifecycle) -> Iterator[tuple[str, Server]]:
+def serving(
+    app: ASGIApp, server_settings: Settings, lifecycle: Lifecycle
+) -> Iterator[tuple[str, Server]]:
     """Serve an application from a thread; yields its address and its server."""
-    server = Server(app, own, lifecycle)
+    server = Server(app, server_settings, lifecycle)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     waited = threading.Event()
@@ -114,13 +116,13 @@ def serving(app: ASGIApp, own: Settings, lifecycle: Lifecycle) -> Iterator[tuple
 def logging_restored() -> Iterator[None]:
     """What `logs.configure` changes for the whole process is put back."""
     root = logging.getLogger()
-    own = [logging.getLogger(name) for name in ("at2", "uvicorn", "uvicorn.access")]
-    handlers, levels = root.handlers[:], [logger.level for logger in (root, *own)]
+    loggers = [logging.getLogger(name) for name in ("at2", "uvicorn", "uvicorn.access")]
+    handlers, levels = root.handlers[:], [logger.level for logger in (root, *loggers)]
     try:
         yield
     finally:
         root.handlers = handlers
-        for logger, level in zip((root, *own), levels, strict=True):
+        for logger, level in zip((root, *loggers), levels, strict=True):
             logger.setLevel(level)
         logging.captureWarnings(False)
 

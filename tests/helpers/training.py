@@ -75,7 +75,7 @@ def make_trainer(folder: Path, model: Any, **settings: Any) -> AT2Trainer:
     )
 
 
-def with_features(folder: Path, model: Any) -> AT2Trainer:
+def trainer_with_features(folder: Path, model: Any) -> AT2Trainer:
     """A trainer of `make_trainer` whose first two stages are done."""
     trainer = make_trainer(folder, model)
     trainer.generate()
@@ -83,13 +83,13 @@ def with_features(folder: Path, model: Any) -> AT2Trainer:
     return trainer
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def folder_contents(folder: Path) -> dict[str, bytes]:
     """Every file under a folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 @dataclass(frozen=True)
-class Work:
+class WorkerTask:
     """One worker's part of a stage.
 
     Attributes:
@@ -113,7 +113,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Ended:
+class WorkerOutcome:
     """How a worker ended.
 
     Attributes:
@@ -145,7 +145,7 @@ class _LineCounter:
         return self.line
 
 
-def _do(work: Work, report: Connection) -> None:
+def _run_task(work: WorkerTask, report: Connection) -> None:
     torch.set_num_threads(1)
     folder = work.folder
     if work.unprivileged:
@@ -179,10 +179,10 @@ def _do(work: Work, report: Connection) -> None:
                 )
         except At2Error as error:
             sys.settrace(None)
-            report.send(Ended(killed=False, refused=str(error), lines=counter.count))
+            report.send(WorkerOutcome(killed=False, refused=str(error), lines=counter.count))
             sys.exit(_REFUSED)
         sys.settrace(None)
-        report.send(Ended(killed=False, refused=None, lines=counter.count))
+        report.send(WorkerOutcome(killed=False, refused=None, lines=counter.count))
 
 
 class Workers:
@@ -192,7 +192,7 @@ class Workers:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload([__name__])
 
-    def run(self, *work: Work) -> list[Ended]:
+    def run(self, *work: WorkerTask) -> list[WorkerOutcome]:
         """Run some workers side by side until all have ended.
 
         Raises:
@@ -201,7 +201,7 @@ class Workers:
         started = []
         for each in work:
             receiving, sending = self._context.Pipe(duplex=False)
-            process = self._context.Process(target=_do, args=(each, sending))
+            process = self._context.Process(target=_run_task, args=(each, sending))
             process.start()
             sending.close()
             started.append((process, receiving))
@@ -213,6 +213,6 @@ class Workers:
                 process.join()
                 if process.exitcode != -signal.SIGKILL:
                     raise RuntimeError(f"a worker ended with {process.exitcode}") from None
-                ended.append(Ended(killed=True, refused=None, lines=0))
+                ended.append(WorkerOutcome(killed=True, refused=None, lines=0))
             process.join()
         return ended

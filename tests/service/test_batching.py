@@ -14,7 +14,7 @@ from at2.tasks import SimpleContextAttributionTask
 from service.engine.batching import Batcher, TokenStream
 from service.engine.sampling import Sampling
 from service.failures import EngineDownError, NoMemoryError
-from tests.helpers.engines import held
+from tests.helpers.engines import hold_passes
 from tests.helpers.models import random_ids, tiny_model
 from tests.helpers.tiny import tiny_pair
 
@@ -286,7 +286,7 @@ def test_a_prompt_is_read_once_for_one_owner_and_again_for_another(tiny_batcher:
 def test_equal_prompts_at_once_share_as_well(tiny_batcher: Batcher) -> None:
     prompt, new = random_ids(300).tolist(), 3
     sizes = _steps(tiny_batcher)
-    all_there = held(tiny_batcher.model)
+    all_there = hold_passes(tiny_batcher.model)
 
     async def main() -> None:
         try:

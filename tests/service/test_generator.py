@@ -27,10 +27,10 @@ _LIMIT_S = 120
 
 def _serve(**more: Any) -> Iterator[httpx.Client]:
     """A client of a server in this process."""
-    own = Settings(**tiny_settings(), host="127.0.0.1", port=0, **more)
-    app = create_app(Engine(own))
+    server_settings = Settings(**tiny_settings(), host="127.0.0.1", port=0, **more)
+    app = create_app(Engine(server_settings))
     with (
-        serving(app, own, app.state.lifecycle) as (address, _),
+        serving(app, server_settings, app.state.lifecycle) as (address, _),
         httpx.Client(base_url=address, timeout=_LIMIT_S) as client,
     ):
         yield client

@@ -21,7 +21,7 @@ from service.engine import batching as batching_module
 from service.engine.batching import Batcher
 from service.records import Prompt
 from service.settings import Settings
-from tests.helpers.engines import held
+from tests.helpers.engines import hold_passes
 from tests.helpers.models import WINDOW, random_ids, tiny_model
 from tests.helpers.tokenizers import tiny_tokenizer
 
@@ -102,7 +102,7 @@ def _write(
 ) -> list[tuple[list[int], TokenScores | None]]:
     """Responses to all prompts at once, with their scores."""
     batcher = Batcher(same_weights(model), [], cache, split=split)
-    all_there = held(batcher.model)
+    all_there = hold_passes(batcher.model)
     if passes is not None:
         batcher.model.register_forward_pre_hook(
             lambda _, __, kwargs: passes.append(kwargs["input_ids"].numel()), with_kwargs=True
