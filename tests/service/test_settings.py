@@ -84,7 +84,7 @@ def test_a_flag_wins_over_a_variable_which_wins_over_the_file(
         ("port = 70000", "AT2_PORT=70000: Input should be less than or equal to 65535"),
         ("max_span = 3", "max_span: there is no such setting; did you mean max_spans?"),
         ('api_keys = ["secret"]', "AT2_API_KEYS: Input should be a valid string"),
-        ("port = ", "AT2_CONFIG='{file}': Invalid value (at line 1, column 8)"),
+        ("port = x", "AT2_CONFIG='{file}': Invalid value (at line 1, column 8)"),
         (None, "AT2_CONFIG='{file}': no such file"),
     ],
 )

@@ -316,7 +316,7 @@ def test_a_summary_that_cannot_be_written_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fly"], "'fly' is not one of generate, compute, train, evaluate, run, status"),
+        (["fly"], 'Unknown command "fly". Available commands: generate, compute, train'),
         (
             ["run", "--out", "x", "--dataset", "x", "--num-masks", "0"],
             "num_masks='0': Input should be greater",
@@ -342,7 +342,7 @@ def test_help_names_commands_and_configurations() -> None:
     output, _ = process.communicate()
     assert process.returncode == 0
     for word in (*cli.COMMANDS, "smollm2", "phi4_mini_dolly", "thought_attribution"):
-        assert f" {word}" in output
+        assert re.search(rf"\b{word}\b", output)
     process = start()
     _, errors = process.communicate()
     assert process.returncode == 2 and errors == output
