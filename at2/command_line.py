@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
 
 from at2._version import __version__
 from at2.settings import BadSettingsError
@@ -25,6 +26,17 @@ class CommandError(Exception):
     """A command cannot do what it was asked; the message is one line."""
 
 
+class OutputConsole(Console):
+    """Standard output for text that is not markup. A pipe that nobody reads is left to `run_app`:
+    rich itself would end the process."""
+
+    def __init__(self) -> None:
+        super().__init__(markup=False, highlight=False, emoji=False)
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def make_app(program: str, about: str, *, last_words: str = "") -> App:
     """A program that has no commands yet.
 
@@ -34,6 +46,7 @@ def make_app(program: str, about: str, *, last_words: str = "") -> App:
     """
     return App(
         program,
+        console=OutputConsole(),
         help=about,
         help_epilogue=last_words,
         version=f"at2-service {__version__}",

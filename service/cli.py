@@ -15,9 +15,8 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 from cyclopts.validators import MutuallyExclusive
-from rich.console import Console
 
-from at2.command_line import CommandError, add_settings_command, make_app, run_app
+from at2.command_line import CommandError, OutputConsole, add_settings_command, make_app, run_app
 from service.calibrate import calibrate
 from service.citations import print_answer, print_attributions
 from service.client import AuthenticationError, Client, ClientError, ConnectionFailedError
@@ -162,7 +161,7 @@ def ask(
         _print_json({"generation": generation, "attribution": attribution})
     else:
         attributions = attribution.attributions if attribution else []
-        print_answer(_console(), generation, attributions, asking.context)
+        print_answer(OutputConsole(), generation, attributions, asking.context)
 
 
 _one_span = Group(show=False, validator=MutuallyExclusive())
@@ -208,7 +207,7 @@ def attribute(
     if asking.json:
         _print_json(attribution)
     else:
-        print_attributions(_console(), attribution.attributions, asking.context)
+        print_attributions(OutputConsole(), attribution.attributions, asking.context)
 
 
 app.command(calibrate)
@@ -264,11 +263,6 @@ def _response(response: str) -> str:
     except OSError:  # too long for a name
         is_file = False
     return _read(response) if is_file else response
-
-
-def _console() -> Console:
-    """For standard output; colours only at a terminal, and never with NO_COLOR."""
-    return Console(markup=False, highlight=False, emoji=False)
 
 
 def _print_json(value: Any) -> None:

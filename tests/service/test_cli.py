@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -371,6 +372,19 @@ def test_a_wrong_command_line_is_one_line_and_status_2(
     assert cli.main(arguments) == 2
     out, error = capsys.readouterr()
     assert not out and named in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["ask", "--help"], ["attribute", "--help"]])
+def test_a_pipe_that_nobody_reads_ends_it_without_a_word(arguments: list[str]) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "service.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
 
 
 def test_without_a_command_all_of_them_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
