@@ -164,7 +164,7 @@ def ask(
         print_answer(OutputConsole(), generation, attributions, asking.context)
 
 
-_one_span = Group(show=False, validator=MutuallyExclusive())
+_one_span = Group(show=False, validator=MutuallyExclusive())  # type: ignore[no-untyped-call]
 
 
 @app.command
