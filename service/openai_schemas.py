@@ -40,6 +40,7 @@ from service.schemas import (
     Document,
     MinShare,
     SourceType,
+    Stop,
     encodable,
 )
 
@@ -177,6 +178,7 @@ class ChatRequest(_Request):
     seed: int | None = Field(
         None, ge=0, lt=2**63, description="Makes sampling repeatable; ignored when greedy."
     )
+    stop: Stop | None = None
     stream: bool | None = Field(default=None, description="Reply in chunks, as they are written.")
     stream_options: StreamOptions | None = None
 
@@ -191,7 +193,6 @@ class ChatRequest(_Request):
 
     # refused, unless the value changes nothing
     n: Annotated[Any, Only(1)] = None
-    stop: Annotated[Any, Only([], "")] = None
     tools: Annotated[Any, Only([])] = None
     tool_choice: Annotated[Any, Only("none", "auto")] = None
     functions: Annotated[Any, Only([])] = None

@@ -5,10 +5,12 @@ from typing import Annotated, Literal, Self, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     JsonValue,
     StringConstraints,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -43,6 +45,10 @@ DEFAULT_MIN_SHARE = 0.2
 
 MAX_DOCUMENT_ID = 256
 """Characters: every source of a document repeats its id."""
+
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 256
+"""Each is looked for at every new token."""
 
 MAX_ITEMS = 10_000
 """Of any list in a request; what a server's settings allow is less."""
@@ -88,6 +94,38 @@ MinShare = Annotated[
         description="A source is `cited` if it has at least this share of all positive scores.",
     ),
 ]
+
+
+def _listed(value: object) -> object:
+    """One text as a list; an empty one, which stops nothing, as none."""
+    if isinstance(value, str):
+        return [value] if value else []
+    return value
+
+
+_StopText = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=MAX_STOP_CHARACTERS),
+    AfterValidator(encodable),
+]
+_STOP_SCHEMA = {"type": "string", "minLength": 1, "maxLength": MAX_STOP_CHARACTERS}
+
+Stop = Annotated[
+    list[_StopText],
+    Field(max_length=MAX_STOPS, fail_fast=True),
+    BeforeValidator(_listed),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "maxLength": MAX_STOP_CHARACTERS},
+                {"type": "array", "maxItems": MAX_STOPS, "items": _STOP_SCHEMA},
+            ],
+            "description": "A text or several: the response ends before the first that it comes "
+            "to, which is not in it.",
+        }
+    ),
+]
+"""Texts before which a response ends."""
 
 
 class _Request(BaseModel):
@@ -143,6 +181,7 @@ class GenerateRequest(_Prompt):
     seed: int | None = Field(
         None, ge=0, lt=2**63, description="Makes sampling repeatable; ignored when greedy."
     )
+    stop: Stop | None = None
     stream: bool = Field(
         default=False, description="Reply with server-sent events as the response is written."
     )

@@ -102,8 +102,13 @@ class Exchange(ABC):
                 self.set_generation_ids(self._respond([1] * len(self.input_ids)))
         return list(self._cache["generation_ids"])
 
-    def set_generation_ids(self, ids: Iterable[int]) -> None:
+    def set_generation_ids(self, ids: Iterable[int], characters: int | None = None) -> None:
         """Attribute the response with these ids.
+
+        Args:
+            ids: of the response.
+            characters: where its text is cut off, if that is before their end. The last token
+                may then cover a part of what it says; those behind it belong to no text.
 
         Raises:
             InputError: an id is not in the model's vocabulary.
@@ -114,6 +119,7 @@ class Exchange(ABC):
             if not 0 <= token_id < size:
                 raise InputError(f"token id {token_id} is not in the vocabulary of {size}")
         self._renew(ids)
+        self._cache["characters"] = characters
 
     def set_generation(self, text: str) -> None:
         """Attribute a response written elsewhere. Afterwards `generation == text`.
@@ -192,13 +198,14 @@ class Exchange(ABC):
 
     @property
     def encoded_generation(self) -> TokenizedText:
-        """The response without trailing end-of-sequence tokens: text, ids, characters per token."""
+        """The response without end-of-sequence tokens, and what else is cut off, at its end: text,
+        ids, characters per token."""
         ids = self.generation_ids
         if "encoded_generation" not in self._cache:
             while ids and ids[-1] in self._end_ids:
                 ids.pop()
             decoded = decode_with_offsets(self.tokenizer, ids, self.encoded_prompt.encoded.ids)
-            self._cache["encoded_generation"] = decoded
+            self._cache["encoded_generation"] = decoded.cut(self._cache.get("characters"))
         return cast(TokenizedText, self._cache["encoded_generation"])
 
     @property

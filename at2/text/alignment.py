@@ -58,6 +58,14 @@ class TokenizedText:
             return position, position
         return self.ranges[first][0], self.ranges[last - 1][1]
 
+    def cut(self, characters: int | None) -> "TokenizedText":
+        """The first so many characters, and their tokens; all of it for None."""
+        if characters is None or characters >= len(self.text):
+            return self
+        count = bisect_left(self._starts, characters)
+        ranges = tuple((start, min(end, characters)) for start, end in self.ranges[:count])
+        return TokenizedText(self.text[:characters], self.ids[:count], ranges)
+
 
 def assign_tokens(
     text: str, token_ranges: Sequence[CharRange], source_ranges: Sequence[CharRange]

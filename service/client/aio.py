@@ -74,6 +74,7 @@ class AsyncClient:
         temperature: float | None = None,
         top_p: float | None = None,
         seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
     ) -> GenerateReply:
         """Have a query answered from a context.
 
@@ -87,6 +88,7 @@ class AsyncClient:
             temperature: 0, the default, is greedy decoding.
             top_p: share of probability to sample from.
             seed: makes sampling repeatable.
+            stop: a text or several, before the first of which the response ends.
         """
         body = wire.prompt_body(query, context, documents, messages) | wire.given(
             source_type=source_type,
@@ -94,6 +96,7 @@ class AsyncClient:
             temperature=temperature,
             top_p=top_p,
             seed=seed,
+            stop=wire.texts(stop),
         )
         return wire.result(await self._send("POST", "/generate", body), GenerateReply)
 
@@ -109,6 +112,7 @@ class AsyncClient:
         temperature: float | None = None,
         top_p: float | None = None,
         seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
     ) -> "AsyncGenerationStream":
         """Have a query answered, and read the response as it is written; arguments as `generate`.
 
@@ -120,6 +124,7 @@ class AsyncClient:
             temperature=temperature,
             top_p=top_p,
             seed=seed,
+            stop=wire.texts(stop),
             stream=True,
         )
         return AsyncGenerationStream(self, body)

@@ -75,6 +75,7 @@ class Client:
         temperature: float | None = None,
         top_p: float | None = None,
         seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
     ) -> GenerateReply:
         """Have a query answered from a context.
 
@@ -88,6 +89,7 @@ class Client:
             temperature: 0, the default, is greedy decoding.
             top_p: share of probability to sample from.
             seed: makes sampling repeatable.
+            stop: a text or several, before the first of which the response ends.
         """
         body = wire.prompt_body(query, context, documents, messages) | wire.given(
             source_type=source_type,
@@ -95,6 +97,7 @@ class Client:
             temperature=temperature,
             top_p=top_p,
             seed=seed,
+            stop=wire.texts(stop),
         )
         return wire.result(self._send("POST", "/generate", body), GenerateReply)
 
@@ -110,6 +113,7 @@ class Client:
         temperature: float | None = None,
         top_p: float | None = None,
         seed: int | None = None,
+        stop: str | Sequence[str] | None = None,
     ) -> "GenerationStream":
         """Have a query answered, and read the response as it is written; arguments as `generate`.
 
@@ -121,6 +125,7 @@ class Client:
             temperature=temperature,
             top_p=top_p,
             seed=seed,
+            stop=wire.texts(stop),
             stream=True,
         )
         return GenerationStream(self, body)

@@ -65,6 +65,11 @@ def prompt_body(
     return body
 
 
+def texts(given: str | Sequence[str] | None) -> str | list[str] | None:
+    """A text or several, as JSON has them."""
+    return given if given is None or isinstance(given, str) else list(given)
+
+
 def _document(document: DocumentLike) -> dict[str, Any]:
     if isinstance(document, str):
         return {"text": document}

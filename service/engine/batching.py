@@ -15,7 +15,7 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
@@ -141,7 +141,7 @@ class TokenStream:
         if self._batcher.release(self):
             self._batcher.cancel(self.request_id)
 
-    async def __aiter__(self) -> AsyncIterator[list[int]]:
+    async def __aiter__(self) -> AsyncGenerator[list[int], None]:
         while True:
             event = await self._events.get()
             if event is None:

@@ -308,6 +308,7 @@ class Engine:
             caller=caller,
             place=kept,
             on_tokens=timed,
+            stop=sampling.stop,
         )
 
     @contextmanager

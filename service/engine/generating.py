@@ -3,8 +3,8 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, aclosing
 
 from at2.tasks import ContextAttributionTask
 from at2.text.decoding import TextStream
@@ -12,6 +12,7 @@ from service.caller import Caller, Departure
 from service.engine.batching import TokenStream
 from service.engine.remote import RemoteStream
 from service.engine.requests import Answer
+from service.engine.stopping import StopFinder
 from service.failures import DeadlineError
 from service.records import FinishReason, Generation, Prompt
 
@@ -20,7 +21,8 @@ class Generating:
     """The text of a response as it is written. Iterate over it once, on the event loop.
 
     The pieces joined are the response; afterwards `answer` has the rest. A response whose caller's
-    time is over ends there. `close` it in any case: it gives up its place.
+    time is over ends there, and one that comes to a stop text before it. `close` it in any case: it
+    gives up its place.
 
     Args:
         task: the task whose prompt is answered, and which gets the response.
@@ -32,6 +34,7 @@ class Generating:
         caller: who waits for it.
         place: what is given up at the end.
         on_tokens: called with the number of new ids whenever some have come.
+        stop: texts before which the response ends.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Generating:
         caller: Caller,
         place: ExitStack,
         on_tokens: Callable[[int], None],
+        stop: Sequence[str] = (),
     ) -> None:
         self._task = task
         self.prompt = prompt
@@ -61,6 +65,8 @@ class Generating:
         self._answer: Answer | None = None
         self._ids: list[int] = []
         self._texts: list[str] = []  # in place of ids, from a server that gives none
+        self._stops = StopFinder(stop)
+        self._text = TextStream(task.tokenizer, task.input_ids)
         self.id = f"gen-{uuid.uuid4().hex}"
         self.prompt_tokens = len(task.input_ids)
         place.enter_context(caller.listening(self._when_left))
@@ -77,48 +83,58 @@ class Generating:
             self._room.set_exception(self._late)
 
     async def __aiter__(self) -> AsyncIterator[str]:
-        ids, texts = self._ids, self._texts
-        text = TextStream(self._task.tokenizer, self._task.input_ids)
         try:
             await self._room
             if self._late is not None:
                 raise self._late
             self._tokens = self._begin()
-            async for new in self._tokens:
-                if isinstance(new, str):
-                    texts.append(new)
-                    self._on_tokens(1)  # or so
-                    yield new
-                    continue
-                ids += new
-                self._on_tokens(len(new))
-                delta = "".join(
-                    text.step(token_id) for token_id in new if token_id not in self._end_ids
-                )
-                if delta:
-                    yield delta
+            async with aclosing(aiter(self._tokens)) as pieces:
+                async for new in pieces:
+                    delta = self._take(new)
+                    if delta:
+                        yield delta
+                    if self._stops.found:
+                        break
         except DeadlineError:
-            if not ids and not texts:
+            if not self._ids and not self._texts:
                 raise
         else:
             self._late = None  # all of it was there
         self.close()  # whoever is next need not wait for what follows
-        delta = text.finish()
+        delta = self._stops.step(self._text.finish()) + self._stops.finish()
         if delta:
             yield delta
         self._answer = await asyncio.to_thread(self.so_far)
+
+    def _take(self, new: list[int] | str) -> str:
+        """Take new ids, or new text, up to a stop text; returns what they add to the response."""
+        if isinstance(new, str):
+            self._on_tokens(1)  # or so
+            self._texts.append(new)
+            return self._stops.step(new)
+        self._on_tokens(len(new))
+        delta = ""
+        for token_id in new:
+            self._ids.append(token_id)
+            if token_id not in self._end_ids:
+                delta += self._stops.step(self._text.step(token_id))
+            if self._stops.found:
+                break
+        return delta
 
     def so_far(self) -> Answer:
         """What is written as an answer, as if it ended here. In any thread, while nobody iterates;
         the next call changes the task of the answer."""
         task, ids, text = self._task, self._ids, "".join(self._texts)
+        end = self._stops.length if self._stops.found else None
         if text:
-            task.set_generation(text)
+            task.set_generation(text[:end])
             ids = task.generation_ids
         else:
-            task.set_generation_ids(ids)
+            task.set_generation_ids(ids, end)
         reason: FinishReason = "length" if self._late is None else "deadline"
         told = None if self._tokens is None else self._tokens.finish_reason
+        ended = self._stops.found or bool(ids and ids[-1] in self._end_ids)
         generation = Generation(
             id=self.id,
             model=self._model,
@@ -128,7 +144,7 @@ class Generating:
             prompt_tokens=task.generation_token_start,
             response_ids=tuple(ids),
             response=task.generation,
-            finish_reason="stop" if ids and ids[-1] in self._end_ids else told or reason,
+            finish_reason="stop" if ended else told or reason,
             encoded=bool(text),
         )
         recorder = None if self._tokens is None else self._tokens.recorder

@@ -123,7 +123,8 @@ class Loaded:
         if generation.encoded:
             task.set_generation(generation.response)
         else:
-            task.set_generation_ids(generation.response_ids)
+            # a stop text may have ended it inside a token
+            task.set_generation_ids(generation.response_ids, len(generation.response))
         return task
 
     def attributor(

@@ -5,7 +5,7 @@ Stands in for the batcher. Responses are attributed here, on the same weights.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 from at2.errors import InputError
@@ -55,7 +55,7 @@ class RemoteStream:
         """Let the server stop writing what nobody waits for."""
         self._pumping.cancel()
 
-    async def __aiter__(self) -> AsyncIterator[list[int] | str]:
+    async def __aiter__(self) -> AsyncGenerator[list[int] | str, None]:
         kind: type | None = None
         while self.finish_reason is None:
             event = await self._events.get()

@@ -30,12 +30,15 @@ class Sampling:
         temperature: 0 is greedy; otherwise logits are divided by it.
         top_p: share of the probability that is drawn from, the likeliest tokens first.
         seed: makes draws repeatable; chosen by the engine if there is none.
+        stop: texts before which the response ends. Which ids make them is not known here: they are
+            looked for where ids become text.
     """
 
     max_new_tokens: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,8 @@ class Generation:
         prompt: what was asked.
         source_type: what the context is cut into unless asked otherwise.
         prompt_tokens: length of the prompt.
-        response_ids: ids of the response, with the one that ended it.
-        response: the same as text.
+        response_ids: ids of the response, with the one that ended it, or those of a stop text.
+        response: the same as text, up to a stop text.
         finish_reason: why it ended.
         encoded: whether the response came as text, from a server that gives no ids, and the ids are
             those of that text.

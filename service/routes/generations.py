@@ -106,7 +106,9 @@ async def generate(
     without `stream`, then `[DONE]`.
     """
     note_text(query=body.query or "")
-    sampling = Sampling(body.max_new_tokens, body.temperature, body.top_p, body.seed)
+    sampling = Sampling(
+        body.max_new_tokens, body.temperature, body.top_p, body.seed, tuple(body.stop or ())
+    )
     model = engine.settings.model
     async with connected(request.receive, caller):
         writing = await generations.begin(prompt_of(body), body.source_type, sampling, caller)

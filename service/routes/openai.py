@@ -97,7 +97,13 @@ async def chat_completions(
     _check(body, engine)
     note_text(query=body.messages[-1].content)
     model, prompt = engine.settings.model, prompt_of(body)
-    sampling = Sampling(body.new_tokens, body.temperature or 0.0, body.top_p or 1.0, body.seed)
+    sampling = Sampling(
+        body.new_tokens,
+        body.temperature or 0.0,
+        body.top_p or 1.0,
+        body.seed,
+        tuple(body.stop or ()),
+    )
     question, shape = _question(body, engine, prompt), body.attribution.citation_format
 
     async def cited(answer: Answer) -> Findings | None:

@@ -293,6 +293,27 @@ def test_any_generated_ids_have_text_and_aligned_offsets(kind, data):
     ) == span.text  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_a_response_may_be_cut_off_inside_a_token(kind, data):
+    task = context_task(kind=kind)
+    ids = data.draw(st.lists(st.integers(0, len(task.tokenizer) - 1), max_size=20))
+    task.set_generation_ids(ids)
+    whole, ranges = task.generation, task.encoded_generation.ranges
+    characters = data.draw(st.integers(0, len(whole)))
+    task.set_generation_ids(ids, characters)
+    assert task.generation_ids == ids and task.token_ids == task.input_ids + ids
+    assert task.generation == task.target == whole[:characters]
+    assert len(task.token_char_ranges) == len(task.token_ids)
+    assert all(end <= len(task.text) for _, end in task.token_char_ranges)
+    cut = task.encoded_generation
+    if characters < len(whole):
+        assert cut.ranges == tuple((s, min(e, characters)) for s, e in ranges if s < characters)
+    else:
+        assert cut.ranges == ranges
+
+
 def test_generation_is_greedy_and_cut_after_the_end():
     task = context_task()
     model = task.model

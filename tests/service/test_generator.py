@@ -100,6 +100,18 @@ def test_ids_are_asked_for_and_kept(
     assert alike(ours["attributions"], theirs["attributions"])
 
 
+@pytest.mark.parametrize("takes", ["ids for ids", "text"])
+def test_a_stop_text_ends_the_response(generator: str, other: StandIn, takes: str) -> None:
+    other.takes = {takes}
+    for at2 in _serve(generator=generator):
+        whole = at2.post("/generate", json=BODY).json()["response"]
+        reply = at2.post("/generate", json=BODY | {"stop": whole[9:15]}).json()
+        assert reply["response"] == whole[: whole.index(whole[9:15])]
+        assert reply["finish_reason"] == "stop"
+        found = at2.post("/attribute", json={"id": reply["id"]}).json()
+        assert found["attributions"][0]["text"] == reply["response"]
+
+
 @pytest.mark.parametrize(("takes", "number"), [("ids", 2), ("text", 3), ("messages", 4)])
 def test_what_comes_as_text_is_encoded_and_the_reply_says_so(
     generator: str, other: StandIn, client: httpx.Client, takes: str, number: int

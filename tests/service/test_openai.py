@@ -199,7 +199,6 @@ def test_content_in_parts_is_its_lines_and_a_reply_can_be_sent_back(client: http
         ({"logprobs": True}, "logprobs"),
         ({"n": 2}, "n"),
         ({"n": True}, "n"),
-        ({"stop": ["."]}, "stop"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"logit_bias": {"1": 2}}, "logit_bias"),
         ({"reasoning_effort": "high"}, "reasoning_effort"),

@@ -94,6 +94,24 @@ def test_openai_shows_whether_the_context_made_the_model_say_it(client: openai.O
     assert found.support > 0 and found.verdict == "supported"
 
 
+@pytest.mark.parametrize("stop", ["£1,2", ["bank.", "1,284"]])
+def test_openai_gets_nothing_from_a_stop_text_on(client: openai.OpenAI, stop: Any) -> None:
+    asked: Any = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": QUESTION}],
+        "extra_body": {"documents": DOCUMENTS},
+    }
+    whole = client.chat.completions.create(**asked).choices[0].message.content or ""
+    first = stop if isinstance(stop, str) else "1,284"
+    (choice,) = client.chat.completions.create(**asked, stop=stop).choices
+    assert choice.message.content == whole[: whole.index(first)] != whole
+    assert choice.finish_reason == "stop"
+    streamed = client.chat.completions.create(**asked, stop=stop, stream=True)
+    choices = [choice for chunk in streamed for choice in chunk.choices]
+    assert "".join(one.delta.content or "" for one in choices) == choice.message.content
+    assert choices[-1].finish_reason == "stop"
+
+
 def test_a_statement_is_cited_while_the_next_ones_are_written(client: openai.OpenAI) -> None:
     text, positions = "", []
     for chunk in client.chat.completions.create(
