@@ -37,7 +37,7 @@ docs: $(VENV)/installed-docs
 
 # what the image holds, with the hash of every file: the versions of constraints.txt, and Ray's own
 LOCK = $(BIN)/uv pip compile -q pyproject.toml requirements/image.in -c constraints.txt --no-header \
-    --extra jobs --extra ray --extra redis --extra s3 --extra tensorboard \
+    --extra jobs --extra otel --extra ray --extra redis --extra s3 --extra tensorboard \
     --python-version 3.11.17 --python-platform x86_64-manylinux_2_28 --no-annotate --generate-hashes
 lock: $(VENV)/installed-dev
 	$(LOCK) --torch-backend cpu -o requirements/image-cpu.txt

@@ -54,6 +54,8 @@ def create_app(engine: Engine) -> FastAPI:
                 await sweeping
             await asyncio.to_thread(engine.close)
             await store.close()
+            if app.state.traces is not None:
+                await asyncio.to_thread(app.state.traces.close)
 
     app = FastAPIOffline(  # its /docs takes its scripts from this server, not from a CDN
         redoc_url=None,

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 
 from at2.errors import InputError
+from service import tracing
 from service.caller import Caller, ClientGoneError, Departure
 from service.engine import Answer, Engine, Findings, Generating, Question, Sampling
 from service.failures import BusyError
@@ -41,13 +42,16 @@ class Generations:
         Raises:
             InputError, ServerFailure, ClientGoneError: see `Engine.generate`.
         """
-        clock = _Clock(self._metrics, caller)
+        span = tracing.begin("generate", {"gen_ai.request.model": self._engine.settings.model})
+        clock = _Clock(self._metrics, caller, span)
         try:
-            generating = await self._engine.generate(
-                prompt, source_type, sampling, caller, clock.tokens
-            )
-        except (InputError, BusyError):
-            raise  # it was not let in
+            with clock.span.active():
+                generating = await self._engine.generate(
+                    prompt, source_type, sampling, caller, clock.tokens
+                )
+        except (InputError, BusyError) as error:
+            clock.refused(error)
+            raise
         except BaseException as error:
             clock.aborted(error)
             raise
@@ -105,7 +109,7 @@ class Writing:
                 yield text
             self._generating.close()
             answer = self._generating.answer
-            self._clock.done(answer.generation.finish_reason)
+            self._clock.done(answer.generation)
             _note(answer.generation)
             self.expires = await self._store.put(answer.generation, self._owner)
         except BaseException as error:
@@ -157,36 +161,56 @@ def _note(generation: Generation) -> None:
 
 
 class _Clock:
-    """Times one generation and tells the metrics."""
+    """Times one generation, and tells the metrics and the request's trace."""
 
-    def __init__(self, metrics: Metrics, caller: Caller) -> None:
+    def __init__(self, metrics: Metrics, caller: Caller, span: tracing.Span) -> None:
         self._metrics = metrics
         self._caller = caller
         self._started = time.perf_counter()
         self._latest: float | None = None  # when the last token came
         self._ended = False
         self.prompt_tokens = 0
+        self.span = span
 
     def tokens(self, count: int) -> None:
         """Some more tokens are there."""
         now = time.perf_counter()
         if self._latest is None:
+            self.span.event("first token")
             self._metrics.observe_first_token(now - self._started, prompt_tokens=self.prompt_tokens)
         seconds = None if self._latest is None else now - self._latest
         self._metrics.observe_tokens(count, seconds=seconds)
         self._latest = now
 
-    def done(self, finish_reason: str) -> None:
+    def done(self, generation: Generation) -> None:
         """The response is finished."""
         self._ended = True
-        seconds = time.perf_counter() - self._started
-        self._metrics.observe_generation(seconds=seconds, finish_reason=finish_reason)
+        seconds, reason = time.perf_counter() - self._started, generation.finish_reason
+        self._metrics.observe_generation(seconds=seconds, finish_reason=reason)
+        self.span.set(
+            {
+                "gen_ai.response.id": generation.id,
+                "gen_ai.response.finish_reasons": [reason],
+                "gen_ai.usage.input_tokens": generation.prompt_tokens,
+                "gen_ai.usage.output_tokens": len(generation.response_ids),
+            }
+        )
+        self.span.end()
+
+    def refused(self, error: Exception) -> None:
+        """It was not let in, which no metric of generations counts."""
+        self._ended = True
+        self.span.fail(type(error).__qualname__)
+        self.span.end()
 
     def aborted(self, error: BaseException | None = None) -> None:
         """There will be no response, if there was none yet."""
         if not self._ended:
             self._ended = True
-            self._metrics.observe_abort(reason=self._reason(error))
+            reason = self._reason(error)
+            self._metrics.observe_abort(reason=reason)
+            self.span.fail(reason)
+            self.span.end()
 
     def _reason(self, error: BaseException | None) -> Aborted:
         if Departure.STOPPING in self._caller.departures:

@@ -39,6 +39,11 @@ UNMATCHED = "other"
 """Label of what has no route, so that callers cannot make new time series."""
 
 
+def method_label(method: str) -> str:
+    """A request's method, or `UNMATCHED` for one that is nobody's."""
+    return method if method in _METHODS else UNMATCHED
+
+
 class KeyAccount(Protocol):
     """What one key was given."""
 
@@ -174,7 +179,7 @@ class Metrics:
         self, *, method: str, route: str | None, status: int, seconds: float
     ) -> None:
         """Count and time a reply. `route` is the path's template; None for unknown paths."""
-        method = method if method in _METHODS else UNMATCHED
+        method = method_label(method)
         route = UNMATCHED if route is None else route
         self._requests.labels(method, route, str(status)).inc()
         self._request_seconds.labels(method, route).observe(seconds)

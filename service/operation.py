@@ -11,6 +11,7 @@ from service.metrics import Metrics
 from service.routes import metrics
 from service.security import Keyring, is_open
 from service.settings import Settings
+from service.tracing import open_traces
 
 _SCHEME = "key"
 
@@ -23,8 +24,8 @@ def equip(app: FastAPI, settings: Settings, check: Callable[[str], None] = lambd
         settings: the server's.
         check: raises `BusyError` if a caller's generation or attribution would not be let in now.
 
-    Sets `app.state.metrics` (`Metrics`), `app.state.lifecycle` (`Lifecycle`) and `app.state.keys`
-    (`Keyring`).
+    Sets `app.state.metrics` (`Metrics`), `app.state.lifecycle` (`Lifecycle`), `app.state.keys`
+    (`Keyring`) and `app.state.traces` (`Traces`, or None), which is to be closed at the end.
 
     Raises:
         ValueError: the keys, the origins or the trusted hosts in the settings are malformed.
@@ -32,8 +33,11 @@ def equip(app: FastAPI, settings: Settings, check: Callable[[str], None] = lambd
     app.state.keys = keys = Keyring(settings)
     app.state.metrics = Metrics(version=app.version, model=settings.model)
     app.state.lifecycle = Lifecycle()
+    app.state.traces = open_traces(app.version)
     app.include_router(metrics.router)
-    middleware.install(app, settings, keys, app.state.metrics, app.state.lifecycle, check)
+    middleware.install(
+        app, settings, keys, app.state.metrics, app.state.traces, app.state.lifecycle, check
+    )
     if keys:
         _document_keys(app, settings)
 

@@ -28,6 +28,7 @@ from at2.model.passes import between_passes
 from at2.progress import silent
 from at2.ranges import CharRange
 from at2.tasks import DEFAULT_SOURCE_TYPE, AttributionTask, ContextAttributionTask
+from service import tracing
 from service.caller import Caller, Departure
 from service.engine.accounts import Accounts
 from service.engine.admission import Admission
@@ -191,11 +192,12 @@ class Attributing:
         self._limits.check_documents(prompt)
 
         def read() -> _Plan:
-            self._limits.check_texts(self._loaded.tokenizer, (*prompt.texts, response))
-            task = self._loaded.task(prompt, level)
-            task.set_generation(response)
-            self._limits.check_length(len(task.input_ids), len(task.generation_ids))
-            spans, passes = self._spans(task, question)
+            with tracing.span("encode"):
+                self._limits.check_texts(self._loaded.tokenizer, (*prompt.texts, response))
+                task = self._loaded.task(prompt, level)
+                task.set_generation(response)
+                self._limits.check_length(len(task.input_ids), len(task.generation_ids))
+                spans, passes = self._spans(task, question)
             return _Plan(self._loaded.attributor(task, key.method, name), spans, passes)
 
         plan = await self._encode(read, caller.name, prompt.characters + len(response))
@@ -286,9 +288,10 @@ class Attributing:
         attributor = self._scores.get(key)
         if attributor is None:
             task = self._scores.task(generation.id, key.source_type)
-            if task is None:
-                task = self._loaded.task_of(generation, key.source_type)
-            spans, passes = self._spans(task, question)
+            with tracing.span("encode"):
+                if task is None:
+                    task = self._loaded.task_of(generation, key.source_type)
+                spans, passes = self._spans(task, question)
             attributor = self._loaded.attributor(task, key.method, key.estimator or None)
             if not self._use_kept_scores(attributor, key):
                 return _Plan(attributor, spans, passes)
@@ -395,7 +398,8 @@ class Attributing:
         """The same work, which others may go before between its passes."""
 
         def listened() -> T:
-            with between_passes(self._worker.checkpoint), silent():
+            checkpoint = self._worker.checkpoint
+            with tracing.span("score"), between_passes(checkpoint), silent():
                 return work()
 
         return listened
@@ -408,6 +412,7 @@ class Attributing:
             with self._admission.attribution(plan.passes, caller.name):
                 work = self._listened(work)
                 done = await self._worker.run(work, caller=caller.name, size=size)
+            tracing.note({"at2.scored_tokens": done.tokens, "at2.scoring_seconds": done.seconds})
             self._speed.observe_passes(done.tokens, done.seconds)
             return done
         except AbandonedError:

@@ -20,6 +20,7 @@ from at2.model.paged import ScoreRecorder
 from at2.model.positions import context_length
 from at2.model.twin import same_weights
 from at2.tasks import ContextAttributionTask
+from service import tracing
 from service.caller import Caller
 from service.engine.accounts import Account, Accounts
 from service.engine.admission import Admission
@@ -302,7 +303,7 @@ class Engine:
             task,
             prompt,
             room,
-            begin,
+            tracing.bound(begin),
             model=self._loaded.fingerprint,
             end_ids=self._loaded.end_ids,
             caller=caller,
@@ -326,9 +327,11 @@ class Engine:
         self, task: ContextAttributionTask, prompt: Prompt, new_tokens: int
     ) -> tuple[list[int], ScoreRecorder | None]:
         """The ids of a prompt that fits, and what takes the scores of its response."""
-        self.limits.check_texts(self._loaded.tokenizer, prompt.texts)
-        self.limits.check_length(len(task.input_ids), new_tokens)
-        return task.input_ids, self._loaded.recorder(task) if self.scoring.as_written else None
+        with tracing.span("encode") as span:
+            self.limits.check_texts(self._loaded.tokenizer, prompt.texts)
+            span.set({"at2.prompt_tokens": len(task.input_ids)})
+            self.limits.check_length(len(task.input_ids), new_tokens)
+            return task.input_ids, self._loaded.recorder(task) if self.scoring.as_written else None
 
     async def answer(self, generation: Generation, caller: Caller | None = None) -> Answer:
         """The answer of a recorded generation, as it was given at first.
@@ -356,9 +359,10 @@ class Engine:
         """
         if not self.scoring.as_written:
             return None
-        return await self._text.run(
-            lambda: self._attributing.of_written(generating.so_far(), question)
-        )
+        with tracing.span("attribute", question.facts | {"at2.so_far": True}):
+            return await self._text.run(
+                lambda: self._attributing.of_written(generating.so_far(), question)
+            )
 
     def share_scores(self, scores: ScoreStore) -> None:
         """Share scores of recorded generations with other replicas; call it on the event loop."""
@@ -381,7 +385,7 @@ class Engine:
             InputError: the method or estimator is not available here, or a limit is exceeded.
             ServerFailure: see `service.failures`.
         """
-        with self._attribution(caller) as caller:
+        with self._attribution(caller, question) as caller:
             return await caller.stay(self._attributing.of_generation(generation, question, caller))
 
     async def attribute_response(
@@ -395,7 +399,7 @@ class Engine:
             InputError: the method or estimator is not available here, or a limit is exceeded.
             ServerFailure: see `service.failures`.
         """
-        with self._attribution(caller) as caller:
+        with self._attribution(caller, question) as caller:
             work = self._attributing.of_response(prompt, response, question, caller)
             return await caller.stay(work)
 
@@ -408,14 +412,15 @@ class Engine:
             InputError: the method or estimator is not available here, or a limit is exceeded.
             ServerFailure: see `service.failures`.
         """
-        with self._attribution(caller) as caller:
+        with self._attribution(caller, question) as caller:
             return await caller.stay(self._attributing.page_of(generation, question, caller))
 
     @contextmanager
-    def _attribution(self, caller: Caller | None) -> Iterator[Caller]:
+    def _attribution(self, caller: Caller | None, question: Question) -> Iterator[Caller]:
         """A place for an attribution, and the time that one of few passes may take."""
         caller = caller or Caller()
         with (
+            tracing.span("attribute", question.facts),
             self.admission.request(caller.name),
             caller.within(self.limits.allowed_seconds()),
         ):

@@ -19,6 +19,7 @@ from httpx_sse import EventSource, SSEError
 
 from at2.errors import InputError
 from at2.text.chat_template import Message
+from service import tracing
 from service.engine.sampling import Sampling
 from service.failures import (
     GeneratorError,
@@ -141,7 +142,9 @@ class RemoteApi:
         failure: ServerFailure = GeneratorError("takes no request that is known here")
         for form in Form if known is None else (known,):
             path, body = await self._request(form, wanted)
-            stream = self._client.stream("POST", self.url + path, json=body)
+            stream = self._client.stream(
+                "POST", self.url + path, json=body, headers=tracing.headers()
+            )
             response = await stack.enter_async_context(stream)
             if response.status_code == httpx.codes.OK:
                 if self._form != form:

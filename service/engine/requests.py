@@ -52,6 +52,16 @@ class Question:
     support: bool = False
     retrieval_scores: tuple[float, ...] | None = None
 
+    @property
+    def facts(self) -> dict[str, str | bool | None]:
+        """What a trace says of it."""
+        return {
+            "at2.method": self.method,
+            "at2.source_type": self.source_type,
+            "at2.verify": self.verify,
+            "at2.support": self.support,
+        }
+
 
 @dataclass(frozen=True)
 class Answer:

@@ -11,6 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
+from service import tracing
 from service.engine.turns import Turn, Turns
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ class TextThreads:
                 self._turns.leave(turn)
             raise
         try:
-            done = self._pool.submit(work)
+            done = self._pool.submit(tracing.bound(work))
         except BaseException:
             self._end(turn)
             raise

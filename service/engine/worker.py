@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from service import tracing
 from service.engine.accounts import Accounts
 from service.engine.turns import Turn, Turns
 
@@ -136,7 +137,7 @@ class Worker:
             AbandonedError: the worker was closed before it was done.
         """
         with self._changed:
-            job = Job(work, self._turns.join(caller, size))
+            job = Job(tracing.bound(work), self._turns.join(caller, size))
             assert job.turn is not None
             self._waiting[job.turn] = job
             self._changed.notify_all()

@@ -1,7 +1,7 @@
 """What happens to every request around the routes, as plain ASGI: no reply is ever buffered.
 
-From the outside in: headers → cross-origin → observe (id, log line, metrics, the last resort) →
-host → key → drain (no new work while stopping) → full → body size → routes.
+From the outside in: headers → cross-origin → observe (id, log line, metrics, trace, the last
+resort) → host → key → drain (no new work while stopping) → full → body size → routes.
 """
 
 from collections.abc import Callable
@@ -20,6 +20,7 @@ from service.middleware.key import RequireKey
 from service.middleware.observe import REQUEST_ID_HEADER, Observe
 from service.security import Keyring, TrustedHosts, origins
 from service.settings import USUAL_SECONDS, Settings
+from service.tracing import Traces
 
 __all__ = ["install"]
 
@@ -32,6 +33,7 @@ def install(
     settings: Settings,
     keys: Keyring,
     metrics: Metrics,
+    traces: Traces | None,
     lifecycle: Lifecycle,
     check: Callable[[str], None],
 ) -> None:
@@ -53,7 +55,7 @@ def install(
     hosts = TrustedHosts.of(settings)
     if not keys or settings.trusted_hosts:  # what calls with a key is no page of somebody else's
         app.add_middleware(RequireHost, hosts=hosts)
-    app.add_middleware(Observe, metrics=metrics, log_text=settings.log_text)
+    app.add_middleware(Observe, metrics=metrics, traces=traces, log_text=settings.log_text)
     allowed = origins(settings)
     if allowed:
         app.add_middleware(

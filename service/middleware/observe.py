@@ -1,7 +1,7 @@
-"""Around all that answers: the request's id, its log line, its metrics, and the last resort.
+"""Around all that answers: the request's id, its log line, metrics and trace, and the last resort.
 
-The line and the metrics are written when the last byte is out, so a streamed reply counts for as
-long as it really took.
+All are concluded when the last byte is out, so a streamed reply counts for as long as it really
+took.
 """
 
 import asyncio
@@ -9,14 +9,17 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import logs
 from service.errors import reply
-from service.metrics import Metrics
+from service.metrics import Metrics, method_label
 from service.security import METRICS_PATH
+from service.tracing import Span, Traces
 
 logger = logging.getLogger("at2.access")
 
@@ -37,12 +40,16 @@ class Observe:
     Args:
         app: what is inside.
         metrics: where to count.
+        traces: where spans go; None for nowhere.
         log_text: whether the line may have what users wrote.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, log_text: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, traces: Traces | None, log_text: bool
+    ) -> None:
         self._app = app
         self._metrics = metrics
+        self._traces = traces
         self._log_text = log_text
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,7 +70,9 @@ class Observe:
                 MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
             await send(message)
 
-        with logs.request_notes(request_id) as notes:
+        with self._traced(scope) as span, logs.request_notes(request_id) as notes:
+            if span.trace_id is not None:
+                notes.facts["trace_id"] = span.trace_id
             try:
                 await self._app(scope, receive, send_with_id)
             except asyncio.CancelledError:  # the server stopped before this was finished
@@ -79,12 +88,23 @@ class Observe:
                 # else the reply has begun: ending here makes uvicorn cut the connection, so that
                 # the client cannot take what it has for all of it
             finally:
-                self._conclude(scope, notes, status or _CLIENT_GONE, time.perf_counter() - started)
+                status = status or _CLIENT_GONE
+                self._conclude(scope, notes, status, time.perf_counter() - started)
+                _describe(span, scope, notes, status)
+
+    @contextmanager
+    def _traced(self, scope: Scope) -> Iterator[Span]:
+        """The span of a request that is counted; one that does nothing for others."""
+        if self._traces is None or scope["path"] in _UNCOUNTED:
+            yield Span()
+            return
+        with self._traces.request(method_label(scope["method"]), Headers(scope=scope)) as span:
+            yield span
 
     def _conclude(
         self, scope: Scope, notes: logs.RequestNotes, status: int, seconds: float
     ) -> None:
-        route = getattr(scope.get("route"), "path", None)
+        route = _route(scope)
         counted = scope["path"] not in _UNCOUNTED
         facts: dict[str, logs.Fact] = {
             "method": scope["method"],
@@ -107,3 +127,27 @@ class Observe:
         if kind is not None:
             code = notes.facts.get("error_code")
             self._metrics.observe_error(kind=str(kind), code=None if code is None else str(code))
+
+
+def _route(scope: Scope) -> str | None:
+    """The path's template; None for unknown paths."""
+    route: str | None = getattr(scope.get("route"), "path", None)
+    return route
+
+
+def _describe(span: Span, scope: Scope, notes: logs.RequestNotes, status: int) -> None:
+    """Say of a request's span what its log line says, in OpenTelemetry's names where it has one.
+    No path and no query: these are the caller's words."""
+    method, route = method_label(scope["method"]), _route(scope)
+    span.rename(method if route is None else f"{method} {route}")
+    span.set(
+        {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+            "at2.request_id": notes.request_id,
+            **{f"at2.{name}": fact for name, fact in notes.facts.items() if name != "trace_id"},
+        }
+    )
+    if status >= 500 or notes.facts.get("error_type") == "server_error":
+        span.fail(str(notes.facts.get("error_code") or status))

@@ -78,7 +78,8 @@ class StandIn:
         takes: what it knows: `ids for ids`, `ids`, `text` and `messages`; else it replies 400, and
             404 where it has no such route.
         fault: what is wrong with it, one of `FAULTS`, or a status.
-        asked: the bodies of all requests that it was sent, oldest first, and `keys` with them.
+        asked: the bodies of all requests that it was sent, oldest first, and `keys` and
+            `traceparents` with them.
         left: set when a client has gone before the end.
         going: unless it is set, a response stops after its first token.
     """
@@ -95,6 +96,7 @@ class StandIn:
         self.fault: str | int | None = None
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
+        self.traceparents: list[str | None] = []
         self.left = threading.Event()
         self.going = threading.Event()
         self.going.set()
@@ -132,6 +134,7 @@ class StandIn:
         body: dict[str, Any] = await request.json()
         self.asked.append(body)
         self.keys.append(request.headers.get("authorization"))
+        self.traceparents.append(request.headers.get("traceparent"))
         return body
 
     def _reply(
