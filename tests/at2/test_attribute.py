@@ -19,7 +19,7 @@ RESPONSE = "Ada wrote it. The fox did not."
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_estimators(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No estimators in the working directory."""
     monkeypatch.chdir(tmp_path)
 

@@ -191,13 +191,13 @@ def test_separators_and_parts_make_up_the_text(text: str, split_by: str) -> None
     assert text.startswith(joined)
     assert ranges == [
         (place + len(separator), place + len(separator) + len(part))
-        for place, separator, part in placed(separators, parts)
+        for place, separator, part in with_positions(separators, parts)
     ]
     if split_by != "sentence":
         assert not text[len(joined) :].strip()
 
 
-def placed(separators: list[str], parts: list[str]) -> list[tuple[int, str, str]]:
+def with_positions(separators: list[str], parts: list[str]) -> list[tuple[int, str, str]]:
     result, place = [], 0
     for separator, part in zip(separators, parts, strict=True):
         result.append((place, separator, part))

@@ -28,7 +28,7 @@ def model() -> Any:
     return small_llama()
 
 
-class _Fixed(Attributor):
+class _FixedScores(Attributor):
     """Scores given by the test."""
 
     def __init__(self, task: Any, scores: list[float]) -> None:
@@ -90,7 +90,7 @@ def test_leave_one_out_predicts_each_drop_exactly(model: Any) -> None:
 
 def test_shares_count_what_is_positive(model: Any) -> None:
     task = small_task(model)
-    found = verify(_Fixed(task, [3.0, -2.0, 1.0]), top_k=3)
+    found = verify(_FixedScores(task, [3.0, -2.0, 1.0]), top_k=3)
     assert [s.predicted_share for s in found.sources] == [0.75, 0.25, 0.0]
     assert found.predicted_share_together == 1.0
     drops = np.array([s.drop for s in found.sources]).clip(min=0)
@@ -102,7 +102,7 @@ def test_shares_count_what_is_positive(model: Any) -> None:
 def test_the_share_together_is_of_all_sources(model: Any) -> None:
     task = small_task(model)
     spans = [(i, i + 1) for i, character in enumerate(RESPONSE) if not character.isspace()]
-    verified = verify_spans(_Fixed(task, [1.0, 2.0, 5.0]), spans, top_k=2)
+    verified = verify_spans(_FixedScores(task, [1.0, 2.0, 5.0]), spans, top_k=2)
     for found in verified:
         assert found.predicted_share_together == pytest.approx(7 / 8)
         if found.drop_all > 0:
@@ -113,10 +113,12 @@ def test_the_share_together_is_of_all_sources(model: Any) -> None:
 
 
 def test_without_positive_scores_or_rankings_nothing_is_predicted(model: Any) -> None:
-    found = verify(_Fixed(small_task(model), [0.0, 0.0, 0.0]), top_k=2)
+    found = verify(_FixedScores(small_task(model), [0.0, 0.0, 0.0]), top_k=2)
     assert [s.predicted_share for s in found.sources] == [None, None]
     assert found.predicted_share_together is None and found.rank_correlation is None
-    assert verify(_Fixed(small_task(model), [1.0, 2.0, 3.0]), top_k=1).rank_correlation is None
+    assert (
+        verify(_FixedScores(small_task(model), [1.0, 2.0, 3.0]), top_k=1).rank_correlation is None
+    )
 
 
 def test_all_sources_hidden_is_the_same_measured_either_way(model: Any) -> None:

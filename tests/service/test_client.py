@@ -79,13 +79,13 @@ class Script:
     address: str = ""
 
 
-def _says(status: int, content: Any, **headers: str) -> Callable[[], Response]:
+def _reply(status: int, content: Any, **headers: str) -> Callable[[], Response]:
     return lambda: JSONResponse(content, status, {k.replace("_", "-"): headers[k] for k in headers})
 
 
 def _error(status: int, code: str, **headers: str) -> Callable[[], Response]:
     content = {"message": "no: " + code, "type": "t", "param": "p", "code": code}
-    return _says(status, {"error": content}, **headers)
+    return _reply(status, {"error": content}, **headers)
 
 
 def _streams(*parts: bytes, cut: bool = False) -> Callable[[], Response]:
@@ -198,7 +198,7 @@ def both(make: Callable[..., Both]) -> Both:
 
 
 def test_only_what_was_given_is_sent(both: Both, script: Script) -> None:
-    script.replies = [_says(200, GENERATION)] * 2
+    script.replies = [_reply(200, GENERATION)] * 2
     both.call("generate", "q", "c")
     both.call(
         "generate",
@@ -255,7 +255,7 @@ def test_only_what_was_given_is_sent(both: Both, script: Script) -> None:
 def test_every_way_to_attribute(
     both: Both, script: Script, arguments: dict[str, Any], body: dict[str, Any]
 ) -> None:
-    script.replies = [_says(200, ATTRIBUTION)]
+    script.replies = [_reply(200, ATTRIBUTION)]
     both.call("attribute", **arguments)
     if "generation" in arguments:
         body = {"id": "gen-1"} | body
@@ -263,7 +263,7 @@ def test_every_way_to_attribute(
 
 
 def test_ids_are_quoted_into_the_path(both: Both, script: Script) -> None:
-    script.replies = [_says(200, GENERATION), lambda: Response(status_code=204)]
+    script.replies = [_reply(200, GENERATION), lambda: Response(status_code=204)]
     assert both.call("get", "../info?x").id == "gen-1"
     assert both.call("delete", "gen-1") is None
     assert [asked[:2] for asked in script.asked] == [
@@ -273,7 +273,7 @@ def test_ids_are_quoted_into_the_path(both: Both, script: Script) -> None:
 
 
 def test_the_key_is_sent(make: Callable[..., Both], script: Script) -> None:
-    script.replies = [_says(200, GENERATION)] * 2
+    script.replies = [_reply(200, GENERATION)] * 2
     make(key="k-1").call("get", "x")
     make().call("get", "x")
     assert script.asked[0][3]["authorization"] == "Bearer k-1"
@@ -314,8 +314,8 @@ def test_each_status_has_its_exception_with_the_servers_words(
     "reply",
     [
         lambda: Response("<h1>Bad Gateway</h1>", 502, media_type="text/html"),
-        _says(502, {"detail": "x"}),
-        _says(502, []),
+        _reply(502, {"detail": "x"}),
+        _reply(502, []),
     ],
 )
 def test_an_error_of_something_in_between_is_named_by_its_status(
@@ -330,7 +330,7 @@ def test_an_error_of_something_in_between_is_named_by_its_status(
 @pytest.mark.parametrize(
     "reply",
     [
-        _says(200, {"hello": "world"}),
+        _reply(200, {"hello": "world"}),
         lambda: Response("<html>", 200, media_type="text/html"),
         lambda: Response(status_code=302, headers={"Location": "/login"}),
     ],
@@ -475,7 +475,7 @@ def test_a_connection_that_breaks_is_an_error(both: Both, script: Script) -> Non
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_server_is_asked_again(both: Both, script: Script, status: int) -> None:
     busy = _error(status, "busy", Retry_After="0")
-    script.replies = [busy, busy, _says(200, GENERATION), busy, _streams(*TEXTS, *END)]
+    script.replies = [busy, busy, _reply(200, GENERATION), busy, _streams(*TEXTS, *END)]
     assert both.call("get", "gen-1").id == "gen-1"
     assert both.read()[0] == DELTAS
     assert not script.replies

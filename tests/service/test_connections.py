@@ -21,7 +21,7 @@ _WHOLE = b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @dataclass(frozen=True)
-class _Served:
+class _ServedApp:
     """An application behind a socket."""
 
     address: str
@@ -43,12 +43,12 @@ class _Served:
 
 
 @contextmanager
-def _served(**values: object) -> Iterator[_Served]:
+def _served(**values: object) -> Iterator[_ServedApp]:
     """An application with these settings."""
     own = settings(**values)
     app = small_app(own)
     with serving(app, own, app.state.lifecycle) as (address, server):
-        served = _Served(address, server, app)
+        served = _ServedApp(address, server, app)
         try:
             yield served
         finally:
@@ -70,7 +70,7 @@ def _until(condition: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def _busy(served: _Served) -> Iterator[None]:
+def _busy(served: _ServedApp) -> Iterator[None]:
     """The server accepts nobody meanwhile."""
     over = threading.Event()
     held: Future[None] = Future()
@@ -87,7 +87,7 @@ def _busy(served: _Served) -> Iterator[None]:
         over.set()
 
 
-def _ask(served: _Served, request: bytes) -> socket.socket:
+def _ask(served: _ServedApp, request: bytes) -> socket.socket:
     """A connection whose request is there when the server accepts it, however busy this process
     is: no limit on what is sent too slowly can hit it."""
     with _busy(served):
@@ -96,7 +96,7 @@ def _ask(served: _Served, request: bytes) -> socket.socket:
     return connection
 
 
-def _is_ready(served: _Served) -> bool:
+def _is_ready(served: _ServedApp) -> bool:
     with _ask(served, _WHOLE) as connection:
         return connection.recv(4096).startswith(b"HTTP/1.1 200")
 

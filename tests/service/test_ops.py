@@ -330,7 +330,7 @@ def test_a_stop_lets_what_runs_finish_and_takes_nothing_new(
         finally:
             server.servers[0].get_loop().call_soon_threadsafe(app.state.gate.set)
         assert under_way.result().json() == "done"
-    _gone(address)
+    _wait_until_closed(address)
     assert "cancelled" not in log.getvalue()
 
 
@@ -349,7 +349,7 @@ def test_what_outlives_the_limit_is_cut_off_and_logged(
         server.handle_exit(signal.SIGTERM, None)
         outcome = under_way.exception(60)
         assert isinstance(outcome, httpx.TransportError) or (under_way.result().status_code >= 500)
-        _gone(address)
+        _wait_until_closed(address)
     messages = [line["message"] for line in _lines(log, 2, "at2.service")]
     assert messages == ["stopping", "requests cancelled"]
     assert [line.get("cancelled") for line in _lines(log, 1)] == [True]
@@ -360,7 +360,7 @@ def test_an_idle_server_stops_at_once(running: tuple[str, Server]) -> None:
     with httpx.Client(timeout=LIMIT_S) as client:  # an idle connection is no work
         assert client.get(f"{address}/health").status_code == 200
         server.handle_exit(signal.SIGTERM, None)
-        _gone(address)
+        _wait_until_closed(address)
 
 
 def test_a_stopped_server_leaves_nothing_that_could_end_the_process() -> None:
@@ -374,7 +374,7 @@ def test_a_stopped_server_leaves_nothing_that_could_end_the_process() -> None:
     assert all(timer.finished.is_set() for timer in timers)  # cancelled, though it may not be gone
 
 
-def _gone(address: str) -> None:
+def _wait_until_closed(address: str) -> None:
     """Wait until the port is closed."""
     waited = threading.Event()
     for _ in range(600):

@@ -42,7 +42,7 @@ def only(name: str) -> Instruction:
     return found
 
 
-def services(path: Path) -> dict[str, Any]:
+def compose_services(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = yaml.safe_load(path.read_text("utf-8"))["services"]
     return found
 
@@ -173,7 +173,7 @@ def test_a_mistake_in_a_compose_file_is_found(tmp_path: Path) -> None:
 
 
 def test_up_serves_this_machine_only() -> None:
-    started = {name: s for name, s in services(COMPOSE).items() if "profiles" not in s}
+    started = {name: s for name, s in compose_services(COMPOSE).items() if "profiles" not in s}
     assert list(started) == ["server"]
     server = started["server"]
     assert "command" not in server and "entrypoint" not in server  # the image's own
@@ -183,7 +183,9 @@ def test_up_serves_this_machine_only() -> None:
 
 
 def test_the_train_profile_runs_stage_after_stage() -> None:
-    trained = {name: s for name, s in services(COMPOSE).items() if s.get("profiles") == ["train"]}
+    trained = {
+        name: s for name, s in compose_services(COMPOSE).items() if s.get("profiles") == ["train"]
+    }
     assert tuple(trained) == JOBS
     for before, name in pairwise(JOBS):
         assert trained[name]["depends_on"] == {
@@ -196,7 +198,7 @@ def test_the_train_profile_runs_stage_after_stage() -> None:
 
 
 def test_one_service_says_how_the_image_of_all_is_built() -> None:
-    ours = {name: s for name, s in services(COMPOSE).items() if name != "redis"}
+    ours = {name: s for name, s in compose_services(COMPOSE).items() if name != "redis"}
     assert len({service["image"] for service in ours.values()}) == 1
     assert [name for name, service in ours.items() if "build" in service] == ["server"]
     for name in JOBS:
@@ -204,26 +206,26 @@ def test_one_service_says_how_the_image_of_all_is_built() -> None:
 
 
 def test_every_service_has_limits_and_no_more_rights_than_it_needs() -> None:
-    for service in services(COMPOSE).values():
+    for service in compose_services(COMPOSE).values():
         resources = service["deploy"]["resources"]
         assert set(resources["limits"]) == {"memory", "pids"}
         assert "reservations" not in resources  # no GPU unless the other file is given
         assert service["read_only"] is True and service["cap_drop"] == ["ALL"]
     variables = environment(image())
-    server = services(COMPOSE)["server"]
+    server = compose_services(COMPOSE)["server"]
     assert {variables["HOME"], "/tmp"} == set(server["tmpfs"])
     assert variables["HF_HOME"].startswith("/data/")
 
 
 def test_the_server_finds_what_the_jobs_of_compose_train() -> None:
-    found = default_of(services(COMPOSE)["server"]["environment"]["AT2_ESTIMATORS_FOLDER"])
+    found = default_of(compose_services(COMPOSE)["server"]["environment"]["AT2_ESTIMATORS_FOLDER"])
     settings = JobSettings.read(job_command("train", "smollm2")[1:], "")
     assert Path(found) == WORKDIR / settings.out / "estimators"
-    assert "data:/data" in services(COMPOSE)["server"]["volumes"]
+    assert "data:/data" in compose_services(COMPOSE)["server"]["volumes"]
 
 
 def test_redis_is_there_only_if_asked_for_and_nobody_else_reaches_it() -> None:
-    redis = services(COMPOSE)["redis"]
+    redis = compose_services(COMPOSE)["redis"]
     assert redis["profiles"] == ["redis"] and "ports" not in redis
     address = re.search(r"AT2_STORE=(redis://\S+)", COMPOSE.read_text("utf-8"))
     assert address is not None and urlsplit(address[1]).hostname == "redis"
@@ -235,19 +237,19 @@ def default_of(value: str) -> str:
 
 
 def test_the_other_file_gives_every_service_a_gpu() -> None:
-    assert set(services(COMPOSE_GPU)) == set(services(COMPOSE)) - {"redis"}
-    for service in services(COMPOSE_GPU).values():
+    assert set(compose_services(COMPOSE_GPU)) == set(compose_services(COMPOSE)) - {"redis"}
+    for service in compose_services(COMPOSE_GPU).values():
         (device,) = service["deploy"]["resources"]["reservations"]["devices"]
         assert device["driver"] == "nvidia" and device["capabilities"] == ["gpu"]
         assert service["image"] == "at2-service:cuda"
-    assert services(COMPOSE_GPU)["server"]["build"]["args"]["VARIANT"] == "cuda"
+    assert compose_services(COMPOSE_GPU)["server"]["build"]["args"]["VARIANT"] == "cuda"
 
 
 def job_command(name: str, config: str) -> list[str]:
     """The arguments of `python -m trainer_jobs` that compose runs for a service."""
     words = [
         word.replace("${AT2_JOBS_CONFIG:-smollm2}", config)
-        for word in services(COMPOSE)[name]["command"]
+        for word in compose_services(COMPOSE)[name]["command"]
     ]
     assert words[:3] == ["python", "-m", "trainer_jobs"]
     return words[3:]

@@ -165,7 +165,7 @@ def test_an_estimator_may_weigh_powers_of_attention(
 
 
 @pytest.fixture()
-def flawed(tmp_path: Path) -> dict[str, Any]:
+def with_bad_rows(tmp_path: Path) -> dict[str, Any]:
     """Settings for a file with a line that is no row, and one that is too long for the model."""
     path = tmp_path / "data.jsonl"
     long = {**row(0), "context": f"{row(0)['context']} " * 50}
@@ -177,14 +177,14 @@ def flawed(tmp_path: Path) -> dict[str, Any]:
 
 def test_bad_rows_and_examples_can_be_passed_over(
     tmp_path: Path,
-    flawed: dict[str, Any],
+    with_bad_rows: dict[str, Any],
     run: Callable[..., tuple[int, str, str]],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    status, output, _ = run("run", bad_rows="skip", **flawed)
+    status, output, _ = run("run", bad_rows="skip", **with_bad_rows)
     assert status == 0
     reason = "line 2: not JSON: Expecting property name enclosed in double quotes at character 1"
-    assert f"passed over {flawed['dataset']}, {reason}" in caplog.messages
+    assert f"passed over {with_bad_rows['dataset']}, {reason}" in caplog.messages
     summary = json.loads((tmp_path / "out/summary.json").read_text("utf-8"))
     assert summary["bad_rows"] == [reason]
     (skipped,) = summary["skipped"]
@@ -197,20 +197,22 @@ def test_bad_rows_and_examples_can_be_passed_over(
 
 
 def test_a_bad_row_stops_the_run_in_one_line(
-    flawed: dict[str, Any], run: Callable[..., tuple[int, str, str]]
+    with_bad_rows: dict[str, Any], run: Callable[..., tuple[int, str, str]]
 ) -> None:
-    status, output, errors = run("generate", **flawed)
+    status, output, errors = run("generate", **with_bad_rows)
     assert status == 1 and output == ""
-    assert errors.splitlines()[-1].startswith(f"error: {flawed['dataset']}, line 2: not JSON: ")
+    assert errors.splitlines()[-1].startswith(
+        f"error: {with_bad_rows['dataset']}, line 2: not JSON: "
+    )
 
 
 def test_an_example_that_is_too_long_stops_the_run_with_its_line(
-    flawed: dict[str, Any], run: Callable[..., tuple[int, str, str]]
+    with_bad_rows: dict[str, Any], run: Callable[..., tuple[int, str, str]]
 ) -> None:
-    path = Path(flawed["dataset"])
+    path = Path(with_bad_rows["dataset"])
     lines = path.read_text("utf-8").splitlines()
     path.write_text("\n".join([lines[0], lines[2]]), "utf-8")
-    status, _, errors = run("generate", **flawed)
+    status, _, errors = run("generate", **with_bad_rows)
     assert status == 1
     assert errors.splitlines()[-1].startswith("error: example 1 (line 2): ")
 

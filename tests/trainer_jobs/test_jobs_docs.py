@@ -32,7 +32,7 @@ def table() -> list[str]:
     return rows
 
 
-def blocks(language: str) -> list[str]:
+def code_blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", DOCS, flags=re.DOTALL)
 
 
@@ -56,7 +56,7 @@ def test_every_configuration_of_the_package_is_listed_with_its_model_and_data() 
 
 
 def test_the_example_of_a_configuration_works(tmp_path: Path) -> None:
-    (text,) = blocks("toml")
+    (text,) = code_blocks("toml")
     row = json.loads(re.search(r"# (\{.*\})", text)[1])  # type: ignore[index]
     data = tmp_path / "questions.jsonl"
     data.write_text("".join(json.dumps(row | {"n": i}) + "\n" for i in range(200)), "utf-8")
@@ -79,7 +79,7 @@ def test_the_message_about_a_bad_row_is_the_real_one(
 
 
 def test_the_flags_in_the_documentation_exist() -> None:
-    lines = [line for block in blocks("console") for line in block.splitlines()]
+    lines = [line for block in code_blocks("console") for line in block.splitlines()]
     commands = [line for line in lines if "python -m trainer_jobs " in line]
     assert len(commands) >= 5
     for line in commands:

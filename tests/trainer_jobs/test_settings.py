@@ -330,22 +330,22 @@ def test_only_workers_that_are_started_together_can_wait_for_each_other(
     assert worker_of(None, None, environment).together is together
 
 
-def on(worker: dict[str, str]) -> Worker:
+def launched(worker: dict[str, str]) -> Worker:
     return worker_of(None, None, worker)
 
 
 @pytest.mark.parametrize(
     ("device", "worker", "num_gpus", "expected"),
     [
-        (None, on({}), 0, None),
-        (None, on({}), 2, "cuda:0"),
-        ("cuda", on({}), 2, "cuda:0"),
-        ("cpu", on(torchrun(1, 2, 1)), 2, "cpu"),
-        ("cuda:1", on(torchrun(0, 2, 0)), 2, "cuda:1"),
-        (None, on(torchrun(1, 2, 1)), 2, "cuda:1"),
-        (None, on(torchrun(9, 16, 1, groups=2)), 8, "cuda:1"),
-        (None, on(srun(5, 8, 1)), 4, "cuda:1"),
-        (None, on(srun(5, 8, 1)), 1, "cuda:0"),  # --gpus-per-task=1
+        (None, launched({}), 0, None),
+        (None, launched({}), 2, "cuda:0"),
+        ("cuda", launched({}), 2, "cuda:0"),
+        ("cpu", launched(torchrun(1, 2, 1)), 2, "cpu"),
+        ("cuda:1", launched(torchrun(0, 2, 0)), 2, "cuda:1"),
+        (None, launched(torchrun(1, 2, 1)), 2, "cuda:1"),
+        (None, launched(torchrun(9, 16, 1, groups=2)), 8, "cuda:1"),
+        (None, launched(srun(5, 8, 1)), 4, "cuda:1"),
+        (None, launched(srun(5, 8, 1)), 1, "cuda:0"),  # --gpus-per-task=1
         (None, Worker(5, 8), 4, "cuda:1"),
         (None, Worker(5, 8), 1, "cuda:0"),
     ],
@@ -391,7 +391,7 @@ def test_where_none_was_asked_for_the_processor_does(environment: dict[str, str]
 
 def test_two_ranks_do_not_share_a_gpu() -> None:
     with pytest.raises(ModelError, match=r"LOCAL_RANK=1: .* there are 1 here"):
-        device_of(None, on(torchrun(1, 2, 1)), {}, 1)
+        device_of(None, launched(torchrun(1, 2, 1)), {}, 1)
 
 
 @pytest.mark.parametrize(
