@@ -1,27 +1,27 @@
 """What a few hostile callers cost the others: 32 callers, with and without four that attack.
 
-`python -m benchmarks.hostile`: a real server process, called over a socket. The attackers send
-senseless bodies, ask for replies of megabytes, half-send requests, and do not read their replies,
-again and again as long as the others are busy. Judged are the times of the others, of `/health`,
-and the server's memory; all of it by turns, since only the ratio within a run means something.
+`python -m benchmarks.hostile`: a real server process, called over a socket; every caller has a key
+of its own. The attackers go through all of `tests.helpers.hostile.ATTACKS` again and again as long
+as the others are busy. Judged are the times of the others, of `/health`, and the server's memory;
+all of it by turns, since only the ratio within a run means something.
 """
 
 import argparse
 import asyncio
 import itertools
-import json
 import statistics
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 
 import httpx
 import psutil
 
-from tests.helpers import load
+from tests.helpers import hostile, load
 from tests.helpers.processes import running_server
 
 CALLERS = 32
@@ -30,11 +30,8 @@ P99_BAR = 3.0
 HEALTH_BAR_MS = 100.0
 
 _TIMEOUT_S = 120.0
-_CONNECTIONS = 75  # of each attacker that half-sends: 300 in all
 _HEALTH_PAUSE_S = 0.02
 _KINDS = ("generate", "stream", "attribute", "attribute text", "refused")
-
-Attack = Callable[[str], Awaitable[None]]
 
 
 @dataclass
@@ -47,85 +44,31 @@ class Round:
     memory_mb: list[float] = field(default_factory=list)
 
 
-async def _post(address: str, content: str) -> None:
-    async with httpx.AsyncClient(base_url=address, timeout=_TIMEOUT_S) as http:
-        headers = {"Content-Type": "application/json"}
-        await http.post("/attribute", content=content, headers=headers)
+def _attack(address: str, keys: Sequence[str], results: Connection) -> None:
+    """All attackers, in a process of their own: what they do is not to slow down the watch. What
+    comes on the connection ends them."""
 
+    async def until_told() -> Counter[int]:
+        seen = Counter[int]()
+        attacking = asyncio.create_task(hostile.attack(address, keys, seen))
+        await asyncio.to_thread(results.recv)
+        attacking.cancel()
+        await asyncio.gather(attacking, return_exceptions=True)
+        return seen
 
-async def _senseless(address: str) -> None:
-    """Lists of half a million empty objects."""
-    objects = "[" + ",".join(["{}"] * 500_000) + "]"
-    for name in ("spans", "documents", "messages"):
-        await _post(address, f'{{"id": "x", "query": "q", "{name}": {objects}}}')
-
-
-async def _megabytes(address: str) -> None:
-    """Many equal spans, with all tokens of a context as sources."""
-    body = {
-        "context": "Priya Nair lives in Lisbon. " * 60,
-        "query": "Where does Priya Nair live?",
-        "response": "Priya Nair lives in Lisbon.",
-        "source_type": "token",
-        "top_k": 10_000,
-        "spans": [{"start": 0, "end": 34}] * 256,
-    }
-    await _post(address, json.dumps(body))
-
-
-async def _half_sent(address: str) -> None:
-    """Headers that never end, on as many connections as there may be."""
-    host, port = address.removeprefix("http://").split(":")
-    writers = []
-    with suppress(OSError):
-        for _ in range(_CONNECTIONS):
-            _, writer = await asyncio.open_connection(host, int(port))
-            writer.write(b"POST /generate HTTP/1.1\r\nHost: localhost\r\nX-Half: ")
-            writers.append(writer)
-        await asyncio.sleep(1.0)
-    for writer in writers:
-        writer.close()
-
-
-async def _unread(address: str) -> None:
-    """Replies that nobody reads."""
-    host, port = address.removeprefix("http://").split(":")
-    writers = []
-    with suppress(OSError):
-        for _ in range(_CONNECTIONS // 5):
-            _, writer = await asyncio.open_connection(host, int(port), limit=1)
-            writer.write(b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 50)
-            writers.append(writer)
-        await asyncio.sleep(1.0)
-    for writer in writers:
-        writer.transport.abort()
-
-
-ATTACKS: Sequence[Attack] = (_senseless, _megabytes, _half_sent, _unread)
-
-
-async def _again_and_again(attack: Attack, address: str) -> None:
-    while True:
-        with suppress(httpx.HTTPError, OSError):
-            await attack(address)
-        await asyncio.sleep(0.01)
-
-
-def _attack(address: str) -> None:
-    """All attackers, in a process of their own: what they do is not to slow down the watch."""
-
-    async def attack() -> None:
-        await asyncio.gather(*(_again_and_again(one, address) for one in ATTACKS))
-
-    asyncio.run(attack())
+    results.send(asyncio.run(until_told()))
 
 
 @contextmanager
-def _attacked(address: str) -> Iterator[None]:
-    process = get_context("spawn").Process(target=_attack, args=(address,), daemon=True)
+def _attacked(address: str, keys: Sequence[str], seen: Counter[int]) -> Iterator[None]:
+    """Attackers beside the block; counts the statuses of the replies that they got."""
+    here, there = Pipe()
+    process = get_context("spawn").Process(target=_attack, args=(address, keys, there), daemon=True)
     process.start()
     try:
         yield
+        here.send("over")
+        seen += here.recv()
     finally:
         process.terminate()
         process.join()
@@ -142,8 +85,10 @@ async def _watch(address: str, process_id: int, seen: Round) -> None:
             await asyncio.sleep(_HEALTH_PAUSE_S)
 
 
-async def _call(address: str, jobs: Sequence[tuple[str, load.Body]], seen: Round) -> None:
-    outcomes = await load.send_all(address, jobs, CALLERS - HOSTILE)
+async def _call(
+    address: str, keys: Sequence[str], jobs: Sequence[tuple[str, load.Body]], seen: Round
+) -> None:
+    outcomes = await load.send_all(address, jobs, len(keys), keys=keys)
     for outcome in outcomes:
         seen.good.append(outcome.seconds)
         seen.wrong[f"{outcome.kind}: status {outcome.status}"] += (
@@ -151,14 +96,14 @@ async def _call(address: str, jobs: Sequence[tuple[str, load.Body]], seen: Round
         )
 
 
-async def _round(address: str, process_id: int, requests: int) -> Round:
+async def _round(address: str, process_id: int, keys: Sequence[str], requests: int) -> Round:
     seen = Round()
     kinds = itertools.cycle(_KINDS)
     bodies = itertools.cycle(load.make_questions(len(_KINDS) + 1))
     jobs = [(next(kinds), next(bodies)) for _ in range(requests)]
     watching = asyncio.create_task(_watch(address, process_id, seen))
     try:
-        await _call(address, jobs, seen)
+        await _call(address, keys, jobs, seen)
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
@@ -187,14 +132,17 @@ def main() -> None:
     options = parser.parse_args()
     print(f"{'':<16} {'p50 ms':>9} {'p99 ms':>9} {'health p99':>11} {'health max':>11} "
           f"{'MB before':>9} {'MB most':>9}")  # fmt: skip
-    ratios, wrong = [], Counter[str]()
-    with running_server() as (process, address):
-        asyncio.run(_round(address, process.pid, CALLERS))  # warm
+    ratios, wrong, attackers = [], Counter[str](), Counter[int]()
+    keys = [f"key-of-caller-number-{number}" for number in range(CALLERS)]
+    attacking, good = keys[:HOSTILE], keys[HOSTILE:]
+    with running_server(AT2_API_KEYS=",".join(keys)) as (process, address):
+        asyncio.run(_round(address, process.pid, good, CALLERS))  # warm
         for _ in range(options.rounds):
             both = {}
-            for name, company in {"alone": nullcontext, "beside hostile": _attacked}.items():
-                with company(address):
-                    both[name] = asyncio.run(_round(address, process.pid, options.requests))
+            for name in ("alone", "beside hostile"):
+                beside = name != "alone"
+                with _attacked(address, attacking, attackers) if beside else nullcontext():
+                    both[name] = asyncio.run(_round(address, process.pid, good, options.requests))
                 print(_shown(name, both[name]), flush=True)
                 wrong += both[name].wrong
             p99 = [_percentiles(seen.good)[1] for seen in both.values()]
@@ -203,6 +151,7 @@ def main() -> None:
     print(f"p99 beside hostile callers / alone: {shown} (bar {P99_BAR})")
     print(f"/health: bar {HEALTH_BAR_MS:.0f} ms")
     print(f"wrong replies: {dict(+wrong) or 'none'}")
+    print(f"statuses of the attackers: {dict(sorted(attackers.items()))}")
 
 
 if __name__ == "__main__":

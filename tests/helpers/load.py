@@ -9,6 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,21 +157,29 @@ async def send_all(
     jobs: Sequence[tuple[str, Body]],
     concurrency: int,
     after: Callable[[int], None] | None = None,
+    keys: Sequence[str] = (),
 ) -> list[Outcome]:
     """See `send`."""
     outcomes: list[Outcome | None] = [None] * len(jobs)
     places = iter(range(len(jobs)))
     finished = itertools.count(1)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=concurrency)
-    async with httpx.AsyncClient(base_url=address, timeout=_TIMEOUT_S, limits=limits) as http:
+    headers = [{"Authorization": f"Bearer {key}"} for key in keys] or [{}]
 
-        async def caller() -> None:
-            for place in places:
-                outcomes[place] = await _send_one(http, *jobs[place])
-                if after is not None:
-                    after(next(finished))
+    async def caller(http: httpx.AsyncClient) -> None:
+        for place in places:
+            outcomes[place] = await _send_one(http, *jobs[place])
+            if after is not None:
+                after(next(finished))
 
-        await asyncio.gather(*(caller() for _ in range(concurrency)))
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(
+                httpx.AsyncClient(base_url=address, timeout=_TIMEOUT_S, limits=limits, headers=own)
+            )
+            for own in headers
+        ]
+        await asyncio.gather(*(caller(clients[n % len(clients)]) for n in range(concurrency)))
     return [outcome for outcome in outcomes if outcome is not None]
 
 
@@ -186,6 +195,7 @@ def send(
     jobs: Sequence[tuple[str, Body]],
     concurrency: int,
     after: Callable[[int], None] | None = None,
+    keys: Sequence[str] = (),
 ) -> list[Outcome]:
     """Send requests, so many at once.
 
@@ -194,17 +204,20 @@ def send(
         jobs: kind and body of each.
         concurrency: callers, each of which sends its next request when the last one is answered.
         after: called with the number of requests finished so far, after each.
+        keys: of the callers, who take them by turns; none for a server without.
 
     Returns:
         How each went, in the order of the jobs.
     """
-    return asyncio.run(send_all(address, jobs, concurrency, after))
+    return asyncio.run(send_all(address, jobs, concurrency, after, keys))
 
 
-def send_alone(address: str, jobs: Sequence[tuple[str, Body]]) -> dict[str, Outcome]:
+def send_alone(
+    address: str, jobs: Sequence[tuple[str, Body]], keys: Sequence[str] = ()
+) -> dict[str, Outcome]:
     """How each different request goes with no other beside it, by its `request_name`."""
     different = {request_name(*job): job for job in jobs}
-    outcomes = send(address, list(different.values()), concurrency=1)
+    outcomes = send(address, list(different.values()), concurrency=1, keys=keys)
     return dict(zip(different, outcomes, strict=True))
 
 

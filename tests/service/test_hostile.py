@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,12 +14,14 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.helpers import hostile, load
 from tests.helpers.engines import save_endless_model
 from tests.helpers.processes import running_server
 from tests.helpers.servers import samples
 from tests.helpers.tiny import tiny_server
 
 KEY, OTHER = "a-key-of-sixteen-or-more", "another-key-just-as-long"
+ATTACKERS = [f"key-of-an-attacker-{number}" for number in range(3)]
 CONTEXT = "Charlotte Bennett lives in Lisbon. Omar Whitfield plays the cello. " * 8
 BODY = {"context": CONTEXT, "query": "Where does Charlotte Bennett live?"}
 _LIMIT_S = 120
@@ -31,8 +34,8 @@ linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[tuple[int, str]]:
-    """A server with two keys: its process and its address."""
-    with tiny_server(AT2_API_KEYS=f"{KEY},{OTHER}") as (process, address):
+    """A server with some keys: its process and its address."""
+    with tiny_server(AT2_API_KEYS=",".join([KEY, OTHER, *ATTACKERS])) as (process, address):
         yield process.pid, address
 
 
@@ -211,3 +214,22 @@ def test_what_is_too_many_is_refused_before_it_is_read(tmp_path: Path) -> None:
         assert client.get("/health").status_code == 200
         found = samples(client.get("/metrics").text)
         assert sum(count for (name, _), count in found.items() if "refused" in name) == 439
+
+
+def test_attackers_change_no_reply_of_others(running: tuple[int, str]) -> None:
+    """Each attacker goes once through everything, while others call as ever."""
+    _, address = running
+    jobs, keys = load.mixed_jobs(64), [KEY, OTHER]
+    expected = load.send_alone(address, jobs, keys)
+    seen = Counter[int]()
+    attack = hostile.attack(address, ATTACKERS, seen, rounds=1, connections=20)
+    with ThreadPoolExecutor(1) as pool, _client(address) as client:
+        attacking = pool.submit(asyncio.run, attack)
+        while not attacking.done():
+            outcomes = load.send(address, jobs, concurrency=8, keys=keys)
+            assert not load.count_wrong(jobs, outcomes, expected)
+            assert client.get("/health", timeout=_HELD_UP_S).status_code == 200
+        attacking.result()
+        assert {200, 400, 404} <= set(seen) <= {200, 400, 404, 429}
+        while "at2_requests_running 0.0" not in client.get("/metrics").text:
+            pass  # what nobody waits for any more ends
