@@ -14,9 +14,9 @@ export HF_HUB_DISABLE_TELEMETRY = 1
 run: $(VENV)/installed
 	$(BIN)/python -m service
 
-# two workers; the tests of a file, and all that use the default model, stay with one of them
+# two workers; tests/helpers/workers.py says who runs what
 test: $(VENV)/installed-dev .peers/at2
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 check: lint types test
 

@@ -1,8 +1,7 @@
 """Settings for every test, and the servers that they share.
 
 Tests of mechanics use a tiny random model (`tests.helpers.tiny`), whose responses mean nothing.
-Tests of behaviour use the default model; they are marked by `default_model` and run one after the
-other, so that it is loaded once.
+Tests of behaviour use the default model; they are marked by `default_model`.
 """
 
 from collections.abc import Iterator
@@ -13,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from at2.model import default, recent
 from at2.utils import get_model_and_tokenizer
+from tests.helpers import workers
 from tests.helpers.processes import running_server
 from tests.helpers.tiny import tiny_server
 
@@ -29,11 +30,14 @@ _TIMEOUT_S = 120
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers (`pytest -n 2 --dist loadgroup`), a file's tests stay together, and so
-    do all that use the default model."""
-    for item in items:
-        together = item.get_closest_marker("default_model") is not None
-        item.add_marker(pytest.mark.xdist_group("default_model" if together else str(item.path)))
+    """What takes longest comes first."""
+    workers.sort(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several workers, a file's tests stay together."""
+    return workers.ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +72,20 @@ def default_client(default_server: str) -> Iterator[httpx.Client]:
 def default_pair() -> tuple[Any, Any]:
     """The default model and its tokenizer."""
     return get_model_and_tokenizer()
+
+
+@pytest.fixture()
+def default_pair_by_name(
+    default_pair: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Scripts of users, which load the default model by its name, get the one that is there."""
+
+    def load(name: str = default.NAME) -> tuple[Any, Any]:
+        assert name == default.NAME
+        return default_pair
+
+    monkeypatch.setattr("at2.utils.get_model_and_tokenizer", load)
+    monkeypatch.setattr("at2.model.recent.get_model_and_tokenizer", load)
+    recent.forget_models()
+    yield
+    recent.forget_models()

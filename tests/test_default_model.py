@@ -1,6 +1,9 @@
 """The default model as it ships: loading, chat, and which sentence an answer is traced to."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +11,7 @@ import httpx
 import pytest
 import torch
 
+import at2
 from at2 import load_estimator
 from at2.errors import ModelError
 from at2.estimator.identity import ModelIdentity
@@ -181,3 +185,28 @@ def test_a_package_without_the_file_is_told(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(ModelError, match=r"holds no no-such-file\.gguf") as caught:
         get_model_and_tokenizer()
     assert "\n" not in str(caught.value)
+
+
+def test_its_estimator_is_found_where_none_is_named(default_pair: Pair) -> None:
+    text = (
+        "The town library reopens on Monday after eight months of building work. The reading room "
+        "on the second floor now has sixty seats. Children will find their books in the map room."
+    )
+    query = "How many seats does the reading room have?"
+    answer = "The reading room has 60 seats."
+    result = at2.attribute(text, query, answer, model=default_pair, spans="60")
+    assert (result.method, result.estimator) == ("at2", "smollm2")
+    assert "sixty seats" in result[0].sources[0].source.text and result[0].sources[0].cited
+
+
+def test_the_command_line_names_the_file_of_an_answer(default_server: str, tmp_path: Path) -> None:
+    text = "The pool opens at seven in the morning.\nLockers take a coin of one euro.\n"
+    (tmp_path / "pool.txt").write_text(text)
+    command = [sys.executable, "-m", "service.cli", "ask", "--url", default_server]
+    command += ["--context", str(tmp_path / "pool.txt"), "--max-new-tokens", "32"]
+    done = subprocess.run(
+        [*command, "When does the pool open?"], capture_output=True, text=True, check=True
+    )
+    assert re.search(r"seven.*\[1\]", done.stdout)
+    assert re.search(r"^\[1\] .*pool\.txt:0:39$", done.stdout, re.MULTILINE)
+    assert "    The pool opens at seven in the morning." in done.stdout

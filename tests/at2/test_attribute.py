@@ -165,16 +165,3 @@ def test_a_model_named_twice_is_loaded_once_and_two_are_kept(tmp_path: Path) -> 
 def test_a_model_that_is_no_pair_is_refused() -> None:
     with pytest.raises(InputError, match="tuple of 3"):
         attribute(model=(1, 2, 3))
-
-
-@pytest.mark.default_model
-def test_the_default_model_has_its_estimator(default_pair: Any) -> None:
-    text = (
-        "The town library reopens on Monday after eight months of building work. The reading room "
-        "on the second floor now has sixty seats. Children will find their books in the map room."
-    )
-    query = "How many seats does the reading room have?"
-    answer = "The reading room has 60 seats."
-    result = at2.attribute(text, query, answer, model=default_pair, spans="60")
-    assert (result.method, result.estimator) == ("at2", "smollm2")
-    assert "sixty seats" in result[0].sources[0].source.text and result[0].sources[0].cited

@@ -3,26 +3,17 @@
 import json
 import re
 import runpy
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from at2 import AT2ScoreEstimator
-from at2.model import recent
 from at2.tasks import SimpleThoughtAttributionTask
-from at2.utils import get_model_and_tokenizer
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-pytestmark = pytest.mark.default_model
+pytestmark = [pytest.mark.default_model, pytest.mark.usefixtures("default_pair_by_name")]
 TABLE = r"^ +Score  Source\n0 +-?\d\.\d{3}  \S"
-
-
-@cache
-def _load(*names: str) -> tuple[Any, Any]:
-    """Loads each model once for all scripts."""
-    return get_model_and_tokenizer(*names)
 
 
 def run(
@@ -33,7 +24,6 @@ def run(
 ) -> tuple[dict[str, Any], str]:
     """The variables that a script leaves, and what it printed."""
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("at2.utils.get_model_and_tokenizer", _load)
     monkeypatch.delenv("NO_COLOR", raising=False)
     variables = runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     return variables, capsys.readouterr().out
@@ -44,9 +34,7 @@ def test_every_example_is_run_here() -> None:
     assert names == {"getting_started", "train_at2", "multi_document", "thought_attribution"}
 
 
-def test_the_notebook_shows_what_its_lines_give(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("at2.model.recent.get_model_and_tokenizer", lambda _: _load())
-    recent.forget_models()
+def test_the_notebook_shows_what_its_lines_give() -> None:
     notebook = json.loads((EXAMPLES / "attribute.ipynb").read_text(encoding="utf-8"))
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     lines = ["".join(cell["source"]) for cell in cells]
@@ -60,7 +48,6 @@ def test_the_notebook_shows_what_its_lines_give(monkeypatch: pytest.MonkeyPatch)
     for line in lines[3:]:
         eval(line, variables)
     assert "image/png" in shown[1]
-    recent.forget_models()
 
 
 def test_getting_started(

@@ -2,17 +2,23 @@
 
 import atexit
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from functools import cache
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tests.helpers.tokenizers import tiny_tokenizer
 from tests.helpers.training import make_model
+from trainer_jobs import cli
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,6 +94,30 @@ def results(out: Path) -> dict[str, bytes]:
     return {name: content for name, content in found.items() if name.startswith(kept)}
 
 
+def fork(*arguments: str, **variables: str) -> ForkServerProcess:
+    """A command in a process of its own, as `start` has it, which need not import the libraries:
+    it is forked from one that has. What it prints is lost."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.helpers.training", "trainer_jobs.stages"])
+    process = context.Process(target=_run, args=(arguments, _environment(variables)))
+    process.start()
+    return process
+
+
+def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    sys.exit(cli.main(arguments))
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """One thread, no launcher, no hub."""
+    clean = {name: v for name, v in os.environ.items() if not name.startswith(_LAUNCHERS)}
+    fixed = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return clean | fixed | dict(variables)
+
+
 def start(
     *arguments: str, module: str = "trainer_jobs", **variables: str
 ) -> "subprocess.Popen[str]":
@@ -98,12 +128,10 @@ def start(
         module: what is run.
         variables: of its environment.
     """
-    clean = {name: v for name, v in os.environ.items() if not name.startswith(_LAUNCHERS)}
-    fixed = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
-        env=clean | fixed | variables,
+        env=_environment(variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -6,14 +6,18 @@ from typing import Any, get_args
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
 from at2 import AttentionFeatureExtractor, LinearScoreEstimator
 from at2.estimator.identity import ModelIdentity
 from at2.evaluation.verdicts import Calibration
 from at2.methods import METHODS
 from at2.tasks import SOURCE_TYPES
+from service.app import create_app
+from service.engine import Engine
 from service.schemas import Method, SourceType
-from tests.helpers.tiny import tiny_estimator, tiny_pair, tiny_server
+from service.settings import Settings
+from tests.helpers.tiny import tiny_estimator, tiny_pair, tiny_settings
 
 CONTEXT = (
     "Charlotte Bennett works for Halden Freight. Charlotte Bennett lives in Lisbon.\n\n"
@@ -29,6 +33,11 @@ def _ask(client: httpx.Client, **body: Any) -> dict[str, Any]:
     assert response.status_code == 200, response.text
     reply: dict[str, Any] = response.json()
     return reply
+
+
+def _client(**settings: Any) -> TestClient:
+    """Of an application in this process."""
+    return TestClient(create_app(Engine(Settings(**tiny_settings() | settings))))
 
 
 @pytest.fixture()
@@ -197,10 +206,7 @@ def test_verdicts_come_from_the_calibration_beside_the_estimator(tmp_path: Path)
     shutil.copytree(tiny_estimator(), tmp_path / "own")
     identity = ModelIdentity.of(*tiny_pair())
     Calibration(identity, -50.0, -50.0, {"made": "up"}).save(tmp_path / "own")
-    with (
-        tiny_server(AT2_ESTIMATOR=str(tmp_path / "own")) as (_, address),
-        httpx.Client(base_url=address, timeout=60) as client,
-    ):
+    with _client(estimator=str(tmp_path / "own")) as client:
         assert client.get("/info").json()["support"] == {
             "supported": -50.0,
             "from_memory": -50.0,
@@ -225,10 +231,7 @@ def test_estimators_are_chosen_by_name(tmp_path: Path) -> None:
     shutil.copytree(tiny_estimator(), tmp_path / "second")
     first = str(tiny_estimator())
     table = f"second={tmp_path / 'second'},third={tmp_path / 'second'}"
-    with (
-        tiny_server(AT2_ESTIMATORS=table, AT2_MAX_SPANS="3") as (_, address),
-        httpx.Client(base_url=address, timeout=60) as client,
-    ):
+    with _client(estimators=table, max_spans=3) as client:
         info = client.get("/info").json()
         assert [e["name"] for e in info["estimators"]] == [first, "second", "third"]
         assert info["limits"]["max_spans"] == 3
@@ -252,9 +255,6 @@ def test_estimators_of_a_folder_are_there_by_name(tmp_path: Path) -> None:
         trained / "other-model/score_estimator.safetensors"
     )
     first = str(tiny_estimator())
-    with (
-        tiny_server(AT2_ESTIMATORS_FOLDER=str(trained)) as (_, address),
-        httpx.Client(base_url=address, timeout=60) as client,
-    ):
+    with _client(estimators_folder=str(trained)) as client:
         assert [e["name"] for e in client.get("/info").json()["estimators"]] == [first, "fine"]
         assert _ask(client, **STATELESS, estimator="fine")["estimator"] == "fine"

@@ -463,20 +463,3 @@ def test_a_server_with_a_wrong_setting_says_which_and_does_not_start(
     assert cli.main(["serve", *flags]) == 2
     printed = capsys.readouterr().err
     assert named in printed and printed.count("\n") == 1 and "secret" not in printed
-
-
-# -- the real server -----------------------------------------------------------------------------
-
-
-@pytest.mark.default_model
-def test_an_answer_from_the_real_server_names_the_file(default_server: str, tmp_path: Path) -> None:
-    text = "The pool opens at seven in the morning.\nLockers take a coin of one euro.\n"
-    (tmp_path / "pool.txt").write_text(text)
-    command = [sys.executable, "-m", "service.cli", "ask", "--url", default_server]
-    command += ["--context", str(tmp_path / "pool.txt"), "--max-new-tokens", "32"]
-    done = subprocess.run(
-        [*command, "When does the pool open?"], capture_output=True, text=True, check=True
-    )
-    assert re.search(r"seven.*\[1\]", done.stdout)
-    assert re.search(r"^\[1\] .*pool\.txt:0:39$", done.stdout, re.MULTILINE)
-    assert "    The pool opens at seven in the morning." in done.stdout

@@ -6,7 +6,6 @@ import shlex
 from pathlib import Path
 
 import httpx
-import pytest
 
 from service import errors
 from service.settings import Settings
@@ -14,15 +13,6 @@ from service.settings import Settings
 ROOT = Path(__file__).parents[2]
 SERVER = (ROOT / "docs" / "server.md").read_text()
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
-
-
-@pytest.mark.default_model
-def test_the_python_example_runs(default_server: str, capsys: pytest.CaptureFixture[str]) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", SERVER, flags=re.DOTALL)
-    assert "http://127.0.0.1:8000" in code
-    exec(code.replace("http://127.0.0.1:8000", default_server), {})
-    printed = capsys.readouterr().out.strip()
-    assert printed and printed in code  # the source is a sentence of the text that was sent
 
 
 def test_the_requests_shown_are_answered(client: httpx.Client) -> None:

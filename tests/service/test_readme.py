@@ -1,11 +1,9 @@
-"""The README is true: its conversation and its Python run as shown, with the default model; and
-every setting of the server is in the table."""
+"""The README is true: its conversation and its Python run as shown, with the default model, and so
+does the Python of the server's page; every setting of the server is in the table."""
 
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +67,20 @@ def test_every_setting_is_in_the_table_with_its_default() -> None:
         assert shown == ("" if default is None else f"`{default}`")
 
 
-def test_the_python_runs() -> None:
+@pytest.mark.usefixtures("default_pair_by_name")
+def test_the_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert blocks
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(blocks)],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-    )
-    assert done.stdout.strip()
+    exec("\n".join(blocks), {})
+    assert "£1,284" in capsys.readouterr().out
+
+
+def test_the_python_of_the_servers_page_runs(
+    default_server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "server.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    assert "http://127.0.0.1:8000" in code
+    exec(code.replace("http://127.0.0.1:8000", default_server), {})
+    printed = capsys.readouterr().out.strip()
+    assert printed and printed in code  # the source is a sentence of the text that was sent

@@ -17,7 +17,7 @@ from upath import UPath
 
 from at2 import LinearScoreEstimator
 from at2.files import place_of
-from tests.helpers.jobs import ROOT, data_file, results, start, write_config
+from tests.helpers.jobs import ROOT, data_file, fork, results, start, write_config
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -257,27 +257,29 @@ def s3_files(variables: dict[str, str], prefix: str) -> dict[str, bytes]:
 
 
 def test_workers_that_are_killed_share_a_bucket(
-    tmp_path: Path, finished: Path, s3: dict[str, str]
+    finished: Path,
+    s3: dict[str, str],
+    run: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    config = write_config(tmp_path / "small.toml", "s3://at2/run", checkpoint_every=1)
-
-    def go(command: str, *flags: str) -> Any:
-        return start(command, "--config", config, *flags, **s3)
-
-    first = go("generate", "--num-jobs", "2", "--job-index", "0")
-    while first.poll() is None and not s3_files(s3, "at2/run"):
-        time.sleep(0.1)
-    first.kill()
-    first.communicate()
-    both = [go("generate", "--num-jobs", "2", "--job-index", str(index)) for index in (0, 1)]
+    out: dict[str, Any] = {"out": "s3://at2/run", "checkpoint_every": 1}
+    config = write_config(tmp_path / "both.toml", **out)
+    both = [
+        fork("generate", "--config", config, "--num-jobs", "2", "--job-index", str(index), **s3)
+        for index in (0, 1)
+    ]
+    while both[0].is_alive() and not s3_files(s3, "at2/run"):
+        time.sleep(0.01)
+    both[0].kill()
     for process in both:
-        _, errors = process.communicate()
-        assert process.returncode == 0, errors
-    process = go("run")
-    _, errors = process.communicate()
-    assert process.returncode == 0, errors
-    found = s3_files(s3, "at2/run")
-    assert found == results(finished)
+        process.join()
+    assert both[1].exitcode == 0
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    status, _, errors = run("run", **out)
+    assert status == 0, errors
+    assert s3_files(s3, "at2/run") == results(finished)
 
 
 def test_a_storage_that_does_not_answer_is_one_line(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from at2 import LinearScoreEstimator
 from tests.helpers.jobs import (
     ROOT,
     SMALL,
+    fork,
     model_folder,
     results,
     row,
@@ -392,14 +393,14 @@ def test_killed_at_every_stage_a_run_ends_with_the_same_bytes(
         "estimators/default/checkpoint.safetensors",
         "evaluation/default/examples/0*",
     ):
-        process = start("run", "--config", config)
+        process = fork("run", "--config", config)
         found: list[Path] = []
-        while not found and process.poll() is None:
+        while not found and process.is_alive():
             found = list(out.glob(reached))
             time.sleep(0.002)
         process.kill()
-        process.communicate()
-        assert found or process.returncode == 0
+        process.join()
+        assert found or process.exitcode == 0
     assert cli.main(["run", "--config", config]) == 0
     assert results(out) == results(whole)
     name = "evaluation/default/evaluation.json"
@@ -411,12 +412,12 @@ def test_two_processes_at_once_make_the_same_bytes(tmp_path: Path, finished: Pat
     config = write_config(tmp_path / "small.toml", tmp_path / "out")
     for stage in ("generate", "compute"):
         both = [
-            start(stage, "--config", config, "--num-jobs", "2", "--job-index", str(index))
+            fork(stage, "--config", config, "--num-jobs", "2", "--job-index", str(index))
             for index in range(2)
         ]
         for process in both:
-            _, errors = process.communicate()
-            assert process.returncode == 0, errors
+            process.join()
+            assert process.exitcode == 0
     assert cli.main(["train", "--config", config]) == 0
     assert results(tmp_path / "out") == results(finished)
 
