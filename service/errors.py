@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
 from at2.errors import At2Error, InputError, PromptTooLongError, SpanError
@@ -50,6 +51,8 @@ _FAILURES: tuple[tuple[type[ServerFailure], int, str, str], ...] = (
     (DamagedRecordError, 500, "server_error", "damaged_record"),
 )
 """Status, type and code of each failure that is no fault of the request."""
+
+_METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
 _SHOWN = 64
 """Characters of a field's name that an error repeats."""
@@ -151,6 +154,16 @@ def _validation_reply(error: RequestValidationError) -> JSONResponse:
     return reply(400, message, kind="invalid_request_error", param=param, code=str(first["type"]))
 
 
+def _allowed(request: Request) -> str:
+    """The methods that a path has; Starlette names those of its first route only."""
+
+    def has(method: str) -> bool:
+        scope = {**request.scope, "method": method}
+        return any(route.matches(scope)[0] is Match.FULL for route in request.app.routes)
+
+    return ", ".join(filter(has, _METHODS))
+
+
 def install(app: FastAPI) -> None:
     """Register a handler for every exception that a route may raise."""
 
@@ -185,7 +198,7 @@ def install(app: FastAPI) -> None:
         return reply(500, str(error), kind="server_error", code="model_error")
 
     @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> JSONResponse:
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
         response = reply(
             error.status_code,
@@ -194,6 +207,8 @@ def install(app: FastAPI) -> None:
             code=HTTPStatus(error.status_code).name.lower(),
         )
         response.headers.update(error.headers or {})
+        if error.status_code == 405:
+            response.headers["Allow"] = _allowed(request)
         return response
 
     @app.exception_handler(Exception)

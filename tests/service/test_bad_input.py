@@ -195,3 +195,15 @@ def test_wrong_paths_and_verbs_have_the_same_error_shape(
     response = client.request(method, path)
     assert response.status_code == status
     _error(response)
+
+
+@pytest.mark.parametrize(
+    ("path", "methods"),
+    [("/generations/x", "DELETE, GET"), ("/health", "GET, HEAD"), ("/generate", "POST")],
+)
+def test_a_method_that_there_is_not_gets_all_that_there_are(
+    client: httpx.Client, path: str, methods: str
+) -> None:
+    response = client.put(path)
+    assert response.status_code == 405
+    assert response.headers["Allow"] == methods
