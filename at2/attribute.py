@@ -7,7 +7,7 @@ from typing import Any
 from at2.errors import InputError
 from at2.estimator.known import find_estimator, published_estimator
 from at2.estimator.linear import LinearScoreEstimator, load_estimator
-from at2.methods import DEFAULT_MIN_SHARE, FusionAttributor, method_named
+from at2.methods import DEFAULT_MIN_SHARE, FusionAttributor, HopsAttributor, method_named
 from at2.model import default
 from at2.model.recent import recent_model
 from at2.result import AttributionResult, Spans
@@ -32,6 +32,7 @@ def attribute(
     estimator: str | Path | LinearScoreEstimator | None = None,
     spans: Spans = None,
     method: str | None = None,
+    hops: int = 0,
     retrieval_scores: Sequence[float] | None = None,
     source_type: str = DEFAULT_SOURCE_TYPE,
     min_share: float = DEFAULT_MIN_SHARE,
@@ -55,6 +56,8 @@ def attribute(
             that the response says once, characters `(start, end)`, or a list of texts and ranges.
         method: a method's name; by default "at2" where there is an estimator, else
             "contrastive_attention", which needs none.
+        hops: over how many statements before a span scores are carried on to the context behind
+            them, see `HopsAttributor`; for methods that weigh attention.
         retrieval_scores: what a retriever or reranker gave each document, or each source, for
             method "fusion", which then is the default; see `FusionAttributor`.
         source_type: what the context is cut into: `document`, `paragraph`, `sentence`, `word` or
@@ -89,6 +92,8 @@ def attribute(
     attributor = method_named(chosen).build(task, weights)
     if isinstance(attributor, FusionAttributor):
         attributor.use_retrieval_scores(retrieval_scores)
+    if hops:
+        attributor = HopsAttributor(attributor, hops)
     return AttributionResult.of(
         attributor, spans, min_share=min_share, method=chosen, estimator=name
     )

@@ -5,6 +5,7 @@ gives the value that changes nothing (`n: 1`, `tools: null`), it is taken. Chara
 code points; ranges are half-open.
 """
 
+import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -39,6 +40,7 @@ from service.schemas import (
     MAX_ITEMS,
     Document,
     MinShare,
+    SourceMessages,
     SourceType,
     Stop,
     encodable,
@@ -62,17 +64,53 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+class FunctionCall(_Request):
+    """Which function an earlier reply called."""
+
+    name: _Text
+    arguments: _Text = Field(description="As JSON.")
+
+
+class ToolCall(_Request):
+    """A call of an earlier reply."""
+
+    id: Any = None
+    index: Any = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
 class ChatMessage(_Request):
     """A turn. `annotations` are read over, so that a message of a reply can be sent back."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[_Text, BeforeValidator(text_of), WithJsonSchema(CONTENT_SCHEMA)]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Annotated[_Text | None, BeforeValidator(text_of), WithJsonSchema(CONTENT_SCHEMA)] = (
+        None
+    )
+    tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_ITEMS)] | None = Field(
+        default=None, description="Of the assistant: what it called, which is shown as text."
+    )
+    tool_call_id: Any = None
     annotations: Any = None
     name: Annotated[Any, Only()] = None
     refusal: Annotated[Any, Only()] = None
     audio: Annotated[Any, Only()] = None
     function_call: Annotated[Any, Only()] = None
-    tool_calls: Annotated[Any, Only([])] = None
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError(f"a message of role {self.role} has tool_calls: only the assistant's")
+        if self.content is None and not self.tool_calls:
+            raise ValueError("a message has no content")
+        return self
+
+    @property
+    def text(self) -> str:
+        """What the model is shown: the content, and then the calls, each as a line of JSON."""
+        calls = [call.function for call in self.tool_calls or ()]
+        lines = [f'{{"name": {json.dumps(c.name)}, "arguments": {c.arguments}}}' for c in calls]
+        return "\n".join([*([self.content] if self.content else []), *lines])
 
 
 class StreamOptions(_Request):
@@ -110,13 +148,7 @@ class AttributionOptions(_Request):
     citation_format: CitationFormat | None = Field(
         default=None, description="Annotations in Anthropic's or Cohere's shape."
     )
-    source_messages: Annotated[list[int], Field(max_length=MAX_ITEMS, fail_fast=True)] | None = (
-        Field(
-            default=None,
-            description="Without `documents`: numbers, from 0, of the messages that are sources; "
-            "by default all before the last.",
-        )
-    )
+    source_messages: SourceMessages | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -145,7 +177,7 @@ class ChatRequest(_Request):
     model: _Text = Field(default="", description="The served model, see /v1/models, or empty.")
     messages: Annotated[
         list[ChatMessage], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)
-    ] = Field(description="The turns, oldest first; the last is the user's.")
+    ] = Field(description="The turns, oldest first; the last is the user's, or a tool's result.")
     documents: (
         Annotated[
             list[
@@ -217,17 +249,19 @@ class ChatRequest(_Request):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.messages[-1].role != "user":
-            role = self.messages[-1].role
+        role = self.messages[-1].role
+        if role not in ("user", "tool"):
             raise ValueError(f"the last message is of role {role}: it must be the user's")
-        if not self.messages[-1].content.strip():
+        if role == "tool" and self.documents is not None:
+            raise ValueError("with documents, the last message must be the user's")
+        if not self.messages[-1].text.strip():
             raise ValueError("the last message is empty")
         both = None not in (self.max_tokens, self.max_completion_tokens)
         if both and self.max_tokens != self.max_completion_tokens:
             raise ValueError("max_tokens and max_completion_tokens differ: give one of them")
         options = self.attribution
-        if self.documents is not None and options.source_messages is not None:
-            raise ValueError("with documents, leave out attribution.source_messages")
+        if options.source_messages == "tool" and all(m.role != "tool" for m in self.messages):
+            raise ValueError("attribution.source_messages is tool, but no message is of that role")
         return self
 
 

@@ -15,21 +15,23 @@ from service.openai_schemas import (
     ReplyMessage,
 )
 from service.records import Prompt
+from service.translation import chosen_messages
 
 
 def prompt_of(request: ChatRequest) -> Prompt:
     """The prompt of a request. With documents, these are the context of the last message; without,
-    all turns before it are what can be cited."""
+    all turns before it are what can be cited, and it too where a tool wrote it."""
     *earlier, last = request.messages
     turns = tuple(
-        ("system" if turn.role == "developer" else turn.role, turn.content) for turn in earlier
+        ("system" if turn.role == "developer" else turn.role, turn.text) for turn in earlier
     )
-    if request.documents is not None:
-        documents = tuple(Document(d.text, d.id, d.title) for d in request.documents)
-        return Prompt(documents, last.content, turns)
-    chosen = request.attribution.source_messages
-    sources = range(len(turns)) if chosen is None else sorted(set(chosen))
-    return Prompt((), last.content, turns, tuple(sources))
+    documents = tuple(Document(d.text, d.id, d.title) for d in request.documents or ())
+    sources = chosen_messages(
+        request.attribution.source_messages,
+        [*(role for role, _ in turns), last.role],
+        has_documents=bool(documents),
+    )
+    return Prompt(documents, last.text, turns, sources, role=last.role)
 
 
 def reply_of(

@@ -38,10 +38,15 @@ Method = Literal[
     "lexical_overlap",
 ]
 
+SourceKind = Literal["document", "message", "thoughts"]
+
 DEFAULT_TOP_K = 8
 
 DEFAULT_MIN_SHARE = 0.2
 """The library's, which this module does not load."""
+
+MAX_HOPS = 16
+"""The library's."""
 
 MAX_DOCUMENT_ID = 256
 """Characters: every source of a document repeats its id."""
@@ -144,10 +149,19 @@ class Document(_Request):
 
 
 class Message(_Request):
-    """An earlier turn of the conversation."""
+    """An earlier turn of the conversation; of role `tool` it is what a tool returned."""
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: _Text
+
+
+SourceMessages = Annotated[
+    Literal["all", "tool"] | _List[int],
+    Field(
+        description="Messages that are sources: all, those of role `tool`, or their numbers, "
+        "from 0. By default none beside documents; without documents, all."
+    ),
+]
 
 
 class _Prompt(_Request):
@@ -155,14 +169,29 @@ class _Prompt(_Request):
     documents: _List[Document] | None = Field(
         None, min_length=1, description="The context, if it is several texts."
     )
-    query: _NonBlank | None = None
+    query: _NonBlank | None = Field(
+        default=None,
+        description="May be left out without documents where the last message is of role `tool`.",
+    )
     messages: _List[Message] = Field(default=[], description="Earlier turns, oldest first.")
+    source_messages: SourceMessages | None = None
 
-    def _check_context(self) -> None:
-        if (self.context is None) == (self.documents is None):
+    @property
+    def answers_tool(self) -> bool:
+        """Whether it is a tool's result that is answered, and no query."""
+        return self.query is None and bool(self.messages) and self.messages[-1].role == "tool"
+
+    def _check_context(self, *, thoughts: bool) -> None:
+        """Args: thoughts: whether they are sources."""
+        if self.context is not None and self.documents is not None:
             raise ValueError("give either context or documents")
-        if self.query is None:
+        alone = self.context is None and self.documents is None
+        if self.query is None and not (alone and self.answers_tool):
             raise ValueError("query is missing")
+        if self.source_messages == "tool" and all(m.role != "tool" for m in self.messages):
+            raise ValueError("source_messages is tool, but no message is of that role")
+        if alone and not thoughts and not (self.messages and self.source_messages != []):
+            raise ValueError("give either context or documents, or messages that are sources")
 
 
 class GenerateRequest(_Prompt):
@@ -182,13 +211,17 @@ class GenerateRequest(_Prompt):
         None, ge=0, lt=2**63, description="Makes sampling repeatable; ignored when greedy."
     )
     stop: Stop | None = None
+    source_thoughts: bool = Field(
+        default=False,
+        description="What the model thinks before its response is a source, and no part of it.",
+    )
     stream: bool = Field(
         default=False, description="Reply with server-sent events as the response is written."
     )
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        self._check_context()
+        self._check_context(thoughts=self.source_thoughts)
         return self
 
 
@@ -196,7 +229,14 @@ class Source(BaseModel):
     """A piece of the context: `text` is characters `start` to `end` of its document."""
 
     index: int
-    document: int = Field(description="Place of the document in the request, from 0.")
+    kind: SourceKind = Field(
+        default="document", description="What it is a piece of; left out for documents."
+    )
+    document: int = Field(
+        description="Place of the document in the request, from 0. Messages count on from there "
+        "where some are sources, and without documents, where the query is the last; then the "
+        "thoughts."
+    )
     document_id: str | None = Field(description="The caller's id of the document.")
     start: int
     end: int
@@ -229,6 +269,10 @@ class GenerateReply(BaseModel):
         "because nothing is or because it could not be written."
     )
     response: str
+    thoughts: str | None = Field(
+        default=None,
+        description="What the model thought before; left out unless thoughts are sources.",
+    )
     finish_reason: Literal["stop", "length", "deadline"] = Field(
         description="The response ended, or was cut off at its limit of tokens or of time."
     )
@@ -250,7 +294,7 @@ class DeletionReply(BaseModel):
 
 
 class SourceDocument(BaseModel):
-    """A document, or a turn of a chat, titled by its role, where turns are the sources."""
+    """A document; or where they are sources, a turn of a chat, titled by its role, or thoughts."""
 
     id: str | None
     title: str | None
@@ -297,6 +341,10 @@ class AttributeRequest(_Prompt):
 
     id: _Text | None = Field(default=None, description="From POST /generate.")
     response: _NonEmpty | None = Field(default=None, description="A response written elsewhere.")
+    thoughts: _Text | None = Field(
+        default=None,
+        description="What was thought before that response, without markers: a source, too.",
+    )
     source_type: SourceType | None = Field(
         default=None, description="By default as in /generate, or `sentence` without an id."
     )
@@ -332,6 +380,13 @@ class AttributeRequest(_Prompt):
     estimator: _Text | None = Field(
         default=None, description="Name of a loaded estimator, see /info; by default the first."
     )
+    hops: int = Field(
+        default=0,
+        ge=0,
+        le=MAX_HOPS,
+        description="Carry on what a span owes to thoughts and to statements before it to the "
+        "sources behind these, over so many of them; for methods that weigh attention.",
+    )
     verify: bool = Field(
         default=False,
         description="Really hide the sources found, and measure what the span loses.",
@@ -351,11 +406,11 @@ class AttributeRequest(_Prompt):
         if self.citation_format is not None and self.split_by is None:
             raise ValueError("citation_format needs split_by: sentence")
         if self.id is None:
-            self._check_context()
+            self._check_context(thoughts=self.thoughts is not None)
             if self.response is None:
                 raise ValueError("give either id or response")
-        elif self.context or self.documents or self.query or self.messages or self.response:
-            raise ValueError("with id, leave out context, documents, query, messages and response")
+        else:
+            self._check_alone()
         one_span = self.start is not None or self.end is not None
         if one_span and (self.start is None or self.end is None):
             raise ValueError("a span needs both start and end")
@@ -369,6 +424,15 @@ class AttributeRequest(_Prompt):
         if self.estimator is not None and self.method not in (None, "at2", "fusion"):
             raise ValueError(f"method {self.method} takes no estimator")
         return self
+
+    def _check_alone(self) -> None:
+        """Make sure that nothing of what a generation has already is given beside its id."""
+        known = ("context", "documents", "query", "messages", "source_messages", "response")
+        if any(getattr(self, name) for name in known) or self.thoughts is not None:
+            raise ValueError(
+                "with id, leave out context, documents, query, messages, source_messages, "
+                "thoughts and response"
+            )
 
 
 class ScoredSource(Source):

@@ -13,6 +13,7 @@ from at2.methods.controls import (
 )
 from at2.methods.fusion import FusionAttributor
 from at2.methods.gradients import GradientNormAttributor, InputTimesGradientAttributor
+from at2.methods.hops import MAX_HOPS, HopsAttributor, check_hops
 from at2.methods.leave_one_out import LeaveOneOutAttributor
 from at2.methods.registry import (
     METHODS,
@@ -26,6 +27,7 @@ from at2.methods.weighted_attention import WeightedAttentionAttributor
 
 __all__ = [
     "DEFAULT_MIN_SHARE",
+    "MAX_HOPS",
     "METHODS",
     "AT2Attributor",
     "Attribution",
@@ -36,6 +38,7 @@ __all__ = [
     "ContrastiveAttentionAttributor",
     "FusionAttributor",
     "GradientNormAttributor",
+    "HopsAttributor",
     "InputTimesGradientAttributor",
     "LeaveOneOutAttributor",
     "LexicalOverlapAttributor",
@@ -46,6 +49,7 @@ __all__ = [
     "TokenScoreAttributor",
     "WeightedAttentionAttributor",
     "at2_method",
+    "check_hops",
     "cited",
     "context_cite_method",
     "method_named",

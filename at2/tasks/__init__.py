@@ -15,7 +15,13 @@ from at2.tasks.conversation import ConversationAttributionTask
 from at2.tasks.generation import DEFAULT_GENERATE_KWARGS
 from at2.tasks.sources import DEFAULT_SOURCE_TYPE, SOURCE_TYPES
 from at2.tasks.spans import Document, DocumentLike, SourceSpan, TargetSpan
-from at2.tasks.thought import SimpleThoughtAttributionTask, ThoughtAttributionTask
+from at2.tasks.thought import (
+    ConversationThoughtAttributionTask,
+    DocumentsThoughtAttributionTask,
+    SimpleThoughtAttributionTask,
+    ThoughtAttributionTask,
+    ThoughtSources,
+)
 
 __all__ = [
     "DEFAULT_GENERATE_KWARGS",
@@ -25,12 +31,15 @@ __all__ = [
     "AttributionTaskWithChatPrompt",
     "ContextAttributionTask",
     "ConversationAttributionTask",
+    "ConversationThoughtAttributionTask",
     "Document",
     "DocumentLike",
     "DocumentsContextAttributionTask",
+    "DocumentsThoughtAttributionTask",
     "SimpleContextAttributionTask",
     "SimpleThoughtAttributionTask",
     "SourceSpan",
     "TargetSpan",
     "ThoughtAttributionTask",
+    "ThoughtSources",
 ]

@@ -1,11 +1,11 @@
 """Tasks whose prompt is the last message of a chat, with sources in documents inside it."""
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from at2.errors import PromptError
+from at2.errors import InputError, PromptError
 from at2.ranges import CharRange, TokenRange
 from at2.tasks.base import AttributionTask
 from at2.tasks.generation import DEFAULT_GENERATE_KWARGS
@@ -27,13 +27,15 @@ class AttributionTaskWithChatPrompt(AttributionTask):
         previous_messages: earlier turns, dictionaries with `role` and `content`.
         source_type: `document`, `paragraph`, `sentence` (the default), `word` or `token`.
         source_ranges: per document the character ranges of its sources, instead of `source_type`.
+        source_messages: numbers of the earlier turns that are sources, too; with any, the turns are
+            documents behind those of the prompt, and one that is no source is empty.
         chat_template: used instead of the tokenizer's own.
         template_kwargs: further variables of the chat template, such as `enable_thinking`.
 
     The other arguments are those of `Exchange`.
 
     Raises:
-        InputError: the source type is unknown.
+        InputError: the source type is unknown, or there is no turn of such a number.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class AttributionTaskWithChatPrompt(AttributionTask):
         cache: Mapping[str, Any] | None = None,
         *,
         source_ranges: Sequence[Sequence[CharRange]] | None = None,
+        source_messages: Collection[int] | None = None,
         chat_template: str | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
@@ -54,6 +57,8 @@ class AttributionTaskWithChatPrompt(AttributionTask):
         self.previous_messages = list(previous_messages or ())
         self.source_type = check_source_type(source_type)
         self.source_ranges = source_ranges
+        self.source_messages = None if source_messages is None else frozenset(source_messages)
+        _check_numbers(self.source_messages or (), len(self._turns))
         self.chat_template = chat_template
         self.template_kwargs = template_kwargs
 
@@ -106,6 +111,23 @@ class AttributionTaskWithChatPrompt(AttributionTask):
     def _get_document_ranges(self) -> list[CharRange]:
         """Find the characters of `prompt` that each document takes; they must not overlap."""
 
+    @property
+    def _turns(self) -> Sequence[Message]:
+        """The turns that can be sources."""
+        return self.previous_messages
+
+    @property
+    def turn_documents(self) -> list[Document]:
+        """The turns as documents, titled by their roles, one that is no source empty; none at all
+        unless some are sources."""
+        chosen = self.source_messages
+        if chosen is None:
+            return []
+        return [
+            Document(turn["content"] if number in chosen else "", title=turn["role"])
+            for number, turn in enumerate(self._turns)
+        ]
+
     def prompt_range_to_token_range(self, start_index: int, end_index: int) -> TokenRange:
         """The tokens that touch characters `[start_index, end_index)` of `prompt`."""
         chars = self._placed_prompt.in_whole(start_index, end_index)
@@ -121,17 +143,26 @@ class AttributionTaskWithChatPrompt(AttributionTask):
 
     @property
     def _placed_documents(self) -> list[PlacedText]:
-        """Where the documents are in `input_text`."""
+        """Where the documents are in `input_text`, those of the prompt and then the turns."""
         prompt, documents = self._placed_prompt, []
         for start, end in self.document_ranges:
             text = prompt.text[start:end]
             shown = prompt.in_whole(start, end)
             documents.append(PlacedText(text, prompt.shift + start, *shown))
-        return documents
+        turns = self.turn_documents
+        places = self.encoded_prompt.contents[: len(turns)]
+        return documents + [
+            place_content(turn.text, place) for turn, place in zip(turns, places, strict=True)
+        ]
 
     @property
     def source_documents(self) -> list[Document]:
         """The documents that `source_spans` point into, by their number there."""
+        return [*self.prompt_documents, *self.turn_documents]
+
+    @property
+    def prompt_documents(self) -> list[Document]:
+        """The documents in the user's message."""
         return [Document(self.prompt[start:end]) for start, end in self.document_ranges]
 
     @property
@@ -147,9 +178,13 @@ class AttributionTaskWithChatPrompt(AttributionTask):
         return (end, end) if first == last else (min(last, end), end)
 
     @property
+    def sources_token_range(self) -> TokenRange:
+        """Tokens within which all sources lie; empty without any."""
+        return self.documents_token_range
+
+    @property
     def documents_token_range(self) -> TokenRange:
-        """From the first token of a document to the last one's end; empty without documents. All
-        sources lie within it."""
+        """From the first token of a document to the last one's end; empty without documents."""
         encoded = self.encoded_prompt.encoded
         shown = [d.in_whole(0, len(d.text)) for d in self._placed_documents]
         ranges = [encoded.tokens_overlapping(*chars) for chars in shown if chars[0] < chars[1]]
@@ -187,3 +222,11 @@ def place_content(text: str, place: Placement | None) -> PlacedText:
     """A message's content in the prompt; nowhere if the template does not show it."""
     place = place or Placement(0, 0, 0)
     return PlacedText(text, place.start - place.offset, place.start, place.end)
+
+
+def _check_numbers(numbers: Collection[int], count: int) -> None:
+    for number in numbers:
+        if not 0 <= number < count:
+            raise InputError(
+                f"no message {number}: there are {count}, counted from 0", param="source_messages"
+            )

@@ -112,7 +112,7 @@ class DocumentsContextAttributionTask(ContextAttributionTask):
         )
 
     @property
-    def source_documents(self) -> list[Document]:
+    def prompt_documents(self) -> list[Document]:
         """The documents as they were given."""
         return list(self.documents)
 

@@ -5,11 +5,9 @@ from typing import Any
 
 from at2.errors import InputError
 from at2.ranges import CharRange
-from at2.tasks.chat import place_content
 from at2.tasks.context import ContextAttributionTask
 from at2.tasks.generation import DEFAULT_GENERATE_KWARGS
-from at2.tasks.sources import DEFAULT_SOURCE_TYPE, PlacedText
-from at2.tasks.spans import Document
+from at2.tasks.sources import DEFAULT_SOURCE_TYPE
 from at2.text.chat_template import Message
 
 
@@ -42,19 +40,22 @@ class ConversationAttributionTask(ContextAttributionTask):
     ) -> None:
         if not messages:
             raise InputError("there are no messages", param="messages")
-        for number in source_messages or ():
-            if not 0 <= number < len(messages):
-                raise InputError(
-                    f"no message {number}: there are {len(messages)}, counted from 0",
-                    param="source_messages",
-                )
         self._messages = [dict(message) for message in messages]
-        self._chosen = frozenset(
-            range(len(messages) - 1) if source_messages is None else source_messages
-        )
         super().__init__(
-            model, tokenizer, generate_kwargs, self._messages[:-1], source_type, **kwargs
+            model,
+            tokenizer,
+            generate_kwargs,
+            self._messages[:-1],
+            source_type,
+            source_messages=range(len(messages) - 1)
+            if source_messages is None
+            else source_messages,
+            **kwargs,
         )
+
+    @property
+    def _turns(self) -> list[Message]:
+        return self.messages
 
     @property
     def prompt(self) -> str:
@@ -65,20 +66,6 @@ class ConversationAttributionTask(ContextAttributionTask):
     def messages(self) -> list[Message]:
         """Every turn of the chat."""
         return list(self._messages)
-
-    @property
-    def source_documents(self) -> list[Document]:
-        """The messages, titled by their roles; one that is no source is empty."""
-        return [
-            Document(message["content"] if number in self._chosen else "", title=message["role"])
-            for number, message in enumerate(self._messages)
-        ]
-
-    @property
-    def _placed_documents(self) -> list[PlacedText]:
-        places = self.encoded_prompt.contents
-        documents = self.source_documents
-        return [place_content(d.text, place) for d, place in zip(documents, places, strict=True)]
 
     def _get_document_ranges(self) -> list[CharRange]:
         return []  # the documents are turns, not parts of the last one

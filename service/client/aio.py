@@ -13,7 +13,7 @@ from httpx_sse import EventSource
 from service.client import wire
 from service.client.errors import ProtocolError
 from service.client.retry import RETRIED, Retry, parse_retry_after
-from service.client.wire import DocumentLike, MessageLike, SpanLike
+from service.client.wire import DocumentLike, MessageLike, SourceMessagesLike, SpanLike
 from service.schemas import AttributeReply, GenerateReply
 from service.status_schemas import InfoReply
 
@@ -64,11 +64,13 @@ class AsyncClient:
 
     async def generate(
         self,
-        query: str,
+        query: str | None = None,
         context: str | None = None,
         *,
         documents: Sequence[DocumentLike] | None = None,
         messages: Sequence[MessageLike] = (),
+        source_messages: SourceMessagesLike | None = None,
+        source_thoughts: bool = False,
         source_type: str | None = None,
         max_new_tokens: int | None = None,
         temperature: float | None = None,
@@ -79,10 +81,12 @@ class AsyncClient:
         """Have a query answered from a context.
 
         Args:
-            query: the question or task.
+            query: the question or task; left out where a tool's result is what is answered.
             context: what to answer from, if it is one text.
             documents: what to answer from, if it is several.
             messages: earlier turns, oldest first.
+            source_messages: those that are sources: `"all"`, `"tool"`, or their numbers.
+            source_thoughts: make what the model thinks before its response a source.
             source_type: what the context is cut into; `sentence` by default.
             max_new_tokens: the most tokens to write.
             temperature: 0, the default, is greedy decoding.
@@ -90,7 +94,8 @@ class AsyncClient:
             seed: makes sampling repeatable.
             stop: a text or several, before the first of which the response ends.
         """
-        body = wire.prompt_body(query, context, documents, messages) | wire.given(
+        body = wire.prompt_body(query, context, documents, messages, source_messages) | wire.given(
+            source_thoughts=source_thoughts or None,
             source_type=source_type,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -102,11 +107,13 @@ class AsyncClient:
 
     def stream(
         self,
-        query: str,
+        query: str | None = None,
         context: str | None = None,
         *,
         documents: Sequence[DocumentLike] | None = None,
         messages: Sequence[MessageLike] = (),
+        source_messages: SourceMessagesLike | None = None,
+        source_thoughts: bool = False,
         source_type: str | None = None,
         max_new_tokens: int | None = None,
         temperature: float | None = None,
@@ -118,7 +125,8 @@ class AsyncClient:
 
         The request is sent when the stream is entered or first read.
         """
-        body = wire.prompt_body(query, context, documents, messages) | wire.given(
+        body = wire.prompt_body(query, context, documents, messages, source_messages) | wire.given(
+            source_thoughts=source_thoughts or None,
             source_type=source_type,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
@@ -137,6 +145,8 @@ class AsyncClient:
         context: str | None = None,
         documents: Sequence[DocumentLike] | None = None,
         messages: Sequence[MessageLike] = (),
+        source_messages: SourceMessagesLike | None = None,
+        thoughts: str | None = None,
         response: str | None = None,
         span: SpanLike | None = None,
         spans: Sequence[SpanLike] | None = None,
@@ -149,6 +159,7 @@ class AsyncClient:
         method: str | None = None,
         estimator: str | None = None,
         retrieval_scores: Sequence[float] | None = None,
+        hops: int | None = None,
         verify: bool = False,
         support: bool = False,
     ) -> AttributeReply:
@@ -161,6 +172,8 @@ class AsyncClient:
             context: as in `generate`.
             documents: as in `generate`.
             messages: as in `generate`.
+            source_messages: as in `generate`.
+            thoughts: what was thought before that response: a source, too.
             response: a response written elsewhere.
             span: characters of the response.
             spans: several of these.
@@ -173,14 +186,16 @@ class AsyncClient:
             method: `at2` by default; the others are in `info().methods`.
             estimator: name of one of `info().estimators`.
             retrieval_scores: for `method="fusion"`, of each document or each source.
+            hops: over how many thoughts and statements scores are carried on to the documents.
             verify: really hide the sources found, and measure what the span loses.
             support: measure whether the context made the model say it.
         """
         body = (
-            wire.prompt_body(query, context, documents, messages)
+            wire.prompt_body(query, context, documents, messages, source_messages)
             | wire.spans_body(span, spans)
             | wire.given(
                 id=generation.id if isinstance(generation, GenerateReply) else generation,
+                thoughts=thoughts,
                 response=response,
                 quote=quote,
                 occurrence=occurrence,
@@ -191,6 +206,7 @@ class AsyncClient:
                 method=method,
                 estimator=estimator,
                 retrieval_scores=retrieval_scores,
+                hops=hops,
                 verify=verify or None,
                 support=support or None,
             )

@@ -7,7 +7,7 @@ defaults hold.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -29,6 +29,9 @@ DocumentLike = str | Document | Mapping[str, Any]
 
 MessageLike = Message | Mapping[str, str] | tuple[str, str]
 """An earlier turn: a message, its JSON, or (role, content)."""
+
+SourceMessagesLike = Literal["all", "tool"] | Sequence[int]
+"""Which messages are sources."""
 
 SpanLike = tuple[int, int]
 """Characters `start` to `end` of the response."""
@@ -55,6 +58,7 @@ def prompt_body(
     context: str | None,
     documents: Sequence[DocumentLike] | None,
     messages: Sequence[MessageLike],
+    source_messages: SourceMessagesLike | None,
 ) -> dict[str, Any]:
     """The part of a request that says what is asked about."""
     body = given(query=query, context=context)
@@ -62,6 +66,9 @@ def prompt_body(
         body["documents"] = [_document(document) for document in documents]
     if messages:
         body["messages"] = [_message(message) for message in messages]
+    if source_messages is not None:
+        chosen = source_messages
+        body["source_messages"] = chosen if isinstance(chosen, str) else list(chosen)
     return body
 
 

@@ -27,13 +27,18 @@ from at2.methods.fusion import check_retrieval_scores
 from at2.model.passes import between_passes
 from at2.progress import silent
 from at2.ranges import CharRange
-from at2.tasks import DEFAULT_SOURCE_TYPE, AttributionTask, ContextAttributionTask
+from at2.tasks import (
+    DEFAULT_SOURCE_TYPE,
+    AttributionTask,
+    ContextAttributionTask,
+    ThoughtSources,
+)
 from service import tracing
 from service.caller import Caller, Departure
 from service.engine.accounts import Accounts
 from service.engine.admission import Admission
 from service.engine.limits import Limits
-from service.engine.loading import Loaded, weighing_name
+from service.engine.loading import Loaded, check_takes_hops, weighing_name
 from service.engine.requests import (
     Answer,
     Findings,
@@ -147,7 +152,7 @@ class Attributing:
         self, generation: Generation, question: Question, caller: Caller
     ) -> Findings:
         """See `Engine.attribute_generation`."""
-        key = self._key(generation, question)
+        key = self._key(question, generation.id, generation.source_type)
         await self._look_up(key)
 
         def read() -> _Plan | Findings:
@@ -168,7 +173,7 @@ class Attributing:
 
     async def page_of(self, generation: Generation, question: Question, caller: Caller) -> str:
         """See `Engine.page_of_generation`."""
-        key = self._key(generation, question)
+        key = self._key(question, generation.id, generation.source_type)
         await self._look_up(key)
         plan = await self._encode(
             lambda: self._plan(generation, question, key),
@@ -183,24 +188,32 @@ class Attributing:
         return (await self._turn(work, plan, caller)).result
 
     async def of_response(
-        self, prompt: Prompt, response: str, question: Question, caller: Caller
+        self,
+        prompt: Prompt,
+        response: str,
+        thoughts: str | None,
+        question: Question,
+        caller: Caller,
     ) -> Findings:
         """See `Engine.attribute_response`."""
-        name = self._loaded.estimator_name(question.method, question.estimator)
-        level = question.source_type or DEFAULT_SOURCE_TYPE
-        key = ScoreKey("", level, _scored_by(question.method), name or "")
+        key = self._key(question, "", DEFAULT_SOURCE_TYPE)
         self._limits.check_documents(prompt)
 
         def read() -> _Plan:
             with tracing.span("encode"):
-                self._limits.check_texts(self._loaded.tokenizer, (*prompt.texts, response))
-                task = self._loaded.task(prompt, level)
-                task.set_generation(response)
+                texts = (*prompt.texts, thoughts or "", response)
+                self._limits.check_texts(self._loaded.tokenizer, texts)
+                task = self._loaded.task(prompt, key.source_type)
+                if isinstance(task, ThoughtSources) and thoughts is not None:
+                    task.set_thoughts_and_response(thoughts, response)
+                else:
+                    task.set_generation(response)
                 self._limits.check_length(len(task.input_ids), len(task.generation_ids))
                 spans, passes = self._spans(task, question)
-            return _Plan(self._loaded.attributor(task, key.method, name), spans, passes)
+            return _Plan(self._built(task, key), spans, passes)
 
-        plan = await self._encode(read, caller.name, prompt.characters + len(response))
+        size = prompt.characters + len(thoughts or "") + len(response)
+        plan = await self._encode(read, caller.name, size)
         done = await self._turn(
             lambda: self._findings(plan, plan.attributor, question, key), plan, caller
         )
@@ -209,12 +222,12 @@ class Attributing:
     def of_written(self, answer: Answer, question: Question) -> Findings | None:
         """The same, from the scores that came with an answer; None if it has not what it takes.
         Nothing is kept, and there is no pass."""
-        key = self._key(answer.generation, question)
+        key = self._key(question, answer.generation.id, answer.generation.source_type)
         name, scores = weighing_name(key.method, key.estimator), answer.token_scores
         if answer.task is None or scores is None or not scores.holds(name):
             return None
         spans, passes = self._spans(answer.task, question)
-        attributor = self._loaded.attributor(answer.task, key.method, key.estimator or None)
+        attributor = self._built(answer.task, key)
         if not isinstance(attributor, WeightedAttentionAttributor):
             return None
         attributor.use_token_scores(scores.of(name, answer.task.target_token_range))
@@ -243,7 +256,7 @@ class Attributing:
             try:
                 if self._scores.get(key) is None:
                     task = self._loaded.task_of(generation, generation.source_type)
-                    self._prepared(self._loaded.attributor(task, key.method, name), key)
+                    self._prepared(self._built(task, key), key)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -262,14 +275,25 @@ class Attributing:
         if preparing is not None:
             self._worker.abandon(preparing)
 
-    def _key(self, generation: Generation, question: Question) -> ScoreKey:
+    def _key(self, question: Question, generation_id: str, source_type: str) -> ScoreKey:
+        """What the scores of a question depend on.
+
+        Raises:
+            InputError: there is no such method or estimator here, or the method takes no hops.
+        """
         name = self._loaded.estimator_name(question.method, question.estimator)
-        level = question.source_type or generation.source_type
-        return ScoreKey(generation.id, level, _scored_by(question.method), name or "")
+        check_takes_hops(question.method, question.hops)
+        level = question.source_type or source_type
+        method = _scored_by(question.method)
+        return ScoreKey(generation_id, level, method, name or "", question.hops)
+
+    def _built(self, task: ContextAttributionTask, key: ScoreKey) -> Attributor:
+        """The attributor that a key stands for, without scores."""
+        return self._loaded.attributor(task, key.method, key.estimator or None, key.hops)
 
     async def _look_up(self, key: ScoreKey) -> None:
         """Get the scores that another replica has computed, if they would be of use."""
-        if self._shared is None or METHODS[key.method].weighing is None:
+        if self._shared is None or key.hops or METHODS[key.method].weighing is None:
             return
         generation_id = key.generation_id
         if self._scores.get(key) is None and self._scores.token_scores(generation_id) is None:
@@ -292,7 +316,7 @@ class Attributing:
                 if task is None:
                     task = self._loaded.task_of(generation, key.source_type)
                 spans, passes = self._spans(task, question)
-            attributor = self._loaded.attributor(task, key.method, key.estimator or None)
+            attributor = self._built(task, key)
             if not self._use_kept_scores(attributor, key):
                 return _Plan(attributor, spans, passes)
         else:

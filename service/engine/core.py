@@ -389,9 +389,22 @@ class Engine:
             return await caller.stay(self._attributing.of_generation(generation, question, caller))
 
     async def attribute_response(
-        self, prompt: Prompt, response: str, question: Question, caller: Caller | None = None
+        self,
+        prompt: Prompt,
+        response: str,
+        question: Question,
+        caller: Caller | None = None,
+        *,
+        thoughts: str | None = None,
     ) -> Findings:
         """Ranked sources of spans of a response written elsewhere; nothing is kept.
+
+        Args:
+            prompt: what was asked.
+            response: what was answered.
+            question: what to find out.
+            caller: who waits for it.
+            thoughts: what was thought before, where thoughts are sources.
 
         Raises:
             PromptTooLongError: prompt and response do not fit.
@@ -400,7 +413,7 @@ class Engine:
             ServerFailure: see `service.failures`.
         """
         with self._attribution(caller, question) as caller:
-            work = self._attributing.of_response(prompt, response, question, caller)
+            work = self._attributing.of_response(prompt, response, thoughts, question, caller)
             return await caller.stay(work)
 
     async def page_of_generation(

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, aclosing
 
-from at2.tasks import ContextAttributionTask
+from at2.tasks import ContextAttributionTask, ThoughtSources
 from at2.text.decoding import TextStream
 from service.caller import Caller, Departure
 from service.engine.batching import TokenStream
@@ -132,6 +132,7 @@ class Generating:
             ids = task.generation_ids
         else:
             task.set_generation_ids(ids, end)
+        whole, response = task.generation, task.target
         reason: FinishReason = "length" if self._late is None else "deadline"
         told = None if self._tokens is None else self._tokens.finish_reason
         ended = self._stops.found or bool(ids and ids[-1] in self._end_ids)
@@ -143,9 +144,11 @@ class Generating:
             source_type=task.source_type,
             prompt_tokens=task.generation_token_start,
             response_ids=tuple(ids),
-            response=task.generation,
+            response=response,
             finish_reason="stop" if ended else told or reason,
             encoded=bool(text),
+            before=whole[: len(whole) - len(response)],
+            thoughts=task.thought_range if isinstance(task, ThoughtSources) else None,
         )
         recorder = None if self._tokens is None else self._tokens.recorder
         first = task.generation_token_start

@@ -18,7 +18,7 @@ from at2.estimator.linear import (
 from at2.evaluation.verdicts import Calibration, load_calibration
 from at2.files import exists, folders_in, place_of
 from at2.fingerprints import weights_fingerprint
-from at2.methods import METHODS, Attributor
+from at2.methods import METHODS, Attributor, HopsAttributor
 from at2.model import default
 from at2.model.attention import attention_shape, check_capture, weighed_scores
 from at2.model.capture import input_device
@@ -29,7 +29,10 @@ from at2.model.weighing import TokenScores, Weighings
 from at2.tasks import (
     ContextAttributionTask,
     ConversationAttributionTask,
+    ConversationThoughtAttributionTask,
     DocumentsContextAttributionTask,
+    DocumentsThoughtAttributionTask,
+    ThoughtSources,
 )
 from at2.tasks.generation import end_ids
 from service.failures import OtherModelError
@@ -86,20 +89,31 @@ class Loaded:
             InputError: a message is named as a source that there is not.
         """
         earlier = [{"role": role, "content": text} for role, text in prompt.messages]
-        if prompt.source_messages is not None:
-            return ConversationAttributionTask(
-                [*earlier, {"role": "user", "content": prompt.query}],
-                self.model,
-                self.tokenizer,
+        if prompt.documents:
+            of_documents = (
+                DocumentsThoughtAttributionTask
+                if prompt.source_thoughts
+                else DocumentsContextAttributionTask
+            )
+            return of_documents(
+                documents=prompt.documents,
+                query=prompt.query,
+                model=self.model,
+                tokenizer=self.tokenizer,
+                previous_messages=earlier,
                 source_messages=prompt.source_messages,
                 source_type=source_type,
             )
-        return DocumentsContextAttributionTask(
-            documents=prompt.documents,
-            query=prompt.query,
-            model=self.model,
-            tokenizer=self.tokenizer,
-            previous_messages=earlier,
+        of_turns = (
+            ConversationThoughtAttributionTask
+            if prompt.source_thoughts
+            else ConversationAttributionTask
+        )
+        return of_turns(
+            [*earlier, {"role": prompt.role, "content": prompt.query}],
+            self.model,
+            self.tokenizer,
+            source_messages=prompt.source_messages or (),
             source_type=source_type,
         )
 
@@ -120,28 +134,33 @@ class Loaded:
         """
         self.check_model(generation)
         task = self.task(generation.prompt, source_type)
+        written = generation.before + generation.response
         if generation.encoded:
-            task.set_generation(generation.response)
+            task.set_generation(written)
         else:
             # a stop text may have ended it inside a token
-            task.set_generation_ids(generation.response_ids, len(generation.response))
+            task.set_generation_ids(generation.response_ids, len(written))
         return task
 
     def attributor(
-        self, task: ContextAttributionTask, method: str, estimator: str | None
+        self, task: ContextAttributionTask, method: str, estimator: str | None, hops: int = 0
     ) -> Attributor:
         """A method applied to a task; the estimator as `estimator_name` gives it."""
-        return METHODS[method].build(
+        attributor = METHODS[method].build(
             task, None if estimator is None else self.estimators[estimator]
         )
+        return HopsAttributor(attributor, hops) if hops else attributor
 
     @property
     def default_method(self) -> Literal["at2", "contrastive_attention"]:
         """What is used where a request names no method: AT2 where there is an estimator."""
         return "at2" if self.estimators else "contrastive_attention"
 
-    def recorder(self, task: ContextAttributionTask) -> ScoreRecorder:
-        """What takes the scores of a task's response while it is written."""
+    def recorder(self, task: ContextAttributionTask) -> ScoreRecorder | None:
+        """What takes the scores of a task's response while it is written; None where thoughts are
+        sources, which are not there yet."""
+        if isinstance(task, ThoughtSources):
+            return None
         query = task.query_before(len(task.input_ids))
         return ScoreRecorder(self.weighings, task.documents_token_range, query)
 
@@ -151,7 +170,7 @@ class Loaded:
             task.model,
             task.marked_tokens,
             self.weighings,
-            columns=task.documents_token_range,
+            columns=task.sources_token_range,
         )
 
     def estimator_name(self, method: str, estimator: str | None) -> str | None:
@@ -177,6 +196,13 @@ class Loaded:
                 f"no estimator {estimator[:_SHOWN]!r}; there are: {known}", param="estimator"
             )
         return estimator
+
+
+def check_takes_hops(method: str, hops: int) -> None:
+    """Raises: InputError: hops are asked for with a method that does not weigh attention."""
+    if hops and METHODS[method].weighing is None:
+        able = ", ".join(name for name, one in METHODS.items() if one.weighing is not None)
+        raise InputError(f"method {method} takes no hops: {able} do", param="hops")
 
 
 def load(settings: Settings) -> Loaded:

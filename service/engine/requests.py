@@ -40,6 +40,7 @@ class Question:
         verify: measure what hiding these sources does.
         support: measure what all sources together are worth.
         retrieval_scores: of documents or sources, for the method that fuses them.
+        hops: over how many statements scores are carried on to what is behind them.
     """
 
     spans: Spans
@@ -51,6 +52,7 @@ class Question:
     verify: bool = False
     support: bool = False
     retrieval_scores: tuple[float, ...] | None = None
+    hops: int = 0
 
     @property
     def facts(self) -> dict[str, str | bool | None]:

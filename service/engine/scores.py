@@ -42,12 +42,14 @@ class ScoreKey:
         source_type: what its context is cut into.
         method: the attribution method.
         estimator: name of the estimator, empty for a method that needs none.
+        hops: over how many statements they are carried on.
     """
 
     generation_id: str
     source_type: str
     method: str
     estimator: str
+    hops: int = 0
 
 
 def size_of(kept: Attributor | TokenScores | AttributionTask) -> int:

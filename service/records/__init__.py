@@ -13,6 +13,8 @@ from service.records.base import (
     Prompt,
     RecordStore,
     ScoreStore,
+    SourceKind,
+    thoughts_document,
 )
 from service.records.memory import MemoryStore, NoStore
 from service.records.sqlite import SqliteStore
@@ -26,10 +28,12 @@ __all__ = [
     "Prompt",
     "RecordStore",
     "ScoreStore",
+    "SourceKind",
     "SqliteStore",
     "StoreKind",
     "kind_of_store",
     "open_store",
+    "thoughts_document",
 ]
 
 StoreKind = Literal["memory", "none", "file", "redis"]

@@ -9,6 +9,9 @@ from at2.tasks.spans import Document
 
 FinishReason = Literal["stop", "length", "deadline"]
 
+SourceKind = Literal["document", "message", "thoughts"]
+"""What a source is a piece of."""
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -18,22 +21,33 @@ class Prompt:
         documents: the context; none where the sources are turns.
         query: the question, or the last turn.
         messages: earlier turns as (role, content), oldest first.
-        source_messages: numbers of the turns that are sources, the query being the last; None
-            where the sources are documents.
+        source_messages: numbers of the turns that are sources, the query being the last where there
+            are no documents; None where none is.
+        source_thoughts: whether the model's own thoughts are sources, too.
+        role: of the last turn.
     """
 
     documents: tuple[Document, ...]
     query: str
     messages: tuple[tuple[str, str], ...]
     source_messages: tuple[int, ...] | None = None
+    source_thoughts: bool = False
+    role: str = "user"
 
     @property
     def source_documents(self) -> tuple[Document, ...]:
-        """What `document` of a source counts: documents, or all turns, titled by their roles."""
+        """What `document` of a source counts: documents, and then, where some are sources, the
+        turns, titled by their roles; without documents the last is the query."""
         if self.source_messages is None:
             return self.documents
-        turns = (*self.messages, ("user", self.query))
-        return tuple(Document(content, title=role) for role, content in turns)
+        turns = self.messages if self.documents else (*self.messages, (self.role, self.query))
+        return (*self.documents, *(Document(content, title=role) for role, content in turns))
+
+    def kind_of(self, document: int) -> SourceKind:
+        """What a document of this number is; thoughts come last."""
+        if document < len(self.documents):
+            return "document"
+        return "message" if document < len(self.source_documents) else "thoughts"
 
     @property
     def texts(self) -> Iterator[str]:
@@ -63,10 +77,13 @@ class Generation:
         source_type: what the context is cut into unless asked otherwise.
         prompt_tokens: length of the prompt.
         response_ids: ids of the response, with the one that ended it, or those of a stop text.
-        response: the same as text, up to a stop text.
+        response: the same as text, up to a stop text, and without thoughts that are sources.
         finish_reason: why it ended.
         encoded: whether the response came as text, from a server that gives no ids, and the ids are
             those of that text.
+        before: where thoughts are sources, what the model wrote before the response: the thoughts
+            with their markers.
+        thoughts: where thoughts are sources, their characters in `before`.
     """
 
     id: str
@@ -79,6 +96,16 @@ class Generation:
     response: str
     finish_reason: FinishReason
     encoded: bool = False
+    before: str = ""
+    thoughts: tuple[int, int] | None = None
+
+    @property
+    def source_documents(self) -> tuple[Document, ...]:
+        """What `document` of a source counts: those of the prompt, and the thoughts."""
+        documents = self.prompt.source_documents
+        if self.thoughts is None:
+            return documents
+        return (*documents, thoughts_document(self.before[slice(*self.thoughts)]))
 
     def to_json(self) -> bytes:
         """The record as UTF-8. Requests with lone surrogates, which it cannot show, are refused."""
@@ -93,20 +120,31 @@ class Generation:
         """
         try:
             fields: dict[str, Any] = {"model": "", **json.loads(data)}
-            # older records have no model and no turns
+            # older records have no model, no turns and no thoughts
             prompt: dict[str, Any] = {"source_messages": None, **fields.pop("prompt")}
-            turns = prompt["source_messages"]
+            turns, thoughts = prompt["source_messages"], fields.get("thoughts")
+            lists = {
+                "response_ids": tuple(fields["response_ids"]),
+                "thoughts": None if thoughts is None else tuple(thoughts),
+            }
             return cls(
-                **{**fields, "response_ids": tuple(fields["response_ids"])},
+                **{**fields, **lists},
                 prompt=Prompt(
-                    tuple(Document(**document) for document in prompt["documents"]),
-                    prompt["query"],
-                    tuple((role, content) for role, content in prompt["messages"]),
-                    None if turns is None else tuple(turns),
+                    **prompt
+                    | {
+                        "documents": tuple(Document(**one) for one in prompt["documents"]),
+                        "messages": tuple((role, text) for role, text in prompt["messages"]),
+                        "source_messages": None if turns is None else tuple(turns),
+                    }
                 ),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a generation: {error}") from error
+
+
+def thoughts_document(text: str) -> Document:
+    """Thoughts as a document: the one after all others."""
+    return Document(text, title="thoughts")
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from service.disconnect import connected
 from service.engine import Findings, Question
 from service.errors import DOCUMENTED
 from service.logs import note
+from service.records import Prompt, thoughts_document
 from service.schemas import (
     AttributeReply,
     AttributeRequest,
@@ -27,7 +28,7 @@ from service.schemas import (
     VerifiedCitations,
     VerifiedSource,
 )
-from service.translation import prompt_of, spans_of
+from service.translation import prompt_of, source_fields, spans_of
 
 router = APIRouter(tags=["attribution"], responses=DOCUMENTED, route_class=JsonRoute)
 
@@ -37,6 +38,7 @@ def _attribution(
     verification: verify.Verification | None,
     support: Support | None,
     documents: tuple[Document, ...],
+    prompt: Prompt,
 ) -> SpanAttribution:
     reply = SpanAttribution(
         start=attribution.start,
@@ -48,12 +50,7 @@ def _attribution(
                 rank=ranked.rank,
                 score=ranked.score,
                 cited=ranked.cited,
-                index=ranked.source.index,
-                document=ranked.source.document,
-                document_id=documents[ranked.source.document].id,
-                start=ranked.source.start,
-                end=ranked.source.end,
-                text=ranked.source.text,
+                **source_fields(ranked.source, documents, prompt),
             )
             for ranked in attribution.sources
         ],
@@ -101,6 +98,7 @@ def _encoded(
     method: Method,
     findings: Findings,
     documents: tuple[Document, ...],
+    prompt: Prompt,
     response: str,
     shape: CitationFormat | None,
 ) -> bytes:
@@ -113,7 +111,7 @@ def _encoded(
     ):
         span = (attribution.start, attribution.end)
         if span not in made:
-            made[span] = _attribution(attribution, verification, support, documents)
+            made[span] = _attribution(attribution, verification, support, documents, prompt)
     reply = AttributeReply(
         id=generation_id,
         model=model,
@@ -154,14 +152,19 @@ async def attribute(
         body.verify,
         body.support,
         None if body.retrieval_scores is None else tuple(body.retrieval_scores),
+        body.hops,
     )
     if body.id is not None:
         kept = await known(store, body.id, caller)
         prompt, response = kept.generation.prompt, kept.generation.response
+        documents = kept.generation.source_documents
         work = engine.attribute_generation(kept.generation, question, caller)
     else:
         prompt, response = prompt_of(body), body.response or ""
-        work = engine.attribute_response(prompt, response, question, caller)
+        documents = prompt.source_documents
+        if body.thoughts is not None:
+            documents += (thoughts_document(body.thoughts),)
+        work = engine.attribute_response(prompt, response, question, caller, thoughts=body.thoughts)
     async with connected(request.receive, caller):
         findings = await work
     metrics.observe_attribution(method=method, seconds=findings.seconds)
@@ -173,7 +176,8 @@ async def attribute(
         body.id,
         method,
         findings,
-        prompt.source_documents,
+        documents,
+        prompt,
         response,
         body.citation_format,
     )

@@ -26,7 +26,7 @@ from service.schemas import (
     Usage,
 )
 from service.stream import EVENT_SCHEMA, EventStream
-from service.translation import prompt_of
+from service.translation import prompt_of, source_fields
 
 router = APIRouter(tags=["generation"], responses=DOCUMENTED, route_class=JsonRoute)
 
@@ -42,8 +42,8 @@ _STREAM_DOCUMENTED: dict[int | str, dict[str, Any]] = {
 
 def _reply(model: str, answer: Answer, expires: int | None) -> GenerateReply:
     generation = answer.generation
-    documents = generation.prompt.source_documents
-    return GenerateReply(
+    documents, prompt = generation.source_documents, generation.prompt
+    reply = GenerateReply(
         id=generation.id,
         model=model,
         created=generation.created,
@@ -53,27 +53,21 @@ def _reply(model: str, answer: Answer, expires: int | None) -> GenerateReply:
         usage=Usage(
             prompt_tokens=generation.prompt_tokens, completion_tokens=len(generation.response_ids)
         ),
-        sources=[
-            Source(
-                index=source.index,
-                document=source.document,
-                document_id=documents[source.document].id,
-                start=source.start,
-                end=source.end,
-                text=source.text,
-            )
-            for source in answer.sources
-        ],
+        sources=[Source(**source_fields(s, documents, prompt)) for s in answer.sources],
         statements=[
             Statement(start=start, end=end, text=generation.response[start:end])
             for start, end in answer.statements
         ],
-        encoded=generation.encoded,
     )
+    if generation.encoded:
+        reply.encoded = True
+    if generation.thoughts is not None:
+        reply.thoughts = generation.before[slice(*generation.thoughts)]
+    return reply
 
 
 def _json(reply: GenerateReply) -> bytes:
-    return reply.model_dump_json(exclude=None if reply.encoded else {"encoded"}).encode()
+    return reply.model_dump_json(exclude_unset=True).encode()
 
 
 async def _encoded(model: str, answer: Answer, expires: int | None) -> bytes:

@@ -95,7 +95,7 @@ async def chat_completions(
     with `attribution.support` all come once more when that is measured.
     """
     _check(body, engine)
-    note_text(query=body.messages[-1].content)
+    note_text(query=body.messages[-1].text)
     model, prompt = engine.settings.model, prompt_of(body)
     sampling = Sampling(
         body.new_tokens,

@@ -60,11 +60,12 @@ async def file(name: str, if_none_match: IfNoneMatch = None) -> Response:
 @router.get("/generations/{generation_id}/prompt")
 async def get_prompt(generation_id: str, store: StoreDep, caller: CallerDep) -> PromptReply:
     """What a generation was asked; a context is one document without a title."""
-    prompt = (await known(store, generation_id, caller)).generation.prompt
+    generation = (await known(store, generation_id, caller)).generation
+    prompt = generation.prompt
     return PromptReply.model_validate(
         {
             "documents": [
-                {"id": d.id, "title": d.title, "text": d.text} for d in prompt.source_documents
+                {"id": d.id, "title": d.title, "text": d.text} for d in generation.source_documents
             ],
             "query": prompt.query,
             "messages": [{"role": role, "content": text} for role, text in prompt.messages],

@@ -81,6 +81,7 @@ class StandIn:
         asked: the bodies of all requests that it was sent, oldest first, and `keys` and
             `traceparents` with them.
         left: set when a client has gone before the end.
+        says: what it writes in place of what the model does.
         going: unless it is set, a response stops after its first token.
     """
 
@@ -94,6 +95,7 @@ class StandIn:
         """As it was made."""
         self.takes = {"ids for ids", "ids", "text", "messages"}
         self.fault: str | int | None = None
+        self.says: str | None = None
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.traceparents: list[str | None] = []
@@ -144,9 +146,14 @@ class StandIn:
             return JSONResponse({"error": {"message": "so it is"}}, self.fault)
         if self.fault == "no stream":
             return JSONResponse({"choices": [{"text": "hello"}]})
-        ids = greedy_ids(tuple(prompt), body["max_tokens"])
+        most = body["max_tokens"]
+        ids = greedy_ids(tuple(prompt), most) if self.says is None else self._said()
         events = self._events(request, list(ids), form)
         return StreamingResponse(events, media_type="text/event-stream")
+
+    def _said(self) -> list[int]:
+        _, tokenizer = tiny_pair()
+        return [*tokenizer(self.says).input_ids, tokenizer.eos_token_id]
 
     async def _events(self, request: Request, ids: list[int], form: str) -> AsyncIterator[str]:
         _, tokenizer = tiny_pair()

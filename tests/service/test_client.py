@@ -247,6 +247,15 @@ def test_only_what_was_given_is_sent(both: Both, script: Script) -> None:
             {"query": "q", "context": "c", "response": "r", "split_by": "sentence", "verify": True},
         ),
         (
+            {"query": "q", "messages": [("tool", "t")], "source_messages": (0,), "thoughts": ""},
+            {
+                "query": "q",
+                "messages": [{"role": "tool", "content": "t"}],
+                "source_messages": [0],
+                "thoughts": "",
+            },
+        ),
+        (
             {"generation": "gen-1", "top_k": 3, "method": "random", "source_type": "token"},
             {"top_k": 3, "method": "random", "source_type": "token"},
         ),

@@ -112,6 +112,48 @@ def test_a_stop_text_ends_the_response(generator: str, other: StandIn, takes: st
         assert found["attributions"][0]["text"] == reply["response"]
 
 
+@pytest.mark.parametrize("takes", ["ids for ids", "ids"])
+def test_thoughts_are_sources_and_no_part_of_the_response(
+    generator: str, other: StandIn, takes: str
+) -> None:
+    other.takes = {takes}
+    other.says = "<think>\nThe context says Lisbon. So it is.\n</think>\n\nShe lives there. Yes."
+    asked = BODY | {"source_thoughts": True}
+    for at2 in _serve(generator=generator):
+        reply = at2.post("/generate", json=asked).json()
+        assert reply["thoughts"].strip() == "The context says Lisbon. So it is."
+        assert reply["response"] == "She lives there. Yes."
+        assert [s["text"] for s in reply["statements"]] == ["She lives there.", "Yes."]
+        thoughts = [s["text"] for s in reply["sources"] if s.get("kind") == "thoughts"]
+        assert thoughts == ["The context says Lisbon.", "So it is."]
+        assert at2.get(f"/generations/{reply['id']}").json() == reply
+        documents = at2.get(f"/generations/{reply['id']}/prompt").json()["documents"]
+        assert documents[1] == {"id": None, "title": "thoughts", "text": reply["thoughts"]}
+        pieces, last = _done(at2.post("/generate", json=asked | {"stream": True}).text)
+        assert "".join(pieces) == other.says
+        assert last["generation"]["response"] == reply["response"]
+        by_id = at2.post("/attribute", json={"id": reply["id"], "split_by": "sentence"}).json()
+        assert [found["text"] for found in by_id["attributions"]] == ["She lives there.", "Yes."]
+        given = {key: BODY[key] for key in ("context", "query")} | {
+            "thoughts": reply["thoughts"].strip(),
+            "response": reply["response"],
+        }
+        stateless = at2.post("/attribute", json=given | {"split_by": "sentence"}).json()
+        if takes == "ids":  # else the markers, which are text to the tiny model, are other tokens
+            assert alike(by_id["attributions"], stateless["attributions"])
+
+
+def test_thoughts_without_an_end_leave_nothing_to_attribute(
+    at2: httpx.Client, other: StandIn
+) -> None:
+    other.says = "<think>\nThe context says"
+    reply = at2.post("/generate", json=BODY | {"source_thoughts": True}).json()
+    assert (reply["thoughts"], reply["response"]) == (other.says, "")
+    assert reply["sources"] == reply["statements"] == []
+    found = at2.post("/attribute", json={"id": reply["id"], "split_by": "sentence"}).json()
+    assert found["attributions"] == []
+
+
 @pytest.mark.parametrize(("takes", "number"), [("ids", 2), ("text", 3), ("messages", 4)])
 def test_what_comes_as_text_is_encoded_and_the_reply_says_so(
     generator: str, other: StandIn, client: httpx.Client, takes: str, number: int

@@ -13,6 +13,16 @@ DOCUMENTS = [
     {"title": "Music", "text": "Omar Whitfield plays the cello. 😀 Olga Petrov sings."},
 ]
 USER = {"role": "user", "content": "Where does Charlotte Bennett live?"}
+CALL = {
+    "id": "call_1",
+    "type": "function",
+    "function": {"name": "find_home", "arguments": '{"who": "Charlotte Bennett"}'},
+}
+RESULT = {
+    "role": "tool",
+    "tool_call_id": "call_1",
+    "content": "Charlotte Bennett lives in Lisbon. She moved in 2019.",
+}
 TURNS = [
     {"role": "system", "content": "Charlotte Bennett lives in Lisbon. Omar Whitfield plays."},
     {"role": "user", "content": "Who is Omar Whitfield?"},
@@ -119,6 +129,39 @@ def test_the_turns_that_are_sources_can_be_chosen(client: httpx.Client) -> None:
     assert "no message 4" in error["message"] and error["param"] == "source_messages"
 
 
+def test_what_a_tool_returned_is_cited(client: httpx.Client) -> None:
+    turns = [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}, RESULT]
+    reply = _chat(client, messages=turns)
+    prompt = client.get(f"/generations/{reply['id']}/prompt").json()
+    called = '{"name": "find_home", "arguments": {"who": "Charlotte Bennett"}}'
+    texts = [USER["content"], called, RESULT["content"]]
+    assert [d["text"] for d in prompt["documents"]] == texts
+    assert _cited(reply)
+    only = _chat(client, messages=turns, attribution={"source_messages": "tool"})
+    assert only["choices"][0]["message"]["content"] == reply["choices"][0]["message"]["content"]
+    record = client.get(f"/generations/{only['id']}").json()
+    assert [s["text"] for s in record["sources"]] == [
+        "Charlotte Bennett lives in Lisbon.",
+        "She moved in 2019.",
+    ]
+    assert {s["document"] for s in _cited(only)} == {2}
+    assert {s["document_title"] for s in _cited(only)} == {"tool"}
+    asked = _chat(client, messages=[*turns, USER])  # a question behind it is no source
+    record = client.get(f"/generations/{asked['id']}").json()
+    assert {s["document"] for s in record["sources"]} == {0, 1, 2}
+
+
+def test_turns_may_be_sources_beside_documents(client: httpx.Client) -> None:
+    options = {"source_messages": "tool"}
+    reply = _chat(client, messages=[RESULT, USER], documents=DOCUMENTS, attribution=options)
+    record = client.get(f"/generations/{reply['id']}").json()
+    assert {s["document"] for s in record["sources"]} == {0, 1, 2}
+    assert [s.get("kind") for s in record["sources"]][-2:] == ["message", "message"]
+    for source in _cited(reply):
+        titles = [None, "Music", "tool"]
+        assert source["document_title"] == titles[source["document"]]
+
+
 def test_a_question_alone_has_nothing_to_cite(client: httpx.Client) -> None:
     reply = _chat(client)
     assert reply["choices"][0]["message"]["content"]
@@ -214,7 +257,15 @@ def test_content_in_parts_is_its_lines_and_a_reply_can_be_sent_back(client: http
         ({"max_tokens": 10**6}, "max_tokens"),
         ({"max_completion_tokens": 10**6}, "max_completion_tokens"),
         ({"messages": [USER | {"name": "Ann"}]}, "messages.0.name"),
-        ({"messages": [{"role": "tool", "content": "x"}, USER]}, "messages.0.role"),
+        ({"messages": [{"role": "robot", "content": "x"}, USER]}, "messages.0.role"),
+        ({"messages": [{"role": "user"}]}, "messages.0"),
+        ({"messages": [USER | {"tool_calls": [CALL]}]}, "messages.0"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"type": "x"}]}, USER]},
+            "messages.0.tool_calls.0.type",
+        ),
+        ({"documents": DOCUMENTS, "messages": [USER, RESULT]}, None),
+        ({"attribution": {"source_messages": "tool"}}, None),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages.0.content",
@@ -222,7 +273,7 @@ def test_content_in_parts_is_its_lines_and_a_reply_can_be_sent_back(client: http
         ({"messages": TURNS[:3]}, None),
         ({"messages": [USER | {"content": " "}]}, None),
         ({"max_tokens": 1, "max_completion_tokens": 2}, None),
-        ({"documents": DOCUMENTS, "attribution": {"source_messages": [0]}}, None),
+        ({"documents": DOCUMENTS, "attribution": {"source_messages": [0]}}, "source_messages"),
     ],
 )
 def test_what_would_change_the_reply_is_refused_by_name(
