@@ -10,6 +10,7 @@ import at2
 from at2.errors import InputError
 from at2.methods import (
     MAX_HOPS,
+    AT2Attributor,
     AverageAttentionAttributor,
     ContrastiveAttentionAttributor,
     HopsAttributor,
@@ -19,6 +20,7 @@ from at2.model.attention import token_scores
 from at2.model.tokens import MarkedTokens
 from at2.tasks import Document, DocumentsContextAttributionTask, DocumentsThoughtAttributionTask
 from tests.at2.test_levels import model_for
+from tests.helpers.thoughts import read_thoughts
 
 DOCUMENTS = [Document("Ada wrote it. The fox did not.", id="a"), Document("Ben read it.")]
 THOUGHTS = "I look. It was Ada. Ben only read."
@@ -137,3 +139,25 @@ def test_a_method_that_weighs_no_attention_takes_no_hops() -> None:
             method="leave_one_out",
             hops=1,
         )
+
+
+@pytest.mark.default_model
+def test_the_sentence_behind_a_thought_is_found(default_pair: tuple[Any, Any]) -> None:
+    known = read_thoughts()
+    # that the path is what it is said to be, ablation confirms: without the sentence, thoughts and
+    # response together lose most
+    confirmed = 0
+    for one in known[:3]:
+        whole = one.whole(*default_pair)
+        lost = LeaveOneOutAttributor(whole).get_attribution_scores()
+        confirmed += whole.sources[int(lost.argmax())] == one.origin
+    assert confirmed >= 2
+    found = {0: 0, 2: 0}
+    for one in known:
+        task = one.task(*default_pair)
+        count = sum(span.document < len(one.documents) for span in task.source_spans)
+        for hops in found:
+            attributor = HopsAttributor(AT2Attributor(task), hops)
+            scores = attributor.get_attribution_scores(one.value)[:count]
+            found[hops] += task.sources[int(scores.argmax())] == one.origin
+    assert found[2] >= 11 and found[2] >= found[0] + 3
