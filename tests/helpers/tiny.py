@@ -9,7 +9,6 @@ So the text of a response encodes to the ids that were generated.
 import atexit
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from at2 import AttentionFeatureExtractor, LinearScoreEstimator
 from at2.estimator.identity import ModelIdentity
 from tests.helpers.passages import write_rows
-from tests.helpers.processes import running_server
+from tests.helpers.processes import Process, running_server
 
 NAME = "tiny-random"
 """Of the model's folder."""
@@ -97,9 +96,9 @@ def tiny_environment() -> dict[str, str]:
 
 
 @contextmanager
-def tiny_server(**settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`running_server` with model and estimator."""
-    with running_server(**tiny_environment() | settings) as running:
+def tiny_server(**settings: str) -> Iterator[tuple[Process, str]]:
+    """`running_server` with model and estimator, forked."""
+    with running_server(forked=True, **tiny_environment() | settings) as running:
         yield running
 
 

@@ -81,10 +81,11 @@ async def _free(engine: Engine) -> None:
 
 
 async def _settled(engine: Engine) -> None:
-    """Everything that was prepared is done."""
+    """Everything that was prepared is done, and passes that nobody waits for any longer, too."""
     while engine.load.attributions_waiting or engine._attributing._preparing:
         await asyncio.sleep(0.01)
-    await engine.attribute_response(PROMPT, "Yes.", _question(method="random"))
+    # passes come one after the other: this one is behind all that began before
+    await engine.attribute_response(PROMPT, "Yes.", _question(method="average_attention"))
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,11 @@ _LIMIT_S = 120
 
 def test_a_stop_under_load_loses_nothing_and_ends_well() -> None:
     process, address = start_server(
-        **tiny_environment(), AT2_API_KEYS=KEY, AT2_LOG_LEVEL="info", AT2_SHUTDOWN_SECONDS="120"
+        forked=True,
+        **tiny_environment(),
+        AT2_API_KEYS=KEY,
+        AT2_LOG_LEVEL="info",
+        AT2_SHUTDOWN_SECONDS="120",
     )
     try:
         wait_until_ready(process, address)
@@ -86,7 +90,7 @@ def _check_lines(lines: list[dict[str, Any]], completion_tokens: int) -> None:
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_while_loading_ends_at_once_and_well(sig: signal.Signals) -> None:
-    process, address = start_server(**tiny_environment(), AT2_LOG_LEVEL="info")
+    process, address = start_server(forked=True, **tiny_environment(), AT2_LOG_LEVEL="info")
     while not process.stdout or not process.stdout.readline():  # its first line: it is loading
         assert process.poll() is None
     process.send_signal(sig)

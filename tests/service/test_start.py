@@ -102,7 +102,9 @@ def test_an_address_of_another_machine_is_refused(capsys: pytest.CaptureFixture[
 def test_the_process_ends_with_status_1_and_no_stack(
     folder: Path, setting: str, value: str, named: str
 ) -> None:
-    process, _ = start_server(**tiny_environment() | {setting: value.format(folder=folder)})
+    process, _ = start_server(
+        forked=True, **tiny_environment() | {setting: value.format(folder=folder)}
+    )
     output, _ = process.communicate(timeout=_LIMIT_S)
     assert process.returncode == 1
     assert named in output and "Traceback" not in output
