@@ -9,9 +9,8 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,8 +29,6 @@ SCRIPTS = sorted(
     for path in (ROOT / "deploy").rglob("*")
     if path.is_file() and path.read_bytes().startswith(b"#!")
 )
-
-Script = Callable[..., "subprocess.CompletedProcess[str]"]
 
 _NOTES = """#!{python}
 import json, os, sys
@@ -56,35 +53,53 @@ sys.exit(max(process.wait() for process in started))
 """Two tasks on one node."""
 
 
-@pytest.fixture()
-def notes(tmp_path: Path) -> Callable[[], list[list[str]]]:
-    """The words of every command that was noted, in their order."""
-    path = tmp_path / "notes"
-    return lambda: [json.loads(line) for line in path.read_text().splitlines()]
+class Shell:
+    """Runs scripts with some commands in the place of the system's.
 
+    Args:
+        folder: where they run.
+    """
 
-@pytest.fixture()
-def script(tmp_path: Path) -> Script:
-    """Run a script with bash, with some commands in the place of the system's."""
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._notes = folder / "notes"
 
-    def run(path: Path, *arguments: str, commands: dict[str, str], **more: str) -> Any:
-        folder = tmp_path / "bin"
-        folder.mkdir(exist_ok=True)
+    def run(
+        self, script: Path, *arguments: str, commands: dict[str, str], **variables: str
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run a script with bash; the texts of commands may use `{python}` and `{notes}`."""
+        commands_folder = self._folder / "bin"
+        commands_folder.mkdir(exist_ok=True)
         for name, text in commands.items():
-            command = folder / name
-            command.write_text(text.format(python=sys.executable, notes=str(tmp_path / "notes")))
+            command = commands_folder / name
+            command.write_text(text.format(python=sys.executable, notes=str(self._notes)))
             command.chmod(0o755)
         clean = {n: v for n, v in os.environ.items() if not n.startswith(("AT2_", "SLURM_"))}
-        own = {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+        own = {"PATH": f"{commands_folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
         return subprocess.run(
-            ["bash", str(path), *arguments],
-            env=clean | own | {"HF_HUB_OFFLINE": "1"} | more,
-            cwd=tmp_path,
+            ["bash", str(script), *arguments],
+            env=clean | own | {"HF_HUB_OFFLINE": "1"} | variables,
+            cwd=self._folder,
             capture_output=True,
             text=True,
         )
 
-    return run
+    def notes(self) -> list[list[str]]:
+        """The words of every command that was noted, in their order."""
+        return [json.loads(line) for line in self._notes.read_text().splitlines()]
+
+
+@pytest.fixture()
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+def run_job(arguments: Sequence[str], variables: Mapping[str, str]) -> None:
+    """A command of the jobs in this process, with variables that a launcher sets."""
+    with pytest.MonkeyPatch.context() as launched:
+        for name, value in variables.items():
+            launched.setenv(name, value)
+        assert cli.main(list(arguments)) == 0
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
@@ -98,9 +113,9 @@ def test_scripts_are_sound(path: Path) -> None:
 # -- SLURM -----------------------------------------------------------------------------------------
 
 
-def test_tasks_of_an_allocation_share_a_run(tmp_path: Path, finished: Path, script: Script) -> None:
+def test_tasks_of_an_allocation_share_a_run(tmp_path: Path, finished: Path, shell: Shell) -> None:
     config = write_config(tmp_path / "small.toml", tmp_path / "out")
-    ended = script(
+    ended = shell.run(
         SLURM / "train.sbatch",
         "--config",
         config,
@@ -117,51 +132,40 @@ def test_tasks_of_an_allocation_share_a_run(tmp_path: Path, finished: Path, scri
 
 
 def test_arrays_make_each_stage_after_the_one_before_it(
-    tmp_path: Path,
-    finished: Path,
-    script: Script,
-    notes: Callable[[], list[list[str]]],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, finished: Path, shell: Shell
 ) -> None:
     config = write_config(tmp_path / "small.toml", tmp_path / "out")
     number = _NOTES + "print(sum(1 for line in open({notes!r})), end=';cluster\\n')\n"
-    submitted = script(
+    submitted = shell.run(
         SLURM / "array.sh", "2", "--config", config, commands={"sbatch": number, "python": _NOTES}
     )
     assert submitted.returncode == 0, submitted.stderr
     assert submitted.stdout.splitlines() == [
         f"{stage}: job {job}" for job, stage in enumerate(STAGES, start=1)
     ]
-    jobs = notes()
+    jobs = shell.notes()
     for place, (stage, (_, *words)) in enumerate(zip(STAGES, jobs, strict=True)):
         options = dict(word.partition("=")[::2] for word in words if word.startswith("--"))
         assert options.get("--dependency") == (f"afterok:{place}" if place else None)
         first, _, last = options["--array"].partition("-")
         at = next(index for index, word in enumerate(words) if word.endswith(".sbatch"))
         for task in range(int(first), int(last) + 1):
-            array = {"TASK_ID": task, "TASK_MIN": first, "TASK_COUNT": int(last) + 1}
-            ran = script(
-                Path(words[at]),
-                *words[at + 1 :],
-                commands={},
-                **{f"SLURM_ARRAY_{name}": str(value) for name, value in array.items()},
-            )
+            array = {"ID": task, "MIN": first, "COUNT": int(last) + 1}
+            told = {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in array.items()}
+            ran = shell.run(Path(words[at]), *words[at + 1 :], commands={}, **told)
             assert ran.returncode == 0, ran.stderr
-            python, dash_m, package, *arguments = notes()[-1]
+            python, dash_m, package, *arguments = shell.notes()[-1]
             assert (python, dash_m, package) == ("python", "-m", "trainer_jobs")
             assert arguments[0] == stage
-            with monkeypatch.context() as as_the_task:
-                for name, value in array.items():
-                    as_the_task.setenv(f"SLURM_ARRAY_{name}", str(value))
-                assert cli.main(arguments) == 0
+            run_job(arguments, told)
     assert results(tmp_path / "out") == results(finished)
 
 
 @pytest.mark.parametrize("arguments", [(), ("0",), ("--config", "x")])
 def test_arrays_without_a_number_of_workers_are_refused(
-    script: Script, arguments: tuple[str, ...]
+    shell: Shell, arguments: tuple[str, ...]
 ) -> None:
-    ended = script(SLURM / "array.sh", *arguments, commands={"sbatch": _NOTES})
+    ended = shell.run(SLURM / "array.sh", *arguments, commands={"sbatch": _NOTES})
     assert ended.returncode == 2 and ended.stderr.startswith("usage: ")
 
 
@@ -169,19 +173,17 @@ def test_arrays_without_a_number_of_workers_are_refused(
 
 
 def test_jobs_of_kubernetes_run_stage_after_stage(
-    tmp_path: Path,
-    finished: Path,
-    script: Script,
-    notes: Callable[[], list[list[str]]],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, finished: Path, shell: Shell
 ) -> None:
-    ended = script(KUBERNETES / "train.sh", commands={"kubectl": _NOTES})
+    ended = shell.run(KUBERNETES / "train.sh", commands={"kubectl": _NOTES})
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == [f"{stage}: complete" for stage in STAGES]
-    applied = [words[-1] for words in notes() if words[1] == "apply"]
-    assert all(words[3] == str(KUBERNETES / "training") for words in notes() if words[1] == "apply")
+    applied = [words[-1] for words in shell.notes() if words[1] == "apply"]
+    assert all(
+        words[3] == str(KUBERNETES / "training") for words in shell.notes() if words[1] == "apply"
+    )
     assert applied == ["!at2-stage", *(f"at2-stage={stage}" for stage in STAGES)]
-    waited = [words[-1] for words in notes() if words[1] == "wait"]
+    waited = [words[-1] for words in shell.notes() if words[1] == "wait"]
     assert waited == [f"job/at2-{stage}" for stage in STAGES]
 
     found = list(resources(KUBERNETES / "training"))
@@ -191,18 +193,14 @@ def test_jobs_of_kubernetes_run_stage_after_stage(
         (job,) = (r for r in found if r["metadata"]["labels"].get("at2-stage") == stage)
         assert job is named(found, "Job", f"at2-{stage}")
         for index in range(job["spec"]["completions"]):
-            with monkeypatch.context() as in_the_pod:
-                for name, value in variables(job).items():
-                    in_the_pod.setenv(name, value)
-                in_the_pod.setenv("AT2_JOBS_CONFIG", config)
-                in_the_pod.setenv("JOB_COMPLETION_INDEX", str(index))
-                assert cli.main(container(job)["command"][3:]) == 0
+            pod = {"AT2_JOBS_CONFIG": config, "JOB_COMPLETION_INDEX": str(index)}
+            run_job(container(job)["command"][3:], variables(job) | pod)
     assert results(tmp_path / "out") == results(finished)
 
 
-def test_a_job_of_kubernetes_that_fails_ends_the_training_with_its_reason(script: Script) -> None:
+def test_a_job_of_kubernetes_that_fails_ends_the_training_with_its_reason(shell: Shell) -> None:
     fails = '#!/bin/sh\ncase $1 in wait) exit 1 ;; get) echo "index 3 failed too often" ;; esac\n'
-    ended = script(KUBERNETES / "train.sh", commands={"kubectl": fails})
+    ended = shell.run(KUBERNETES / "train.sh", commands={"kubectl": fails})
     assert ended.returncode == 1
     assert ended.stderr == "job/at2-generate failed: index 3 failed too often\n"
 
@@ -219,13 +217,11 @@ def on_ray(words: list[str]) -> str:
     return settings.out
 
 
-def test_the_job_of_ray_is_a_run_on_ray(
-    script: Script, notes: Callable[[], list[list[str]]]
-) -> None:
+def test_the_job_of_ray_is_a_run_on_ray(shell: Shell) -> None:
     given = ("--config", "smollm2", "--out", "s3://bucket/run")
-    ended = script(RAY / "submit.sh", *given, commands={"ray": _NOTES}, OMP_NUM_THREADS="3")
+    ended = shell.run(RAY / "submit.sh", *given, commands={"ray": _NOTES}, OMP_NUM_THREADS="3")
     assert ended.returncode == 0, ended.stderr
-    (words,) = notes()
+    (words,) = shell.notes()
     before, at = words[: words.index("--")], words.index("--")
     assert before[:3] == ["ray", "job", "submit"]
     environment = json.loads(before[before.index("--runtime-env-json") + 1])
