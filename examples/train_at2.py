@@ -23,7 +23,7 @@ texts = [
 ]
 questions = ["What is the text about?", "Summarize the text in one sentence."]
 examples = [{"context": text, "instruction": question} for text in texts for question in questions]
-dataset, held_out = examples[:5], examples[5]
+dataset, held_out = examples[:4], examples[4]
 
 # %%
 print(dataset[0])

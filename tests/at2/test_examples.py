@@ -67,7 +67,7 @@ def test_train_at2(
 ) -> None:
     variables, printed = run("train_at2", tmp_path, monkeypatch, capsys)
     assert "### Generated response ###\n" in printed and "Total sources: " in printed
-    assert re.search(r"^Training on \d+ examples of 5$", printed, re.MULTILINE)
+    assert re.search(r"^Training on \d+ examples of 4$", printed, re.MULTILINE)
     steps = re.findall(r"^Step (\d+): loss=(-?[\d.]+)", printed, re.MULTILINE)
     assert [int(step) for step, _ in steps] == [0, *range(99, 1000, 100)]
     assert float(steps[-1][1]) < float(steps[0][1]) < 0

@@ -14,9 +14,13 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 
+from service.app import create_app
+from service.engine import Engine
+from service.settings import Settings
 from tests.helpers.replies import alike
-from tests.helpers.tiny import NAME, tiny_server
+from tests.helpers.tiny import NAME, tiny_server, tiny_settings
 
 CONTEXT = (
     "Charlotte Bennett works for Halden Freight. Charlotte Bennett lives in Lisbon. "
@@ -161,10 +165,8 @@ def test_a_full_disk_costs_the_record_and_not_the_reply(stored: tuple[int, str, 
 def test_an_attribution_beyond_its_time_gets_504_and_the_next_one_its_reply() -> None:
     text = {"context": " ".join([CONTEXT] * 20), "query": "Who?", "response": CONTEXT}
     long = text | {"method": "leave_one_out", "source_type": "word"}  # hundreds of passes
-    with (
-        tiny_server(AT2_REQUEST_SECONDS="0.5") as (_, address),
-        _client(address) as client,
-    ):
+    own = Settings(**tiny_settings(), request_seconds=0.5)
+    with TestClient(create_app(Engine(own))) as client:
         late = client.post("/attribute", json=long)
         assert late.status_code == 504
         assert late.json()["error"]["code"] == "deadline_exceeded"
