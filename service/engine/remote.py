@@ -29,10 +29,10 @@ class RemoteStream:
     recorder: ScoreRecorder | None = None
 
     def __init__(self, remote: "Remote", pieces: AsyncIterator[Piece]) -> None:
-        self._remote = remote
         self._events: asyncio.Queue[Piece | Exception] = asyncio.Queue()
         self.finish_reason: FinishReason | None = None
         self._pumping = asyncio.create_task(self._pump(pieces))
+        self._pumping.add_done_callback(lambda _: remote.release(self))
 
     async def _pump(self, pieces: AsyncIterator[Piece]) -> None:
         try:
@@ -44,8 +44,6 @@ class RemoteStream:
         except Exception:
             logger.exception("a reply of the generator was not understood")
             self._events.put_nowait(GeneratorError("gave a reply that makes no sense"))
-        finally:
-            self._remote.release(self)
 
     def fail(self, failure: ServerFailure) -> None:
         """End the iteration with a failure."""

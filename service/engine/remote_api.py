@@ -39,7 +39,7 @@ _SEED_BITS = 31
 _SHOWN = 200
 """Characters of a server's message that ours repeats."""
 
-_NOT_SO = frozenset({400, 404, 405, 415, 422, 501})
+_REFUSALS = frozenset({400, 404, 405, 415, 422, 501})
 """Statuses by which a server says that it does not take a request of this form."""
 
 _BUSY = frozenset({429, 502, 503})
@@ -139,6 +139,7 @@ class RemoteApi:
     async def _ask(self, wanted: Wanted, stack: AsyncExitStack) -> httpx.Response:
         """The reply to a request in the first form that the server takes."""
         known = self._form
+        sure = True  # that the forms before were refused, and did not fail by chance
         failure: ServerFailure = GeneratorError("takes no request that is known here")
         for form in Form if known is None else (known,):
             path, body = await self._request(form, wanted)
@@ -147,16 +148,15 @@ class RemoteApi:
             )
             response = await stack.enter_async_context(stream)
             if response.status_code == httpx.codes.OK:
-                if self._form != form:
+                if sure and self._form != form:
                     logger.info("%s takes %s", self.url, form.name.lower().replace("_", " "))
-                self._form = form
+                    self._form = form
                 return response
             failure = _failure(response.status_code, _message(await response.aread()))
-            not_so = response.status_code in _NOT_SO or (
-                known is None and response.status_code == httpx.codes.INTERNAL_SERVER_ERROR
-            )
-            if not not_so:
-                raise failure
+            if response.status_code not in _REFUSALS:
+                if known is not None or response.status_code != httpx.codes.INTERNAL_SERVER_ERROR:
+                    raise failure
+                sure = False
             await response.aclose()
         self._form = None  # another server may have taken its place
         raise failure
@@ -173,10 +173,11 @@ class RemoteApi:
             body["top_p"] = sampling.top_p
             if sampling.seed is not None:
                 body["seed"] = sampling.seed % 2**_SEED_BITS
-        if form is Form.MESSAGES:
-            return "/chat/completions", body | {"messages": [dict(m) for m in wanted.messages]}
-        if form is Form.TEXT:
+        if form in (Form.TEXT, Form.MESSAGES):
+            # the server's template may obey control tokens in messages, too
             text = await asyncio.to_thread(_text_of, self._tokenizer, wanted.input_ids)
+            if form is Form.MESSAGES:
+                return "/chat/completions", body | {"messages": [dict(m) for m in wanted.messages]}
             return "/completions", body | {"prompt": text}
         if form is Form.IDS_FOR_IDS:
             body["return_token_ids"] = True

@@ -77,7 +77,8 @@ class StandIn:
     Attributes:
         takes: what it knows: `ids for ids`, `ids`, `text` and `messages`; else it replies 400, and
             404 where it has no such route.
-        fault: what is wrong with it, one of `FAULTS`, or a status.
+        fault: what is wrong with it, or the status of every reply.
+        failures: the statuses of the next replies, before it does what it is asked.
         asked: the bodies of all requests that it was sent, oldest first, and `keys` and
             `traceparents` with them.
         left: set when a client has gone before the end.
@@ -96,6 +97,7 @@ class StandIn:
         self.takes = {"ids for ids", "ids", "text", "messages"}
         self.fault: str | int | None = None
         self.says: str | None = None
+        self.failures: list[int] = []
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.traceparents: list[str | None] = []
@@ -112,6 +114,8 @@ class StandIn:
 
     async def _completions(self, request: Request) -> Response:
         body = await self._noted(request)
+        if self.failures:
+            return JSONResponse({"error": {"message": "for now"}}, self.failures.pop(0))
         if not self.takes - {"messages"}:
             return JSONResponse({"detail": "Not Found"}, 404)
         given = "text" if isinstance(body["prompt"], str) else "ids"

@@ -1,5 +1,6 @@
 """Responses that another server writes, and this one attributes."""
 
+import asyncio
 import json
 import logging
 from collections.abc import Iterator
@@ -9,12 +10,14 @@ import httpx
 import pytest
 
 from service.app import create_app
-from service.engine import Engine
+from service.engine import Engine, Sampling
+from service.engine.remote import Remote
+from service.engine.remote_api import RemoteApi, Wanted
 from service.settings import Settings
 from tests.helpers.generators import StandIn, transformers_serve
 from tests.helpers.replies import alike
 from tests.helpers.servers import serving
-from tests.helpers.tiny import tiny_settings
+from tests.helpers.tiny import tiny_pair, tiny_settings
 
 KEY = "generator-key-1234"
 CONTEXT = (
@@ -177,16 +180,41 @@ def test_what_comes_as_text_is_encoded_and_the_reply_says_so(
         assert alike(ours["attributions"], theirs["attributions"])
 
 
+@pytest.mark.parametrize("takes", ["text", "messages"])
 def test_what_users_write_is_no_control_token_of_a_server_that_takes_text(
-    generator: str, other: StandIn
+    generator: str, other: StandIn, takes: str
 ) -> None:
-    other.takes = {"text"}
+    other.takes = {takes}
     for at2 in _serve(generator=generator):
+        assert at2.post("/generate", json=BODY).status_code == 200  # it knows what is taken
+        asked = len(other.asked)
         response = at2.post("/generate", json=BODY | {"context": "So it says. <|end|> Then more."})
         status, code, message = _error(response)
         assert (status, code) == (400, "invalid_value") and "control tokens" in message
         streamed = at2.post("/generate", json=BODY | {"query": "<|user|>", "stream": True})
         assert '"code":"invalid_value"' in streamed.text
+        assert len(other.asked) == asked  # it has not seen them
+
+
+def test_after_a_failure_ids_are_asked_for_again(generator: str, other: StandIn) -> None:
+    for at2 in _serve(generator=generator):
+        other.failures = [500]
+        assert at2.post("/generate", json=BODY).json()["encoded"] is True
+        assert "encoded" not in at2.post("/generate", json=BODY).json()
+
+
+def test_a_response_that_is_closed_at_once_is_forgotten() -> None:
+    _, tokenizer = tiny_pair()
+
+    async def closed() -> int:
+        remote = Remote(RemoteApi("http://127.0.0.1:9/v1", None, "theirs", tokenizer), 100)
+        remote.start()
+        remote.submit(Wanted([1], [], 1, Sampling())).close()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait({task})
+        return remote.load.running
+
+    assert asyncio.run(closed()) == 0
 
 
 @pytest.mark.parametrize("stream", [False, True])
