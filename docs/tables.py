@@ -1,9 +1,10 @@
 """Writes the tables that follow from the code into their pages: `python -m docs.tables`.
 
 Settings come from their fields, arguments of commands from their signatures. A test compares the
-pages with what this would write.
+pages with what this would write (`tests/service/test_docs.py`).
 """
 
+import argparse
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -91,5 +92,6 @@ def with_tables(name: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     for name in TABLES:
         (FOLDER / name).write_text(with_tables(name), "utf-8")

@@ -174,9 +174,6 @@ class RecordStore(Protocol):
     async def delete(self, generation_id: str, owner: str = "") -> bool:
         """Forget a generation; whether there was one."""
 
-    async def check(self) -> None:
-        """Find out whether the place of the records can be used now."""
-
     @property
     def erased(self) -> bool:
         """Whether all that was forgotten is gone from the place of the records, too."""

@@ -52,9 +52,6 @@ class MemoryStore:
         self._drop(generation_id)
         return True
 
-    async def check(self) -> None:
-        """See `RecordStore`: it can."""
-
     @property
     def erased(self) -> bool:
         """See `RecordStore`."""
@@ -93,9 +90,6 @@ class NoStore:
     async def delete(self, generation_id: str, owner: str = "") -> bool:
         """See `RecordStore`: there was none."""
         return False
-
-    async def check(self) -> None:
-        """See `RecordStore`: it can."""
 
     @property
     def erased(self) -> bool:

@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import redis
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -40,13 +40,18 @@ _RETRIES = 1
 """After a connection that had ended: those in the pool do not outlive a restart of Redis."""
 
 _PAUSE_SECONDS = 0.05
-"""Before it."""
+"""Before that retry."""
 
 _PIECE = 1000
 """Records that a sweep asks for at once."""
 
 _MOST_SCORE_BYTES = 64 * 2**20
-"""Scores that are larger take longer to send than to compute."""
+"""Larger scores are not shared: every replica computes its own."""
+
+_NO_ADDRESS = (
+    "the store's address cannot be read: it is like redis://:PASSWORD@HOST:6379/0, with the "
+    "characters / ? # @ % of a password percent-encoded (/ is %2F)"
+)
 
 _PUT_SCORES = """
 local left = redis.call('PTTL', KEYS[1])
@@ -86,10 +91,11 @@ class RedisStore:
                 socket_connect_timeout=_SECONDS,
                 retry=Retry(ConstantBackoff(_PAUSE_SECONDS), _RETRIES),
             )
+            pool.connection_kwargs["decode_responses"] = False  # whatever the address says
             self._redis = Redis.from_pool(pool)
             _try(place)
-        except (ValueError, TypeError) as error:
-            raise StoreError(f"the store cannot be used: {error}") from error
+        except (ValueError, TypeError):  # its message, and its context, may hold the password
+            raise StoreError(_NO_ADDRESS) from None
 
     # -- records -------------------------------------------------------------------------------
 
@@ -160,10 +166,6 @@ class RedisStore:
             self._known.pop(generation_id, None)
         return gone
 
-    async def check(self) -> None:
-        """See `RecordStore`."""
-        await self._run(self._redis.ping())
-
     async def close(self) -> None:
         """Close the connections."""
         await self._redis.aclose()
@@ -205,8 +207,9 @@ class RedisStore:
         return (data, expires) if its_owner in ("", owner) else None
 
     async def _value(self, key: str) -> bytes | None:
-        value = await self._run(self._redis.get(key))
-        return value.encode() if isinstance(value, str) else value  # bytes, unless the address says
+        command: Awaitable[Any] = self._redis.get(key)  # which does not decode
+        value: bytes | None = await self._run(command)
+        return value
 
     def _remember(self, generation_id: str) -> None:
         self._known.pop(generation_id, None)

@@ -148,9 +148,6 @@ class SqliteStore:
             await asyncio.sleep(_PAUSE_SECONDS)
         return True
 
-    async def check(self) -> None:
-        """See `RecordStore`: it was opened; what happens to the disk is told where it happens."""
-
     @property
     def erased(self) -> bool:
         """See `RecordStore`."""

@@ -7,8 +7,10 @@ import pytest
 from fastapi.exceptions import RequestValidationError
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from service.body import read
+from service.openai_schemas import ChatRequest
 from service.schemas import MAX_ITEMS, AttributeRequest, GenerateRequest
 
 GENERATE = {"context": "Ann lives in Rome.", "query": "Where does Ann live?"}
@@ -59,6 +61,14 @@ def test_unknown_fields_end_at_one(count: int) -> None:
 def test_deep_nesting_is_told() -> None:
     for opening in (b"[", b'{"a":', b'{"documents":['):
         assert "nested too deeply" in _error(opening * 20_000)["msg"]
+
+
+@pytest.mark.parametrize("model", [AttributeRequest, ChatRequest, GenerateRequest])
+def test_every_field_may_be_given_at_once(model: type[BaseModel]) -> None:
+    """Together they may contradict each other; their number is no reason to refuse them."""
+    with pytest.raises(RequestValidationError) as caught:
+        read(json.dumps(dict.fromkeys(model.model_fields)).encode(), model)
+    assert len(caught.value.errors()[0]["loc"]) > 1  # a field, not the number of them
 
 
 NO_INTEGERS = {

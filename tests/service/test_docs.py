@@ -6,7 +6,9 @@ import shlex
 from pathlib import Path
 
 import httpx
+import pytest
 
+from docs.tables import FOLDER, TABLES, with_tables
 from service import errors
 from service.settings import Settings
 
@@ -45,6 +47,11 @@ def test_every_setting_named_exists() -> None:
     assert limits
     for name in ("MAX_DOCUMENTS", "MAX_SPANS", "MAX_PASSES", "MAX_REQUESTS", "REQUEST_SECONDS"):
         assert f"`AT2_{name}`" in limits[1]
+
+
+@pytest.mark.parametrize("page", TABLES)
+def test_tables_are_those_of_the_code(page: str) -> None:
+    assert (FOLDER / page).read_text("utf-8") == with_tables(page)
 
 
 def test_every_file_of_tests_named_exists() -> None:

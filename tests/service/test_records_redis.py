@@ -50,6 +50,18 @@ def test_what_one_puts_any_other_gets_and_deletes_with_its_scores(redis: RedisSe
     asyncio.run(main())
 
 
+def test_scores_are_bytes_whatever_the_address_says(redis: RedisServer) -> None:
+    async def main() -> None:
+        store = _open(f"{redis.url}?decode_responses=true")
+        await store.put(generation("a"))
+        await store.put_scores("a", b"\x00\xff scores")
+        assert await store.get_scores("a") == b"\x00\xff scores"
+        assert await store.get("a") is not None
+        await store.close()
+
+    asyncio.run(main())
+
+
 def test_records_and_scores_go_by_themselves_and_do_not_come_back(redis: RedisServer) -> None:
     async def main() -> None:
         store = _open(redis.url, seconds=2)
@@ -98,7 +110,6 @@ def test_a_full_redis_keeps_nothing_more_and_gives_what_it_has(
             assert "b is not kept" in caplog.text and "maxmemory" in caplog.text
             await store.put_scores("a", b"x")
             assert "the scores of generation a are not kept" in caplog.text
-            await store.check()
             assert await store.get("a") is not None
             assert await store.delete("a") is True
             client.config_set("maxmemory", 0)
@@ -117,13 +128,12 @@ def test_calls_fail_while_redis_is_away_and_work_when_it_is_back(
             await store.put(generation(name))
         await asyncio.gather(*(store.get("a") for _ in range(100)))  # all connections are in use
         redis.stop()
-        for call in (store.check(), store.get("a"), store.delete("a"), store.sweep()):
+        for call in (store.get("a"), store.delete("a"), store.sweep()):
             with pytest.raises(StoreError, match="Redis cannot be reached"):
                 await call
         assert await store.put(generation("d")) is None
         assert "d is not kept" in caplog.text and PASSWORD not in caplog.text
         redis.start()  # with nothing in it
-        await store.check()
         found = await asyncio.gather(*(store.get("a") for _ in range(100)))
         assert found == [None] * 100
         assert sorted(await store.sweep()) == ["a", "b", "c"]
@@ -186,6 +196,9 @@ def test_many_at_once_share_few_connections(redis: RedisServer) -> None:
         (lambda url: url.replace(":a%20password%20of%20sixteen@", ""), "refuses the password"),
         (lambda url: url.replace("/3", "/99"), "DB index is out of range"),
         (lambda url: url.replace("redis:", "http:"), "scheme 'http'"),
+        (lambda url: url.replace("a%20password", "sixteen/"), "percent-encoded"),
+        (lambda url: url.replace("a%20password", "sixteen#"), "percent-encoded"),
+        (lambda url: f"{url}?socket_timeout=sixteen", "cannot be read"),
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused_in_one_line(
