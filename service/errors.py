@@ -96,14 +96,19 @@ def reply(
 
 
 def event(error: Exception) -> dict[str, Any]:
-    """An error in the middle of a stream, whose status has been sent already."""
+    """An error in the middle of a reply, whose status is settled already."""
     if isinstance(error, ServerFailure):
         _, kind, code = _of_failure(error)
         return body(str(error), kind=kind, code=code).model_dump()
     if isinstance(error, InputError):  # of what only the server that writes can tell
         return _of_input(error).model_dump()
-    logger.exception("unexpected error in a stream", exc_info=error)
+    logger.exception("unexpected error in the middle of a reply", exc_info=error)
     return body("internal error", kind="server_error", code="internal_error").model_dump()
+
+
+def of_part(error: Exception) -> ErrorBody:
+    """An error that costs a part of a reply, which says so in that part's place."""
+    return ErrorBody.model_validate(event(error)["error"])
 
 
 def _of_input(error: InputError) -> ErrorReply:

@@ -107,7 +107,6 @@ class Writing:
         try:
             async for text in self._generating:
                 yield text
-            self._generating.close()
             answer = self._generating.answer
             self._clock.done(answer.generation)
             _note(answer.generation)
@@ -132,6 +131,10 @@ class Writing:
         """See `Engine.attribute_so_far`; between two pieces."""
         return await self._engine.attribute_so_far(self._generating, question)
 
+    async def attribute(self, question: Question) -> Findings:
+        """See `Engine.attribute_written`; once the iteration has ended."""
+        return await self._engine.attribute_written(self._generating, question)
+
     async def finished(self) -> Answer:
         """The whole answer, kept, without its pieces."""
         async for _ in self:
@@ -144,7 +147,7 @@ class Writing:
         return self._generating.answer
 
     def close(self) -> None:
-        """Stop what is not finished. Safe to call more than once."""
+        """Stop what is not finished, and give up the place. Safe to call more than once."""
         self._generating.close()
         self._clock.aborted()
 

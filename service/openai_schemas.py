@@ -39,6 +39,7 @@ from service.schemas import (
     EXAMPLE,
     MAX_ITEMS,
     Document,
+    ErrorBody,
     MinShare,
     SourceMessages,
     SourceType,
@@ -305,6 +306,11 @@ class ChatReply(BaseModel):
     choices: list[Choice]
     usage: ChatUsage
     system_fingerprint: None = None
+    attribution_error: ErrorBody | None = Field(
+        default=None,
+        description="Why the response has no annotations, where citing failed; else left out. In a "
+        "stream, of the chunk with the `finish_reason`.",
+    )
 
 
 class Delta(BaseModel):

@@ -1,5 +1,6 @@
 """From what OpenAI's clients send to what the engine is asked, and back."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from at2.tasks import Document
@@ -15,6 +16,7 @@ from service.openai_schemas import (
     ReplyMessage,
 )
 from service.records import Prompt
+from service.schemas import ErrorBody
 from service.translation import chosen_messages
 
 
@@ -34,17 +36,29 @@ def prompt_of(request: ChatRequest) -> Prompt:
     return Prompt(documents, last.text, turns, sources, role=last.role)
 
 
-def reply_of(
-    model: str, answer: Answer, findings: Findings | None, shape: CitationFormat | None
-) -> ChatReply:
+@dataclass(frozen=True)
+class Cited:
+    """What is cited in a response.
+
+    Attributes:
+        findings: about its statements; None if nothing is to be cited, or citing failed.
+        error: why it failed.
+    """
+
+    findings: Findings | None = None
+    error: ErrorBody | None = None
+
+
+def reply_of(model: str, answer: Answer, cited: Cited, shape: CitationFormat | None) -> ChatReply:
     """The reply of a generation, with what its statements cite."""
     generation = answer.generation
-    cited: list[Any] = []
-    if findings is not None:
+    annotations: list[Any] = []
+    if cited.findings is not None:
         citations = Citations(shape, generation.prompt.source_documents)
-        cited = citations.of_all(findings.with_supports, generation.response)
-    message = ReplyMessage(content=generation.response, annotations=cited)
+        annotations = citations.of_all(cited.findings.with_supports, generation.response)
+    message = ReplyMessage(content=generation.response, annotations=annotations)
     return ChatReply(
+        attribution_error=cited.error,
         id=generation.id,
         created=generation.created,
         model=model,

@@ -24,7 +24,9 @@ from at2.methods import (
     WeightedAttentionAttributor,
 )
 from at2.methods.fusion import check_retrieval_scores
+from at2.model.attention import probe_ids, weighed_scores
 from at2.model.passes import between_passes
+from at2.model.tokens import MarkedTokens
 from at2.progress import silent
 from at2.ranges import CharRange
 from at2.tasks import (
@@ -65,6 +67,10 @@ class Encode(Protocol):
     """Runs what takes no pass over the model, but time, in another thread."""
 
     def __call__(self, work: Callable[[], T], caller: str, characters: int) -> Awaitable[T]: ...
+
+
+_MEASURED_TOKENS = 64
+"""Of a pass by which the speed is measured."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,20 @@ class Attributing:
     def start(self) -> None:
         """Begin."""
         self._worker.start()
+
+    async def measure(self) -> None:
+        """Learn what a pass takes, while nothing else runs."""
+        length = min(_MEASURED_TOKENS, self._limits.context_tokens)
+        ids, half = probe_ids(self._loaded.model, length).tolist(), length // 2
+        tokens = MarkedTokens(ids, (half, length), query_range=(half - 2, half - 1))
+        work = self._listened(
+            lambda: weighed_scores(
+                self._loaded.model, tokens, self._loaded.weighings, columns=(0, half - 2)
+            )
+        )
+        await self._worker.run(work)  # the first one takes longer
+        done = await self._worker.run(work)
+        self._speed.measure_passes(done.tokens, done.seconds)
 
     def share(self, scores: ScoreStore) -> None:
         """Share scores with other replicas; call it on the event loop."""
@@ -357,7 +377,8 @@ class Attributing:
             check_retrieval_scores(
                 question.retrieval_scores, len(task.source_documents), task.num_sources
             )
-        self._limits.check_reply(question, task, ranges)
+        if not question.only_cited:
+            self._limits.check_reply(question, task, ranges)
         return ranges, self._limits.check_cost(question, task.num_sources, len(set(ranges)))
 
     # -- on the worker's thread ----------------------------------------------------------------
@@ -394,6 +415,8 @@ class Attributing:
         attributions = [
             attributor.attribute(start, end, top_k, question.min_share) for start, end in different
         ]
+        if question.only_cited:
+            self._limits.check_cited(attributions)
         verifications: Sequence[Verification] = ()
         if question.verify and different and attributor.task.num_sources:
             verifications = verify_spans(

@@ -134,6 +134,7 @@ class Engine:
         if isinstance(self._batcher, Remote):
             self.scoring = Scoring(False, "scores take a pass: another server writes the responses")
             logger.info("responses are written by %s", self.generator)
+            await self._attributing.measure()
             return
         if isinstance(self._batcher, Batcher):
             model, longest = self._loaded.model, self.limits.context_tokens
@@ -265,7 +266,8 @@ class Engine:
             if not self._batcher.alive:
                 raise EngineDownError
             task = self._loaded.task(prompt, source_type)
-            place.enter_context(caller.within(limits.allowed_seconds(0.0)))
+            work = place.enter_context(ExitStack())
+            work.enter_context(caller.within(limits.allowed_seconds(0.0)))
             ids, recorder = await caller.stay(
                 self._text.run(
                     lambda: self._read(task, prompt, wanted or 1), caller.name, prompt.characters
@@ -274,14 +276,14 @@ class Engine:
             most = min(DEFAULT_MAX_NEW_TOKENS, limits.new_tokens, limits.context_tokens - len(ids))
             count = wanted or most
             caller.allow(limits.allowed_seconds(self._speed.seconds(len(ids), count)))
-            room = place.enter_context(self._room.reserve(caller.name, len(ids), count))
+            room = work.enter_context(self._room.reserve(caller.name, len(ids), count))
             seed = secrets.randbits(_SEED_BITS) if sampling.seed is None else sampling.seed
             timed = _Timed(on_tokens, self._speed, self.accounts.of(caller.name), len(ids))
-            place.callback(timed.done)
+            work.callback(timed.done)
             kept = place.pop_all()
 
         def begin() -> TokenStream | RemoteStream:
-            kept.enter_context(self._generation())
+            work.enter_context(self._generation())
             tokens: TokenStream | RemoteStream
             if isinstance(self._batcher, Remote):
                 tokens = self._batcher.submit(Wanted(ids, task.messages, count, sampling))
@@ -296,7 +298,7 @@ class Engine:
                     recorder=recorder,
                     owner=caller.name if self.settings.share_prefixes else None,
                 )
-            kept.callback(tokens.close)
+            work.callback(tokens.close)
             return tokens
 
         return Generating(
@@ -308,6 +310,7 @@ class Engine:
             end_ids=self._loaded.end_ids,
             caller=caller,
             place=kept,
+            work=work,
             on_tokens=timed,
             stop=sampling.stop,
         )
@@ -361,7 +364,9 @@ class Engine:
             return None
         with tracing.span("attribute", question.facts | {"at2.so_far": True}):
             return await self._text.run(
-                lambda: self._attributing.of_written(generating.so_far(), question)
+                lambda: self._attributing.of_written(generating.so_far(), question),
+                generating.caller.name,
+                generating.prompt.characters,
             )
 
     def share_scores(self, scores: ScoreStore) -> None:
@@ -386,6 +391,22 @@ class Engine:
             ServerFailure: see `service.failures`.
         """
         with self._attribution(caller, question) as caller:
+            return await caller.stay(self._attributing.of_generation(generation, question, caller))
+
+    async def attribute_written(self, generating: Generating, question: Question) -> Findings:
+        """The same of a response that has just been written, in the place that it still has among
+        the requests; its time begins anew.
+
+        Raises:
+            InputError: the method or estimator is not available here, or a limit is exceeded.
+            ServerFailure: see `service.failures`.
+        """
+        caller = Caller(generating.caller.name)
+        with (
+            tracing.span("attribute", question.facts),
+            caller.within(self.limits.allowed_seconds()),
+        ):
+            generation = generating.answer.generation
             return await caller.stay(self._attributing.of_generation(generation, question, caller))
 
     async def attribute_response(

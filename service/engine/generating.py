@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, aclosing
+from contextlib import ExitStack, aclosing, closing
 
 from at2.tasks import ContextAttributionTask, ThoughtSources
 from at2.text.decoding import TextStream
@@ -21,8 +21,8 @@ class Generating:
     """The text of a response as it is written. Iterate over it once, on the event loop.
 
     The pieces joined are the response; afterwards `answer` has the rest. A response whose caller's
-    time is over ends there, and one that comes to a stop text before it. `close` it in any case: it
-    gives up its place.
+    time is over ends there, and one that comes to a stop text before it. When it ends it gives up
+    its place in the batch, and when it is closed that among the requests: `close` it in any case.
 
     Args:
         task: the task whose prompt is answered, and which gets the response.
@@ -32,7 +32,8 @@ class Generating:
         model: fingerprint of the model.
         end_ids: ids that end a response and are not shown.
         caller: who waits for it.
-        place: what is given up at the end.
+        place: what is given up when it is closed.
+        work: the part of it that is given up as soon as nothing more is written.
         on_tokens: called with the number of new ids whenever some have come.
         stop: texts before which the response ends.
     """
@@ -48,6 +49,7 @@ class Generating:
         end_ids: frozenset[int],
         caller: Caller,
         place: ExitStack,
+        work: ExitStack,
         on_tokens: Callable[[int], None],
         stop: Sequence[str] = (),
     ) -> None:
@@ -58,8 +60,9 @@ class Generating:
         self._tokens: TokenStream | RemoteStream | None = None
         self._model = model
         self._end_ids = end_ids
-        self._caller = caller
+        self.caller = caller
         self._place = place
+        self._work = work
         self._on_tokens = on_tokens
         self._late: DeadlineError | None = None
         self._answer: Answer | None = None
@@ -69,13 +72,13 @@ class Generating:
         self._text = TextStream(task.tokenizer, task.input_ids)
         self.id = f"gen-{uuid.uuid4().hex}"
         self.prompt_tokens = len(task.input_ids)
-        place.enter_context(caller.listening(self._when_left))
+        work.enter_context(caller.listening(self._when_left))
 
     def _when_left(self, why: Departure) -> None:
         """End what is made for a caller who is late. One who is gone closes this."""
         if why is not Departure.LATE:
             return
-        self._late = DeadlineError(self._caller.seconds)
+        self._late = DeadlineError(self.caller.seconds)
         if self._tokens is not None:
             self._tokens.close()
             self._tokens.fail(self._late)
@@ -100,7 +103,7 @@ class Generating:
                 raise
         else:
             self._late = None  # all of it was there
-        self.close()  # whoever is next need not wait for what follows
+        self._work.close()  # whoever is next need not wait for what follows
         delta = self._stops.step(self._text.finish()) + self._stops.finish()
         if delta:
             yield delta
@@ -163,11 +166,12 @@ class Generating:
         return self._answer
 
     async def finished(self) -> Answer:
-        """The whole answer, without its pieces."""
-        async for _ in self:
-            pass
+        """The whole answer, without its pieces; closes it."""
+        with closing(self):
+            async for _ in self:
+                pass
         return self.answer
 
     def close(self) -> None:
-        """Stop what is not finished and give up the place. Safe to call more than once."""
+        """Stop what is not finished and give up all places. Safe to call more than once."""
         self._place.close()

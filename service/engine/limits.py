@@ -10,7 +10,7 @@ from typing import Any
 
 from at2.errors import InputError, PromptTooLongError
 from at2.evaluation.support import NUM_PASSES
-from at2.methods import METHODS
+from at2.methods import METHODS, Attribution
 from at2.ranges import CharRange
 from at2.tasks import AttributionTask
 from service.engine.requests import Question
@@ -140,6 +140,24 @@ class Limits:
                 f"{len(spans)} spans with the text of {sources} sources each have up to "
                 f"{characters} characters, the limit here is {MOST_CHARACTERS} in one reply: ask "
                 "for fewer spans, or a smaller top_k",
+                param="top_k",
+            )
+
+    def check_cited(self, attributions: Sequence[Attribution]) -> None:
+        """`check_reply` for a reply that has the cited sources only.
+
+        Raises:
+            InputError: they are too many, or their text is too long.
+        """
+        cited = [
+            ranked.source for found in attributions for ranked in found.sources if ranked.cited
+        ]
+        characters = sum(source.end - source.start for source in cited)
+        if len(cited) > MOST_RANKED or characters > MOST_CHARACTERS:
+            raise InputError(
+                f"{len(attributions)} statements cite {len(cited)} sources of {characters} "
+                f"characters, the limit here is {MOST_RANKED} sources and {MOST_CHARACTERS} "
+                "characters in one reply: ask for a smaller top_k, or a larger min_share",
                 param="top_k",
             )
 

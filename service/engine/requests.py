@@ -41,6 +41,7 @@ class Question:
         support: measure what all sources together are worth.
         retrieval_scores: of documents or sources, for the method that fuses them.
         hops: over how many statements scores are carried on to what is behind them.
+        only_cited: the reply has the cited sources only, which alone count towards its size.
     """
 
     spans: Spans
@@ -53,6 +54,7 @@ class Question:
     support: bool = False
     retrieval_scores: tuple[float, ...] | None = None
     hops: int = 0
+    only_cited: bool = False
 
     @property
     def facts(self) -> dict[str, str | bool | None]:

@@ -24,6 +24,10 @@ class Speed:
         self._prompt_token = self._pass_token = to_first / prompt_tokens
         self._new_token = others / max(new_tokens - 1, 1)
 
+    def measure_passes(self, tokens: int, seconds: float) -> None:
+        """Learn what passes take, where nothing is generated here."""
+        self._pass_token = seconds / tokens
+
     def observe(self, new_tokens: int, others: float) -> None:
         """Learn from a later one, from its first new token to the last."""
         if new_tokens > 1:

@@ -10,16 +10,15 @@ from fastapi import APIRouter, Request, Response
 from at2.errors import InputError
 from service import links
 from service.body import JsonRoute
-from service.caller import Caller
 from service.dependencies import CallerDep, EngineDep, GenerationsDep, MetricsDep
 from service.disconnect import connected
-from service.engine import Answer, Engine, Findings, Question, Sampling
-from service.errors import DOCUMENTED, UnknownModelError
+from service.engine import Answer, Engine, Question, Sampling
+from service.errors import DOCUMENTED, UnknownModelError, of_part
 from service.generations import Writing
 from service.logs import note, note_text
 from service.openai_schemas import ChatReply, ChatRequest, ModelReply, ModelsReply
 from service.openai_stream import ChunkStream
-from service.openai_translation import prompt_of, reply_of
+from service.openai_translation import Cited, prompt_of, reply_of
 from service.records import Prompt
 from service.stream import EVENT_SCHEMA, EventStream
 
@@ -72,6 +71,7 @@ def _question(body: ChatRequest, engine: Engine, prompt: Prompt) -> Question | N
         top_k=options.top_k,
         min_share=options.min_share,
         support=options.support,
+        only_cited=True,
     )
     engine.limits.check_cost(question, num_sources=1, num_spans=1)
     return question
@@ -93,6 +93,7 @@ async def chat_completions(
     the citations of a statement follow it as `annotations` of a chunk's `delta`. Where two of them
     overlap, the later one holds: what comes after a sentence may show that it had not ended, and
     with `attribution.support` all come once more when that is measured.
+    Where citing fails, the response comes without annotations, and `attribution_error` says why.
     """
     _check(body, engine)
     note_text(query=body.messages[-1].text)
@@ -106,28 +107,28 @@ async def chat_completions(
     )
     question, shape = _question(body, engine, prompt), body.attribution.citation_format
 
-    async def cited(answer: Answer) -> Findings | None:
-        if question is None or not (answer.sources and answer.statements):
-            return None
-        # its time begins when the response is there, which may have taken all of the caller's
-        findings = await engine.attribute_generation(
-            answer.generation, question, Caller(caller.name)
-        )
+    async def cited(writing: Writing) -> Cited:
+        if question is None or not (writing.answer.sources and writing.answer.statements):
+            return Cited()
+        try:
+            findings = await writing.attribute(question)
+        except Exception as error:  # it must not cost the response
+            return Cited(error=of_part(error))
         metrics.observe_attribution(method=question.method, seconds=findings.seconds)
         note(attribution_method=question.method, spans=len(findings.attributions))
-        return findings
+        return Cited(findings)
 
-    async def whole(writing: Writing) -> tuple[Answer, Findings | None]:
-        answer = await writing.finished()
-        return answer, await cited(answer)
+    async def whole(writing: Writing) -> tuple[Answer, Cited]:
+        return await writing.finished(), await cited(writing)
 
     async with connected(request.receive, caller):
         writing = await generations.begin(prompt, body.attribution.source_type, sampling, caller)
         if not body.stream:
             with closing(writing):
-                answer, findings = await caller.stay(whole(writing), though_late=True)
+                answer, found = await caller.stay(whole(writing), though_late=True)
+            left_out = {"attribution_error"} if found.error is None else None
             content = await asyncio.to_thread(
-                lambda: reply_of(model, answer, findings, shape).model_dump_json()
+                lambda: reply_of(model, answer, found, shape).model_dump_json(exclude=left_out)
             )
             return Response(content, media_type="application/json")
     usage = body.stream_options is not None and bool(body.stream_options.include_usage)

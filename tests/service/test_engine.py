@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar
@@ -123,6 +123,28 @@ def test_a_closed_generation_frees_its_place(engine: Engine, run: Any) -> None:
         generating.close()
         generating.close()
         assert engine.load.in_progress == engine.load.generating == 0
+
+    run(main())
+
+
+def test_a_response_is_attributed_in_the_place_that_it_was_written_in(
+    engine: Engine, run: Any
+) -> None:
+    async def main() -> None:
+        with ExitStack() as others:
+            for _ in range(MAX_REQUESTS - 1):
+                others.enter_context(engine.admission.request())
+            generating = await engine.generate(PROMPT, "sentence", Sampling())
+            async for _ in generating:
+                pass
+            with pytest.raises(BusyError):
+                await engine.generate(PROMPT, "sentence", Sampling())
+            written = await engine.attribute_written(generating, _question("sentence"))
+            generating.close()
+            generation = generating.answer.generation
+            again = await engine.attribute_generation(generation, _question("sentence"))
+            assert written.attributions == again.attributions != []
+        await _free(engine)
 
     run(main())
 

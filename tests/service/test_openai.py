@@ -1,12 +1,17 @@
 """/v1 as the protocol says: what is taken, what is refused by name, and what is cited."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.helpers.tiny import tiny_folder
+from service.app import create_app
+from service.engine import Engine, limits
+from service.settings import Settings
+from tests.helpers.servers import serving
+from tests.helpers.tiny import tiny_folder, tiny_settings
 
 DOCUMENTS = [
     {"id": "a", "text": "Charlotte Bennett works for Halden Freight. She lives in Lisbon."},
@@ -364,6 +369,46 @@ def test_a_stream_repeats_its_citations_with_their_support(client: httpx.Client)
     assert late == expected and early
     bare = [{k: v for k, v in one.items() if k not in ("support", "verdict")} for one in expected]
     assert early == bare[: len(early)]
+
+
+@pytest.fixture(scope="module")
+def small_replies() -> Iterator[httpx.Client]:
+    """A client of a server whose replies may have few sources."""
+    own = Settings(**tiny_settings(), host="127.0.0.1", port=0)
+    app = create_app(Engine(own))
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        serving(app, own, app.state.lifecycle) as (address, _),
+        httpx.Client(base_url=address, timeout=120) as client,
+    ):
+        patch.setattr(limits, "MOST_RANKED", 3)
+        yield client
+
+
+def test_the_size_of_a_reply_is_that_of_what_it_cites(small_replies: httpx.Client) -> None:
+    options = {"top_k": 1, "min_share": 1.0}
+    reply = _chat(small_replies, documents=DOCUMENTS, attribution=options)
+    assert "attribution_error" not in reply and len(_annotations(reply)) > 0
+    response = small_replies.post("/attribute", json={"id": reply["id"], "split_by": "sentence"})
+    assert response.status_code == 400
+
+
+@pytest.mark.parametrize("shape", [None, "anthropic", "cohere"])
+def test_where_citing_fails_the_response_is_there_and_says_why(
+    small_replies: httpx.Client, shape: str | None
+) -> None:
+    options = {"min_share": 0.0, "source_type": "word", "citation_format": shape}
+    reply = _chat(small_replies, documents=DOCUMENTS, attribution=options)
+    error = reply["attribution_error"]
+    assert (error["code"], error["param"]) == ("invalid_value", "top_k") and "3" in error["message"]
+    assert _annotations(reply) == [] and reply["choices"][0]["message"]["content"]
+    chunks = _chunks(small_replies, attribution=options)
+    assert chunks[-1]["attribution_error"] == error
+    assert chunks[-1]["choices"][0]["finish_reason"] == reply["choices"][0]["finish_reason"]
+    texts = [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks]
+    assert "".join(texts) == reply["choices"][0]["message"]["content"]
+    counted = small_replies.get("/metrics").text
+    assert 'at2_errors_total{code="invalid_value",type="invalid_request_error"}' in counted
 
 
 def test_a_stream_without_citations_or_usage_has_neither(client: httpx.Client) -> None:
