@@ -115,7 +115,7 @@ class Writing:
             self._clock.aborted(error)
             raise
         if self.expires is not None:  # nobody can ask about what is not kept
-            await self._engine.prepare(answer)
+            self._engine.prepare(answer)
 
     @property
     def id(self) -> str:

@@ -27,6 +27,7 @@ from at2.methods.fusion import check_retrieval_scores
 from at2.model.attention import probe_ids, weighed_scores
 from at2.model.passes import between_passes
 from at2.model.tokens import MarkedTokens
+from at2.model.weighing import TokenScores
 from at2.progress import silent
 from at2.ranges import CharRange
 from at2.tasks import (
@@ -82,12 +83,14 @@ class _Plan:
         spans: which characters are asked for.
         passes: over the model, at the most.
         takes_passes: whether there is anything to do on the model's thread.
+        ready: whether the attributor has what all spans share.
     """
 
     attributor: Attributor
     spans: Sequence[CharRange]
     passes: int
     takes_passes: bool = True
+    ready: bool = False
 
 
 class Attributing:
@@ -153,6 +156,8 @@ class Attributing:
     def close(self) -> None:
         """Finish the pass that runs, abandon the rest."""
         self._worker.close()
+        if self._shared is not None:
+            self._shared.close()
 
     @property
     def waiting(self) -> int:
@@ -173,10 +178,10 @@ class Attributing:
     ) -> Findings:
         """See `Engine.attribute_generation`."""
         key = self._key(question, generation.id, generation.source_type)
-        await self._look_up(key)
+        shared = await self._look_up(key)
 
         def read() -> _Plan | Findings:
-            plan = self._plan(generation, question, key)
+            plan = self._plan(generation, question, key, shared)
             if plan.takes_passes:
                 return plan
             return self._findings(plan, plan.attributor, question, key)
@@ -194,9 +199,9 @@ class Attributing:
     async def page_of(self, generation: Generation, question: Question, caller: Caller) -> str:
         """See `Engine.page_of_generation`."""
         key = self._key(question, generation.id, generation.source_type)
-        await self._look_up(key)
+        shared = await self._look_up(key)
         plan = await self._encode(
-            lambda: self._plan(generation, question, key),
+            lambda: self._plan(generation, question, key, shared),
             caller.name,
             generation.prompt.characters,
         )
@@ -254,7 +259,7 @@ class Attributing:
         attributor.prepare_for_attribution()
         return self._findings(_Plan(attributor, spans, passes), attributor, question, key)
 
-    async def prepare(self, answer: Answer) -> None:
+    def prepare(self, answer: Answer) -> None:
         """Keep the scores that were taken while the response was written; or else compute those
         that are likely to be asked for next, once nothing else waits."""
         generation = answer.generation
@@ -263,7 +268,7 @@ class Attributing:
             if answer.task is not None:
                 self._scores.put_task(generation.id, answer.task)
             if self._shared is not None:
-                await self._shared.keep(generation.id, answer.token_scores)
+                self._shared.offer(generation.id, answer.token_scores)
             return
         pointless = not (generation.response and answer.sources)
         if pointless or len(self._preparing) >= _MOST_WAITING_TO_PREPARE:
@@ -311,20 +316,35 @@ class Attributing:
         """The attributor that a key stands for, without scores."""
         return self._loaded.attributor(task, key.method, key.estimator or None, key.hops)
 
-    async def _look_up(self, key: ScoreKey) -> None:
-        """Get the scores that another replica has computed, if they would be of use."""
+    async def _look_up(self, key: ScoreKey) -> TokenScores | None:
+        """The scores that a replica has shared, if they would be of use. They may be too large to
+        be kept here."""
         if self._shared is None or key.hops or METHODS[key.method].weighing is None:
-            return
+            return None
         generation_id = key.generation_id
-        if self._scores.get(key) is None and self._scores.token_scores(generation_id) is None:
-            scores = await self._shared.find(generation_id)
-            if scores is not None:
-                self._scores.put_token_scores(generation_id, scores)
+        if self._scores.get(key) is not None or self._scores.token_scores(generation_id):
+            return None
+        scores = await self._shared.find(generation_id)
+        if scores is not None:
+            self._scores.put_token_scores(generation_id, scores)
+        return scores
 
     # -- in any thread -------------------------------------------------------------------------
 
-    def _plan(self, generation: Generation, question: Question, key: ScoreKey) -> _Plan:
+    def _plan(
+        self,
+        generation: Generation,
+        question: Question,
+        key: ScoreKey,
+        shared: TokenScores | None,
+    ) -> _Plan:
         """What a question about a recorded generation comes to.
+
+        Args:
+            generation: the generation.
+            question: about it.
+            key: of the scores it takes.
+            shared: scores of its tokens, if they have just been looked up.
 
         Raises:
             InputError: the question is refused.
@@ -337,18 +357,20 @@ class Attributing:
                     task = self._loaded.task_of(generation, key.source_type)
                 spans, passes = self._spans(task, question)
             attributor = self._built(task, key)
-            if not self._use_kept_scores(attributor, key):
+            if not self._use_kept_scores(attributor, key, shared):
                 return _Plan(attributor, spans, passes)
         else:
             spans, passes = self._spans(attributor.task, question)
         passes -= METHODS[key.method].passes(attributor.task.num_sources).forward
         measures = question.verify or question.support
         only_reads = isinstance(attributor, TokenScoreAttributor) and not measures
-        return _Plan(attributor, spans, passes, takes_passes=not only_reads)
+        return _Plan(attributor, spans, passes, takes_passes=not only_reads, ready=True)
 
-    def _use_kept_scores(self, attributor: Attributor, key: ScoreKey) -> bool:
+    def _use_kept_scores(
+        self, attributor: Attributor, key: ScoreKey, shared: TokenScores | None
+    ) -> bool:
         """Let an attributor do with the scores of tokens that are kept; whether it can."""
-        scores = self._scores.token_scores(key.generation_id)
+        scores = self._scores.token_scores(key.generation_id) or shared
         name = weighing_name(key.method, key.estimator)
         known = scores is not None and scores.holds(name)
         if not isinstance(attributor, WeightedAttentionAttributor) or scores is None or not known:
@@ -384,7 +406,9 @@ class Attributing:
     # -- on the worker's thread ----------------------------------------------------------------
 
     def _ready(self, plan: _Plan, key: ScoreKey) -> Attributor:
-        """The attributor of a plan with what all spans share, kept under its key."""
+        """The attributor of a plan with what all spans share."""
+        if plan.ready:
+            return plan.attributor
         return self._scores.get(key) or self._prepared(plan.attributor, key)
 
     def _prepared(self, attributor: Attributor, key: ScoreKey) -> Attributor:

@@ -373,10 +373,10 @@ class Engine:
         """Share scores of recorded generations with other replicas; call it on the event loop."""
         self._attributing.share(scores)
 
-    async def prepare(self, answer: Answer) -> None:
+    def prepare(self, answer: Answer) -> None:
         """Keep or compute scores of a generation that was recorded, before anybody asks."""
         if self.settings.prepare or answer.token_scores is not None:
-            await self._attributing.prepare(answer)
+            self._attributing.prepare(answer)
 
     # -- attribution ---------------------------------------------------------------------------
 

@@ -22,6 +22,9 @@ logger = logging.getLogger("at2.service")
 
 _DIGITS = 32
 
+_MOST_OFFERS = 16
+"""That wait to be written at once: each holds its scores in memory."""
+
 
 def _mark(weighing: Weighing) -> str:
     """Tells weighings apart."""
@@ -43,6 +46,7 @@ class SharedScores:
         self._marks = {name: _mark(weighing) for name, weighing in weighings.by_name.items()}
         self._store = store
         self._loop = asyncio.get_running_loop()
+        self._offers: set[asyncio.Task[None]] = set()
 
     async def find(self, generation_id: str) -> TokenScores | None:
         """The scores of a generation by such weighings as there are here, too."""
@@ -59,14 +63,34 @@ class SharedScores:
             logger.error("scores of generation %s are damaged: %s", generation_id, error)
             return None
 
-    async def keep(self, generation_id: str, scores: TokenScores) -> None:
-        """Let the others have the scores of a generation that is kept."""
-        data = await asyncio.to_thread(self._packed, scores)
-        await self._store.put_scores(generation_id, data)
-
     def offer(self, generation_id: str, scores: TokenScores) -> None:
-        """`keep`, soon, from any thread but the event loop's."""
-        asyncio.run_coroutine_threadsafe(self.keep(generation_id, scores), self._loop)
+        """Let the others have the scores of a generation that is kept, soon; from any thread.
+        Nobody waits for that: what cannot be written is computed again by who needs it."""
+        self._loop.call_soon_threadsafe(self._begin, generation_id, scores)
+
+    def close(self) -> None:
+        """Abandon what has not been written, from any thread. Safe to call more than once."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._abandon)
+
+    def _abandon(self) -> None:
+        for offer in self._offers:
+            offer.cancel()
+
+    def _begin(self, generation_id: str, scores: TokenScores) -> None:
+        if len(self._offers) >= _MOST_OFFERS:
+            logger.warning("scores of generation %s are not shared: too many wait", generation_id)
+            return
+        offer = asyncio.create_task(self._keep(generation_id, scores))
+        self._offers.add(offer)
+        offer.add_done_callback(self._offers.discard)
+
+    async def _keep(self, generation_id: str, scores: TokenScores) -> None:
+        try:
+            data = await asyncio.to_thread(self._packed, scores)
+            await self._store.put_scores(generation_id, data)
+        except Exception:
+            logger.exception("scores of generation %s are not shared", generation_id)
 
     def _packed(self, scores: TokenScores) -> bytes:
         header = {

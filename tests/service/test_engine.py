@@ -70,7 +70,7 @@ async def _answer(engine: Engine, prompt: Prompt = PROMPT, **sampling: Any) -> A
         answer = await generating.finished()
     finally:
         generating.close()
-    await engine.prepare(answer)
+    engine.prepare(answer)
     return answer
 
 

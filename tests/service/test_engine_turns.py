@@ -258,7 +258,7 @@ def test_nothing_is_prepared_while_a_response_is_written(engine: Engine, run: Ru
         other = await _generate(engine)
         await _first_piece(other)
         passes, kept = engine.load.scoring_passes, engine.load.score_bytes
-        await engine.prepare(answer)
+        engine.prepare(answer)
         await engine.attribute_response(SHORT, RESPONSE, QUICK)  # what is asked for is done
         assert engine.load.scoring_passes == passes + 1
         other.close()

@@ -1,6 +1,7 @@
 """Replicas with one Redis, each a process of its own: any of them answers any id."""
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,6 +55,13 @@ def _passes(client: httpx.Client) -> float:
     return samples(client.get("/metrics").text)["at2_scoring_passes_total", ()]
 
 
+def _until_shared(redis: RedisServer, *ids: str) -> None:
+    """Scores are written behind the reply."""
+    with redis.client() as client:
+        while not all(client.keys(f"*scores*{generation_id}*") for generation_id in ids):
+            time.sleep(0.01)
+
+
 def _done(stream: httpx.Response) -> dict[str, Any]:
     """The generation at the end of a stream."""
     events = [line.removeprefix("data: ") for line in stream.iter_lines() if line[:1] == "d"]
@@ -68,7 +76,7 @@ def _error(response: httpx.Response) -> dict[str, Any]:
 
 
 def test_what_a_killed_replica_wrote_another_attributes_without_a_pass(
-    settings: dict[str, str], other: httpx.Client, address: str
+    redis: RedisServer, settings: dict[str, str], other: httpx.Client, address: str
 ) -> None:
     with tiny_server(**settings) as (process, its_address):
         with _client(its_address) as one:
@@ -79,6 +87,7 @@ def test_what_a_killed_replica_wrote_another_attributes_without_a_pass(
             on_one = other.post("/generate", json=BODY).json()
             assert one.get(f"/generations/{on_one['id']}").json() == on_one
             assert one.delete(f"/generations/{on_one['id']}").status_code == 204
+        _until_shared(redis, written["id"], streamed["id"])
         process.kill()
         process.wait()
         assert other.get(f"/generations/{on_one['id']}").status_code == 404

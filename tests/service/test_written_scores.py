@@ -299,7 +299,7 @@ async def _answer(engine: Engine, new_tokens: int = 12) -> Answer:
         answer = await generating.finished()
     finally:
         generating.close()
-    await engine.prepare(answer)
+    engine.prepare(answer)
     return answer
 
 

@@ -1,0 +1,108 @@
+"""Scores go to the store of the replicas behind the reply, and are used as they come from there."""
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from at2.tasks import Document
+from service.engine import Answer, Engine, Question, Sampling
+from service.records import Prompt
+from service.settings import Settings
+from tests.helpers.tiny import tiny_settings
+
+PROMPT = Prompt(
+    (Document("Charlotte Bennett lives in Lisbon. Omar Whitfield plays the cello."),),
+    "Where does Charlotte Bennett live?",
+    (),
+)
+STATEMENTS = Question("sentence", "at2")
+
+
+class Shelf:
+    """Keeps scores in this process, once it is open."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.kept: dict[str, bytes] = {}
+        self.changed = asyncio.Event()
+        self.fails = False
+
+    async def put_scores(self, generation_id: str, scores: bytes) -> None:
+        await self.open.wait()
+        self.changed.set()
+        if self.fails:
+            raise RuntimeError("the shelf is broken")
+        self.kept[generation_id] = scores
+
+    async def get_scores(self, generation_id: str) -> bytes | None:
+        return self.kept.get(generation_id)
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def engine(runner: asyncio.Runner) -> Iterator[Engine]:
+    """One that keeps no scores in its memory."""
+    engine = Engine(Settings(**tiny_settings(), score_cache_mb=0))
+    runner.run(engine.start())
+    yield engine
+    engine.close()
+
+
+async def _written(engine: Engine) -> Answer:
+    answer = await (await engine.generate(PROMPT, "sentence", Sampling())).finished()
+    engine.prepare(answer)
+    return answer
+
+
+def _run(runner: asyncio.Runner, work: Coroutine[Any, Any, None]) -> None:
+    runner.run(asyncio.wait_for(work, 120))
+
+
+def test_nobody_waits_for_scores_to_be_written(
+    engine: Engine, runner: asyncio.Runner, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        shelf = Shelf()
+        engine.share_scores(shelf)
+        first = await _written(engine)
+        assert (await engine.attribute_generation(first.generation, STATEMENTS)).attributions
+        assert not shelf.kept
+        shelf.fails = True
+        shelf.open.set()
+        await shelf.changed.wait()
+        assert not shelf.kept
+        shelf.fails = False
+        second = await _written(engine)
+        while second.generation.id not in shelf.kept:
+            await asyncio.sleep(0.01)
+        assert f"scores of generation {first.generation.id} are not shared" in caplog.text
+
+    _run(runner, main())
+
+
+def test_scores_that_do_not_fit_the_memory_are_used_as_they_come(
+    engine: Engine, runner: asyncio.Runner
+) -> None:
+    async def main() -> None:
+        shelf = Shelf()
+        shelf.open.set()
+        engine.share_scores(shelf)
+        generation = (await _written(engine)).generation
+        while generation.id not in shelf.kept:
+            await asyncio.sleep(0.01)
+        shelf.changed.clear()
+        before = engine.load.scoring_passes
+        for _ in range(2):
+            assert (await engine.attribute_generation(generation, STATEMENTS)).attributions
+            assert "Charlotte" in await engine.page_of_generation(generation, STATEMENTS)
+        assert engine.load.scoring_passes == before
+        assert not shelf.changed.is_set()  # nor are they written again
+
+    _run(runner, main())
