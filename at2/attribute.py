@@ -14,17 +14,17 @@ from at2.result import AttributionResult, Spans
 from at2.tasks import (
     DEFAULT_GENERATE_KWARGS,
     DEFAULT_SOURCE_TYPE,
-    Document,
     DocumentLike,
     DocumentsContextAttributionTask,
 )
+from at2.tasks.spans import is_document
 
 Model = str | Path | tuple[Any, Any]
 """A model's name or place, or a loaded model and its tokenizer."""
 
 
 def attribute(
-    context: str | Sequence[DocumentLike],
+    context: DocumentLike | Sequence[DocumentLike],
     query: str,
     response: str | None = None,
     *,
@@ -43,8 +43,8 @@ def attribute(
     `at2.attribute(text, "When?", spans="in April")[0].sources[0].source.text`
 
     Args:
-        context: a text, or several documents: texts, or mappings or objects with `text` and, if
-            they have them, `title` and `id`.
+        context: a document, or a sequence of them: texts, or mappings or objects with `text` and,
+            if they have them, `title` and `id`.
         query: what is asked about it.
         response: written elsewhere; by default the model writes one, greedily.
         model: by default SmolLM2-135M-Instruct, which comes as a Python package. The two models
@@ -76,7 +76,7 @@ def attribute(
         if method != "fusion":
             raise InputError(f"method {method} takes no retrieval scores", param="retrieval_scores")
     loaded, tokenizer = _loaded(model)
-    documents = [Document(context)] if isinstance(context, str) else context
+    documents: Any = [context] if is_document(context) else context
     task = DocumentsContextAttributionTask(
         documents, query, loaded, tokenizer, generate_kwargs, source_type=source_type
     )
@@ -119,4 +119,6 @@ def _estimator(
         return (given.identity or {}).get("model"), given
     if given == "published":
         given = published_estimator(str(model.name_or_path))
-    return Path(given).name if isinstance(given, Path) else given, load_estimator(given)
+    place = Path(given)  # a result says which it was, and not where: it may be shown to others
+    local = isinstance(given, Path) or place.expanduser().exists()
+    return place.name if local else str(given), load_estimator(given)

@@ -421,8 +421,6 @@ class AttributeRequest(_Prompt):
             raise ValueError("occurrence needs quote")
         if self.retrieval_scores is not None and self.method != "fusion":
             raise ValueError("retrieval_scores need method fusion")
-        if self.estimator is not None and self.method not in (None, "at2", "fusion"):
-            raise ValueError(f"method {self.method} takes no estimator")
         return self
 
     def _check_alone(self) -> None:

@@ -95,9 +95,7 @@ def get_model_and_tokenizer(
     common = {"revision": revision, "trust_remote_code": trust_remote_code}
 
     # 2. Load it. Files of others fail in too many ways to list: tokenizers raises bare Exception.
-    place = model_name
-    if model_name == default.NAME and gguf_file is None:
-        place = str(default.default_model_path())
+    place = model_name if gguf_file is not None else _place(model_name)
     gguf = find_gguf(place, gguf_file)
     if gguf is not None:
         if quantization is not None:
@@ -114,8 +112,7 @@ def get_model_and_tokenizer(
             auto = AutoModelForImageTextToText if is_multimodal else AutoModelForCausalLM
             model = auto.from_pretrained(place, config=config, **common, **kwargs)
     except Exception as error:
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise ModelError(f"cannot load model {model_name!r}: {reason}") from error
+        raise _cannot_load(model_name, error) from error
     if not tokenizer.is_fast:
         raise UnsupportedModelError(
             f"the tokenizer of {model_name!r} gives no character offsets (it is not a fast one)"
@@ -135,6 +132,31 @@ def get_model_and_tokenizer(
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
+
+
+def check_model_name(model_name: str) -> None:
+    """Find out whether there is such a model, without its weights.
+
+    Raises:
+        ModelError: there is none, or its configuration cannot be read.
+    """
+    place = _place(model_name)
+    if find_gguf(place, None) is not None:
+        return
+    try:
+        AutoConfig.from_pretrained(place)
+    except Exception as error:
+        raise _cannot_load(model_name, error) from error
+
+
+def _place(model_name: str) -> str:
+    """Where a model is: the default one has a file."""
+    return str(default.default_model_path()) if model_name == default.NAME else model_name
+
+
+def _cannot_load(model_name: str, error: Exception) -> ModelError:
+    reason = (str(error).strip() or repr(error)).splitlines()[0]
+    return ModelError(f"cannot load model {model_name!r}: {reason}")
 
 
 def _usable(device: str | torch.device) -> torch.device:

@@ -1,6 +1,6 @@
 """Attribute a response to the context it was given: one text, or several documents."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from string import Formatter
 from typing import Any
 
@@ -9,7 +9,7 @@ from at2.ranges import CharRange, TokenRange
 from at2.tasks.chat import AttributionTaskWithChatPrompt
 from at2.tasks.generation import DEFAULT_GENERATE_KWARGS
 from at2.tasks.sources import DEFAULT_SOURCE_TYPE
-from at2.tasks.spans import Document, DocumentLike, as_document
+from at2.tasks.spans import Document, DocumentLike, as_document, is_document
 from at2.text.chat_template import Message
 from at2.text.encoding import check_text
 
@@ -138,8 +138,9 @@ class DocumentsContextAttributionTask(ContextAttributionTask):
 
 
 def _checked(documents: Sequence[DocumentLike]) -> Iterator[Document]:
-    if isinstance(documents, str):
-        raise InputError("documents is one text, not a sequence of them", param="documents")
+    if is_document(documents) or not isinstance(documents, Iterable):
+        kind = type(documents).__name__
+        raise InputError(f"documents is one {kind}, not a sequence of documents", param="documents")
     for number, given in enumerate(documents):
         document = as_document(given, number)
         for text in (document.text, document.title or "", document.id or ""):

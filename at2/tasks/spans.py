@@ -30,6 +30,11 @@ DocumentLike = str | Mapping[str, Any] | Document | HasText
 """What can be given as a document: its text, a mapping with `text`, or an object with one."""
 
 
+def is_document(value: Any) -> bool:
+    """Whether something is one document, and no sequence of them."""
+    return isinstance(value, str | Mapping) or hasattr(value, "text")
+
+
 def as_document(value: DocumentLike, number: int = 0) -> Document:
     """A document from what callers have: a plain text, or a mapping or object with `text` and,
     where it has them, `title` and `id`.

@@ -177,12 +177,14 @@ class Loaded:
         """The estimator that a method will use; None for a method that needs none.
 
         Raises:
-            InputError: there is no such method or estimator here.
+            InputError: there is no such method or estimator here, or the method takes none.
         """
         if method not in METHODS:
             known = ", ".join(self.methods)
             raise InputError(f"no method {method[:_SHOWN]!r}; there are: {known}", param="method")
         if not METHODS[method].needs_estimator:
+            if estimator is not None:
+                raise InputError(f"method {method} takes no estimator", param="estimator")
             return None
         if not self.estimators:
             raise InputError(

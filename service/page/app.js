@@ -246,7 +246,7 @@ async function openLink() {
 const choices = () => ({
   source_type: byId("level").value,
   method: byId("method").value,
-  ...(byId("method").value === "at2" && info?.estimators.length > 1 ? { estimator: byId("estimator").value } : {}),
+  ...(["at2", "fusion"].includes(byId("method").value) && info?.estimators.length > 1 ? { estimator: byId("estimator").value } : {}),
 });
 
 /** The answer of the session as POST /attribute takes it; a server that keeps nothing gets it all. */

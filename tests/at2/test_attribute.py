@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import at2
-from at2.errors import EstimatorError, InputError, SpanError
+from at2.errors import EstimatorError, InputError, ModelError, SpanError
 from at2.estimator.known import PUBLISHED, published_estimator
 from at2.model import recent
 from at2.tasks import Document
@@ -83,9 +83,20 @@ def test_documents_may_be_texts_mappings_and_objects() -> None:
     assert [source.document for source in result.sources] == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    "document", [{"text": CONTEXT, "id": "b"}, Document(CONTEXT), SimpleNamespace(text=CONTEXT)]
+)
+def test_a_context_may_be_one_document(document: Any) -> None:
+    result = attribute(context=document)
+    assert [one.text for one in result.documents] == [CONTEXT]
+    assert result.attributions == attribute().attributions
+
+
 def test_an_estimator_is_taken_from_a_place_and_names_the_result() -> None:
     result = attribute(estimator=tiny_estimator())
     assert (result.method, result.estimator) == ("at2", "tiny-estimator")
+    named = attribute(estimator=str(tiny_estimator()))
+    assert named.estimator == "tiny-estimator" and str(tiny_estimator()) not in str(named.to_dict())
     loaded = at2.load_estimator(tiny_estimator())
     assert attribute(estimator=loaded).attributions == result.attributions
     with pytest.raises(InputError, match="leave_one_out takes no estimator"):
@@ -156,7 +167,11 @@ def test_a_model_named_twice_is_loaded_once_and_two_are_kept(tmp_path: Path) -> 
     assert attribute(model=folders[0]).model == "tiny-random"  # used again: the last one now
     recent.recent_model(third)
     assert recent.recent_model(first) is kept
-    assert recent.recent_model(second) is not other
+    again = recent.recent_model(second)
+    assert again is not other
+    with pytest.raises(ModelError, match="cannot load model 'mispelt'"):
+        recent.recent_model("mispelt")
+    assert recent.recent_model(first) is kept and recent.recent_model(second) is again
     recent.forget_models()
     assert recent.recent_model(first) is not kept
     recent.forget_models()

@@ -730,8 +730,9 @@ def test_documents_that_are_no_text_are_refused(field):
         DocumentsContextAttributionTask([Document("a"), 5], QUERY, model, tokenizer)
     with pytest.raises(InputError, match="the id of document 0 is a int, not a string"):
         DocumentsContextAttributionTask([{"text": "a", "id": 5}], QUERY, model, tokenizer)
-    with pytest.raises(InputError, match="documents is one text"):
-        DocumentsContextAttributionTask("Ada", QUERY, model, tokenizer)
+    for one in ("Ada", {"text": "Ada"}, Document("Ada"), None):
+        with pytest.raises(InputError, match=f"documents is one {type(one).__name__}, not a seq"):
+            DocumentsContextAttributionTask(one, QUERY, model, tokenizer)
 
 
 def test_documents_may_be_texts_mappings_and_objects_with_a_text():

@@ -253,6 +253,7 @@ def test_content_in_parts_is_its_lines_and_a_reply_can_be_sent_back(client: http
         ({"repetition_penalty": 1.1}, "repetition_penalty"),
         ({"attribution": {"method": "leave_one_out"}}, "attribution.method"),
         ({"attribution": {"estimator": "none"}}, "estimator"),
+        ({"attribution": {"method": "average_attention", "estimator": "any"}}, "estimator"),
         ({"attribution": {"top_k": 0}}, "attribution.top_k"),
         ({"attribution": {"support": 1}}, "attribution.support"),
         ({"attribution": {"support": True, "citation_format": "cohere"}}, "attribution"),

@@ -287,6 +287,21 @@ def test_level_and_method_can_be_switched(page: Page) -> None:
     expect(page.locator("#findings")).to_have_attribute("aria-busy", "false")
 
 
+def test_the_chosen_estimator_goes_with_every_method_that_takes_one(page: Page) -> None:
+    def two(route: Route) -> None:
+        info = route.fetch().json()
+        route.fulfill(json=info | {"estimators": info["estimators"] * 2})
+
+    page.route("**/info", two)
+    page.reload()
+    ask(page)
+    for method, takes_one in (("fusion", True), ("average_attention", False)):
+        with page.expect_response("**/attribute") as waiting:
+            page.locator("#method").select_option(method)
+        sent = json.loads(waiting.value.request.post_data or "")
+        assert waiting.value.ok and ("estimator" in sent) == takes_one
+
+
 def test_the_matrix_shows_every_statement_and_source(page: Page, address: str) -> None:
     several_statements(page)
     record = record_of(page, address)
