@@ -198,6 +198,7 @@ def weighed_scores(
         _capture_all(model, shape, tokens.ids[:last], on_layer)
     return TokenScores(
         weighings.by_name,
+        weighings.places,
         rows.cpu().numpy(),
         low,
         first + 1,

@@ -65,11 +65,11 @@ class ScoreRecorder:
         return (first, last) if first == self._query_end and first < last else None
 
     def take_row(self, position: int, row: Tensor) -> None:
-        """Keep the row [weighings, columns] of the query at a position."""
+        """Keep the row [places, columns] of the query at a position."""
         self._rows[position] = row
 
     def take_query(self, positions: TokenRange, total: Tensor) -> None:
-        """Add the sum [weighings, columns] of rows that were missing."""
+        """Add the sum [places, columns] of rows that were missing."""
         before = self._query_sum
         self._query_sum = total if before is None else before + total
         self._query_end = positions[1]
@@ -88,6 +88,7 @@ class ScoreRecorder:
             mean = (self._query_sum / (self.query[1] - self.query[0])).cpu().numpy()
         return TokenScores(
             self.weighings.by_name,
+            self.weighings.places,
             torch.stack(target_rows, dim=1).cpu().numpy(),
             self.columns[0],
             start,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from at2.errors import InputError
+from at2.fingerprints import canonical
 from at2.ranges import TokenRange
 
 PLAIN = (1.0,)
@@ -52,9 +53,17 @@ class Weighing:
     contrast: bool = False
     bias: float = 0.0
 
+    @property
+    def rows_key(self) -> bytes:
+        """What the weighted rows depend on: neither `contrast` nor `bias`, which come later."""
+        weights = self.weights.detach().float().cpu().contiguous()
+        shape = [len(self.exponents), *weights.shape[-2:]]
+        return canonical([shape, list(self.exponents)]).encode() + weights.numpy().tobytes()
+
 
 class Weighings:
-    """Several weighings of one model's attention, on the device where it is computed.
+    """Several weighings of one model's attention, on the device where it is computed. Those that
+    differ in contrast or bias only share their rows: `places` has each one's, `len` their number.
 
     Args:
         weighings: by name.
@@ -77,8 +86,12 @@ class Weighings:
         self.by_name = dict(weighings)
         self.num_layers = num_layers
         self.device = torch.device(device)
+        keys = {name: weighing.rows_key for name, weighing in weighings.items()}
+        distinct = {key: place for place, key in enumerate(dict.fromkeys(keys.values()))}
+        self.places = {name: distinct[key] for name, key in keys.items()}
         powers: dict[float, Tensor] = {}
-        for place, weighing in enumerate(weighings.values()):
+        for name, weighing in weighings.items():
+            place = self.places[name]
             exponents = check_exponents(weighing.exponents)
             weights = weighing.weights.detach()
             weights = weights[None] if weights.dim() == 2 else weights
@@ -89,12 +102,12 @@ class Weighings:
                     + (f", of {len(exponents)} powers" * (len(exponents) > 1))
                 )
             for exponent, of_power in zip(exponents, weights, strict=True):
-                empty = torch.zeros(num_layers, len(weighings), num_heads)
+                empty = torch.zeros(num_layers, len(self), num_heads)
                 powers.setdefault(exponent, empty)[:, place] = of_power
         self._by_power = [(power, list(matrix.to(self.device))) for power, matrix in powers.items()]
 
     def __len__(self) -> int:
-        return len(self.by_name)
+        return len(set(self.places.values()))
 
     @property
     def contrasted(self) -> bool:
@@ -102,7 +115,7 @@ class Weighings:
         return any(weighing.contrast for weighing in self.by_name.values())
 
     def weigh(self, layer: int, rows: Tensor) -> Tensor:
-        """Weighted sums over the heads of one layer: [heads, ...] to [weighings, ...]."""
+        """Weighted sums over the heads of one layer: [heads, ...] to [places, ...]."""
         flat = rows.flatten(1)  # [heads, rows × keys]
         total: Tensor | None = None
         for power, matrices in self._by_power:
@@ -116,7 +129,7 @@ class Weighings:
 
         Args:
             rows: [heads, rows, keys].
-            total: float32 [weighings, keys] on `device`; changed in place.
+            total: float32 [places, keys] on `device`; changed in place.
         """
         for power, matrices in self._by_power:
             powers = rows if power == 1 else rows**power
@@ -129,15 +142,17 @@ class TokenScores:
     """Scores of some tokens for each token of a response, by several weighings.
 
     Attributes:
-        weighings: by name, in the order of the rows.
-        rows: float32 [weighings, targets, columns], without contrast and bias.
+        weighings: by name.
+        places: where each has its rows; several may share them.
+        rows: float32 [places, targets, columns], without contrast and bias.
         first_column: the token that the first column belongs to.
         first_target: position of the first target in prompt and response.
         query: positions whose mean row a contrast takes off; empty if there are none.
-        query_mean: float32 [weighings, columns], the mean of their rows; None if it was not taken.
+        query_mean: float32 [places, columns], the mean of their rows; None if it was not taken.
     """
 
     weighings: Mapping[str, Weighing]
+    places: Mapping[str, int]
     rows: NDArray[np.float32]
     first_column: int
     first_target: int
@@ -168,7 +183,7 @@ class TokenScores:
         first, last = (position - self.first_target for position in target_range)
         if not self.holds(name) or not 0 <= first <= last <= self.rows.shape[1]:
             raise InputError(f"there are no scores {name!r} of tokens {target_range}")
-        place, weighing = list(self.weighings).index(name), self.weighings[name]
+        place, weighing = self.places[name], self.weighings[name]
         rows = self.rows[place, first:last].copy()
         if weighing.contrast and self.query_mean is not None:
             before = max(0, self.query[0] - self.first_column)  # defined for tokens before it only

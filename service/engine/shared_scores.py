@@ -1,7 +1,8 @@
 """Scores of finished generations that replicas share: what one has computed, none computes again.
 
-They travel as bytes, in NumPy's own format of arrays. A weighing is told by what it is, not by its
-name alone: a replica with another estimator of the same name does not take the scores for its own.
+They travel as bytes, in NumPy's own format of arrays. Rows of scores are told by the weights they
+come of, not by a name: a replica with another estimator of the same name does not take the scores
+for its own.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from at2.fingerprints import canonical, checksum
+from at2.fingerprints import checksum
 from at2.model.weighing import TokenScores, Weighing, Weighings
 from service.failures import StoreError
 from service.records import ScoreStore
@@ -27,10 +28,8 @@ _MOST_OFFERS = 16
 
 
 def _mark(weighing: Weighing) -> str:
-    """Tells weighings apart."""
-    weights = weighing.weights.detach().float().cpu().contiguous()
-    rules = [tuple(weights.shape), list(weighing.exponents), weighing.contrast, weighing.bias]
-    return checksum(canonical(rules).encode() + weights.numpy().tobytes())[:_DIGITS]
+    """Tells rows of scores apart."""
+    return checksum(weighing.rows_key)[:_DIGITS]
 
 
 class SharedScores:
@@ -93,8 +92,9 @@ class SharedScores:
             logger.exception("scores of generation %s are not shared", generation_id)
 
     def _packed(self, scores: TokenScores) -> bytes:
+        marks = {place: self._marks[name] for name, place in scores.places.items()}
         header = {
-            "marks": [self._marks[name] for name in scores.weighings],
+            "marks": [marks[place] for place in sorted(marks)],
             "first_column": scores.first_column,
             "first_target": scores.first_target,
             "query": scores.query,
@@ -114,15 +114,16 @@ class SharedScores:
             header = json.loads(arrays["header"].tobytes())
             rows, query_mean = arrays["rows"], arrays["query_mean"]
         places = {mark: place for place, mark in enumerate(header["marks"])}
-        names = [name for name, mark in self._marks.items() if mark in places]
+        found = {name: places[mark] for name, mark in self._marks.items() if mark in places}
         if rows.ndim != 3 or len(rows) != len(header["marks"]):
             raise ValueError(f"rows of shape {rows.shape} for {len(header['marks'])} weighings")
-        if not names:
+        if not found:
             return None
-        here = [places[self._marks[name]] for name in names]
+        here = sorted(set(found.values()))
         first, last = header["query"]
         scores = TokenScores(
-            {name: self._weighings[name] for name in names},
+            {name: self._weighings[name] for name in found},
+            {name: here.index(place) for name, place in found.items()},
             rows[here],
             header["first_column"],
             header["first_target"],

@@ -105,4 +105,17 @@ def test_scores_that_do_not_fit_the_memory_are_used_as_they_come(
         assert engine.load.scoring_passes == before
         assert not shelf.changed.is_set()  # nor are they written again
 
+        async def scores(method: str) -> list[float]:
+            question = Question("sentence", method, min_share=0.0)
+            found = await engine.attribute_generation(generation, question)
+            return [source.score for one in found.attributions for source in one.sources]
+
+        methods = ("at2", "average_attention", "contrastive_attention")
+        shared = [await scores(method) for method in methods]
+        assert engine.load.scoring_passes == before
+        shelf.kept.clear()
+        for method, expected in zip(methods, shared, strict=True):
+            assert await scores(method) == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        assert engine.load.scoring_passes > before
+
     _run(runner, main())

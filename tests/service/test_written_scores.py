@@ -73,9 +73,11 @@ def _weighings(model: Any) -> Weighings:
     def drawn(*powers: int) -> torch.Tensor:
         return torch.randn(*powers, shape.num_layers, shape.num_heads, generator=generator)
 
+    plain = drawn()
     return Weighings(
         {
-            "plain": Weighing(drawn()),
+            "plain": Weighing(plain),
+            "plain contrast": Weighing(plain, contrast=True),  # of the same rows
             "powers": Weighing(drawn(2), (0.5, 1.0)),
             "contrast": Weighing(drawn(), contrast=True),
             "bias": Weighing(drawn(), bias=0.25),
@@ -144,6 +146,7 @@ def _check(
     target = (len(prompt), len(prompt) + len(response))
     last = len(prompt) - QUERY
     tokens = MarkedTokens(prompt + response, target, query_range=(last, len(prompt) - 1))
+    assert len(scores.rows) == len(weighings) == len(weighings.by_name) - 1
     for name, weighing in weighings.by_name.items():
         expected = token_scores(model, tokens, weighing).numpy()[:, 1:last]
         found = scores.of(name, target)
