@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from at2.errors import At2Error, InputError, PromptTooLongError, SpanError
 from service.caller import ClientGoneError
 from service.failures import (
+    SHOWN,
     BusyError,
     DamagedRecordError,
     DeadlineError,
@@ -54,9 +55,6 @@ _FAILURES: tuple[tuple[type[ServerFailure], int, str, str], ...] = (
 
 _METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 
-_SHOWN = 64
-"""Characters of a field's name that an error repeats."""
-
 _RETRY_AFTER_DOWN = 5
 """Seconds in which an engine that ran out of memory is back, or its process replaced."""
 
@@ -69,14 +67,14 @@ class UnknownGenerationError(Exception):
     """There is no generation of this id: it was deleted, it expired, or it never was."""
 
     def __init__(self, generation_id: str) -> None:
-        super().__init__(f"no generation {generation_id[:64]!r}")
+        super().__init__(f"no generation {generation_id[:SHOWN]!r}")
 
 
 class UnknownModelError(Exception):
     """Another model is asked for than the one that is served."""
 
     def __init__(self, model: str, served: str) -> None:
-        super().__init__(f"no model {model[:_SHOWN]!r}; the one served here is {served!r}")
+        super().__init__(f"no model {model[:SHOWN]!r}; the one served here is {served!r}")
 
 
 def body(
@@ -145,7 +143,7 @@ def _validation_reply(error: RequestValidationError) -> JSONResponse:
     """The first thing that is wrong with a request's body, path or query."""
     first = error.errors()[0]
     # the first part is "body" or "path"; a field that there is not has any name
-    where = [str(part)[:_SHOWN] for part in first["loc"][1:]]
+    where = [str(part)[:SHOWN] for part in first["loc"][1:]]
     if first["type"] == "json_invalid":
         return reply(400, first["msg"], kind="invalid_request_error", code="invalid_json")
     param = ".".join(where) or None

@@ -16,6 +16,9 @@ Knows nothing of HTTP: `service.errors` says which status each has. Messages are
 to show to a user.
 """
 
+SHOWN = 64
+"""Characters of a caller's name or value that a message repeats."""
+
 
 class ServerFailure(Exception):  # noqa: N818 (a failure is what it is; its kinds are errors)
     """Base of what is no fault of the request."""

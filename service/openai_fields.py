@@ -9,8 +9,7 @@ from pydantic_core.core_schema import (
     no_info_before_validator_function,
 )
 
-_SHOWN = 64
-"""Characters of a caller's name that an error message repeats."""
+from service.failures import SHOWN
 
 
 class Only:
@@ -106,7 +105,7 @@ def text_of(content: Any) -> Any:
             raise PydanticCustomError(
                 "unsupported_content",
                 "part {number} is of type {kind}: only parts of type text are supported here",
-                {"number": number, "kind": str(kind)[:_SHOWN]},
+                {"number": number, "kind": str(kind)[:SHOWN]},
             )
         texts.append(part["text"])
     return "\n".join(texts)

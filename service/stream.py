@@ -14,6 +14,7 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service import links
 from service.caller import Caller, ClientGoneError
 from service.disconnect import connected
 from service.logs import note
@@ -21,7 +22,7 @@ from service.logs import note
 KEEP_ALIVE_SECONDS = 10.0
 """How long a stream may be silent; common proxies give up after 60."""
 
-EVENT_SCHEMA = {
+_EVENT_SCHEMA = {
     "type": "object",
     "required": ["data"],
     "properties": {
@@ -29,6 +30,14 @@ EVENT_SCHEMA = {
     },
 }
 """Of one event: before OpenAPI 3.2 there is no way to say that there are many."""
+
+
+def documented(description: str) -> dict[int | str, dict[str, Any]]:
+    """For the OpenAPI document of a route that gives a generation, perhaps in events: what these
+    are."""
+    content = {"text/event-stream": {"schema": _EVENT_SCHEMA}}
+    return {200: {"description": description, "content": content, "links": links.OF_A_GENERATION}}
+
 
 _KEEP_ALIVE = b": still here\n\n"
 _DONE = b"data: [DONE]\n\n"

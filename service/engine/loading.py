@@ -35,14 +35,11 @@ from at2.tasks import (
     ThoughtSources,
 )
 from at2.tasks.generation import end_ids
-from service.failures import OtherModelError
+from service.failures import SHOWN, OtherModelError
 from service.records import Generation, Prompt
 from service.settings import Settings
 
 logger = logging.getLogger("at2.service")
-
-_SHOWN = 64
-"""Characters of a caller's name that an error message repeats."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +178,7 @@ class Loaded:
         """
         if method not in METHODS:
             known = ", ".join(self.methods)
-            raise InputError(f"no method {method[:_SHOWN]!r}; there are: {known}", param="method")
+            raise InputError(f"no method {method[:SHOWN]!r}; there are: {known}", param="method")
         if not METHODS[method].needs_estimator:
             if estimator is not None:
                 raise InputError(f"method {method} takes no estimator", param="estimator")
@@ -195,7 +192,7 @@ class Loaded:
         if estimator not in self.estimators:
             known = ", ".join(self.estimators)
             raise InputError(
-                f"no estimator {estimator[:_SHOWN]!r}; there are: {known}", param="estimator"
+                f"no estimator {estimator[:SHOWN]!r}; there are: {known}", param="estimator"
             )
         return estimator
 

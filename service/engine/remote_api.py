@@ -36,7 +36,7 @@ _CONNECT_SECONDS = 5.0
 _SEED_BITS = 31
 """Of a seed, as far as all servers take it."""
 
-_SHOWN = 200
+_MESSAGE_SHOWN = 200
 """Characters of a server's message that ours repeats."""
 
 _REFUSALS = frozenset({400, 404, 405, 415, 422, 501})
@@ -252,4 +252,4 @@ def _message(body: bytes) -> str:
         told = error if isinstance(error, str) else error.get("message", error.get("detail", ""))
     except (ValueError, AttributeError):
         return ""
-    return " ".join(str(told).split())[:_SHOWN]
+    return " ".join(str(told).split())[:_MESSAGE_SHOWN]

@@ -10,8 +10,7 @@ from at2.methods import DEFAULT_MIN_SHARE, Attribution
 from at2.model.weighing import TokenScores
 from at2.tasks import ContextAttributionTask, SourceSpan
 from service.records import Generation
-
-DEFAULT_TOP_K = 8
+from service.schemas import DEFAULT_TOP_K
 
 
 @dataclass(frozen=True)

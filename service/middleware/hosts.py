@@ -5,6 +5,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.errors import reply
+from service.failures import SHOWN
 from service.security import TrustedHosts
 
 
@@ -32,13 +33,9 @@ class RequireHost:
             return
         response = reply(
             421,
-            f"this server does not answer for the host {host[:_SHOWN]!r}; AT2_TRUSTED_HOSTS has "
+            f"this server does not answer for the host {host[:SHOWN]!r}; AT2_TRUSTED_HOSTS has "
             "the names by which it may be called",
             kind="invalid_request_error",
             code="untrusted_host",
         )
         await response(scope, receive, send)
-
-
-_SHOWN = 64
-"""Characters of a host that the error repeats."""

@@ -8,7 +8,6 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from service import links
 from service.body import JsonRoute
 from service.dependencies import CallerDep, EngineDep, GenerationsDep, StoreDep, known
 from service.disconnect import connected
@@ -25,19 +24,15 @@ from service.schemas import (
     Statement,
     Usage,
 )
-from service.stream import EVENT_SCHEMA, EventStream
+from service.stream import EventStream, documented
 from service.translation import prompt_of, source_fields
 
 router = APIRouter(tags=["generation"], responses=DOCUMENTED, route_class=JsonRoute)
 
-_STREAM_DOCUMENTED: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The generation; with `stream` as events: `delta` ones, then `done`, then "
-        '`[DONE]`. An error in between is an event `{"error": …}`.',
-        "content": {"text/event-stream": {"schema": EVENT_SCHEMA}},
-        "links": links.OF_A_GENERATION,
-    }
-}
+_STREAM_DOCUMENTED = documented(
+    "The generation; with `stream` as events: `delta` ones, then `done`, then `[DONE]`. An error "
+    'in between is an event `{"error": …}`.'
+)
 
 
 def _reply(model: str, answer: Answer, expires: int | None) -> GenerateReply:

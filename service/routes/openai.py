@@ -3,12 +3,10 @@
 import asyncio
 import time
 from contextlib import closing
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
 from at2.errors import InputError
-from service import links
 from service.body import JsonRoute
 from service.dependencies import CallerDep, EngineDep, GenerationsDep, MetricsDep
 from service.disconnect import connected
@@ -20,21 +18,17 @@ from service.openai_schemas import ChatReply, ChatRequest, ModelReply, ModelsRep
 from service.openai_stream import ChunkStream
 from service.openai_translation import Cited, prompt_of, reply_of
 from service.records import Prompt
-from service.stream import EVENT_SCHEMA, EventStream
+from service.stream import EventStream, documented
 
 router = APIRouter(prefix="/v1", tags=["openai"], responses=DOCUMENTED, route_class=JsonRoute)
 
-_STREAM_DOCUMENTED: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The completion; with `stream` as chunks, then `[DONE]`. An error in "
-        'between is an event `{"error": …}`.',
-        "content": {"text/event-stream": {"schema": EVENT_SCHEMA}},
-        "links": links.OF_A_GENERATION,
-    }
-}
+_STREAM_DOCUMENTED = documented(
+    "The completion; with `stream` as chunks, then `[DONE]`. An error in between is an event "
+    '`{"error": …}`.'
+)
 
 _STARTED = int(time.time())
-"""When the process loaded the model, about."""
+"""Seconds since 1970 when this process was started, which is when it loads the model."""
 
 
 def _check(body: ChatRequest, engine: Engine) -> None:
