@@ -51,9 +51,9 @@ def trace(known: Thought, model: Any, tokenizer: Any, estimator: LinearScoreEsti
     count = whole.num_sources
     scores, share = {}, {}
     for name in METHODS:
-        attributor = method_named(name).build(task, estimator)
+        attributor = HopsAttributor(method_named(name).build(task, estimator))
         for hops in HOPS:
-            found = HopsAttributor(attributor, hops).get_attribution_scores(known.value)
+            found = attributor.with_hops(hops).get_attribution_scores(known.value)
             scores[f"`{name}`, hops {hops}"] = found[:count]
             if not hops:
                 positive = np.maximum(found, 0.0)

@@ -100,6 +100,12 @@ class HopsAttributor(Attributor):
         self.hops = check_hops(hops)
         self._written = PerResponse[_Written](attributor.task)
 
+    def with_hops(self, hops: int) -> "HopsAttributor":
+        """The same over another number of statements, without another pass."""
+        other = HopsAttributor(self.attributor, hops)
+        other._written = self._written
+        return other
+
     def prepare_for_attribution(self) -> None:
         """Take the pass."""
         _ = self._written.get(self._read), self.task.source_spans
