@@ -41,6 +41,7 @@ from service.schemas import (
     Document,
     ErrorBody,
     MinShare,
+    RequestModel,
     SourceMessages,
     SourceType,
     Stop,
@@ -60,19 +61,14 @@ Annotations = list[MeasuredAnnotation] | list[Annotation] | list[TextBlock] | li
 _Text = Annotated[str, AfterValidator(encodable)]
 
 
-class _Request(BaseModel):
-    # strict: true, "1" and 1.0 are no integers
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class FunctionCall(_Request):
+class FunctionCall(RequestModel):
     """Which function an earlier reply called."""
 
     name: _Text
     arguments: _Text = Field(description="As JSON.")
 
 
-class ToolCall(_Request):
+class ToolCall(RequestModel):
     """A call of an earlier reply."""
 
     id: Any = None
@@ -81,7 +77,7 @@ class ToolCall(_Request):
     function: FunctionCall
 
 
-class ChatMessage(_Request):
+class ChatMessage(RequestModel):
     """A turn. `annotations` are read over, so that a message of a reply can be sent back."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -114,7 +110,7 @@ class ChatMessage(_Request):
         return "\n".join([*([self.content] if self.content else []), *lines])
 
 
-class StreamOptions(_Request):
+class StreamOptions(RequestModel):
     """What a stream has beside the text."""
 
     include_usage: bool | None = Field(
@@ -123,7 +119,7 @@ class StreamOptions(_Request):
     include_obfuscation: bool | None = Field(default=None, description="Read over.")
 
 
-class AttributionOptions(_Request):
+class AttributionOptions(RequestModel):
     """How statements get their citations."""
 
     enabled: bool = True
@@ -161,7 +157,7 @@ class AttributionOptions(_Request):
         return self
 
 
-class ChatRequest(_Request):
+class ChatRequest(RequestModel):
     """What to answer, and how."""
 
     model_config = ConfigDict(

@@ -133,12 +133,13 @@ Stop = Annotated[
 """Texts before which a response ends."""
 
 
-class _Request(BaseModel):
-    # strict: true, "1" and 1.0 are no integers
+class RequestModel(BaseModel):
+    """What a caller sends: unknown fields are refused, and `"1"`, 1.0 and true are no integers."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Document(_Request):
+class Document(RequestModel):
     """One document of the caller's."""
 
     id: _DocumentId | None = Field(
@@ -148,7 +149,7 @@ class Document(_Request):
     text: _NonBlank
 
 
-class Message(_Request):
+class Message(RequestModel):
     """An earlier turn of the conversation; of role `tool` it is what a tool returned."""
 
     role: Literal["system", "user", "assistant", "tool"]
@@ -164,7 +165,7 @@ SourceMessages = Annotated[
 ]
 
 
-class _Prompt(_Request):
+class _Prompt(RequestModel):
     context: _NonBlank | None = Field(default=None, description="The context, if it is one text.")
     documents: _List[Document] | None = Field(
         None, min_length=1, description="The context, if it is several texts."
@@ -325,7 +326,7 @@ class Done(BaseModel):
     generation: GenerateReply
 
 
-class Span(_Request):
+class Span(RequestModel):
     """Characters of the response."""
 
     start: int = Field(ge=0)
