@@ -224,8 +224,8 @@ def source_features(
     gives zeros. With several exponents there are as many such features of each, of attention raised
     to it token by token, one exponent after the other.
 
-    In each layer that is two matrix products, `means · A · sums`: the rows are averaged before they
-    are summed up by source.
+    In each layer that is two matrix products, `means · A · sums`, in the order that takes fewer
+    operations: a few long targets are averaged first, many short ones are summed up first.
 
     Args:
         model: a transformers decoder.
@@ -295,16 +295,32 @@ def source_features(
                 continue
             rows = call.rows(start, end)[0]  # [heads, rows, keys]
             for place, power in enumerate(powers):
-                mean = of_rows.to(rows) @ _raised(rows, power)  # [heads, targets, keys]
-                if sums is None:
-                    summed = _range_sums(mean, edges.to(mean.device))
-                else:
-                    summed = mean @ sums[: mean.shape[-1]].to(mean)
+                summed = _mean_sums(of_rows.to(rows), _raised(rows, power), sums, edges)
                 # [heads, targets, columns] to [targets, columns, heads]
                 features[:, :, place, layer] += summed.permute(1, 2, 0).to(features)
 
     _capture_all(model, shape, tokens.ids[:last], on_layer)
     return features.flatten(2)
+
+
+def _mean_sums(means: Tensor, rows: Tensor, sums: Tensor | None, edges: Tensor) -> Tensor:
+    """`means · rows · sums`, [heads, targets, columns].
+
+    Args:
+        means: [targets, rows].
+        rows: [heads, rows, keys].
+        sums: [keys or more, columns]; where there are none, every source has a column.
+        edges: [start or end, sources].
+    """
+    if sums is None:
+        return _range_sums(means @ rows, edges.to(rows.device))
+    num_targets, num_rows = means.shape
+    num_keys, columns = rows.shape[-1], sums.shape[1]
+    sums = sums[:num_keys].to(rows)
+    averaged_first = num_targets * num_keys * (num_rows + columns)
+    if averaged_first <= num_rows * columns * (num_keys + num_targets):
+        return (means @ rows) @ sums
+    return means @ (rows @ sums)
 
 
 def _raised(rows: Tensor, power: float) -> Tensor:

@@ -18,6 +18,7 @@ from at2.model.attention import attention_shape, check_capture, source_features,
 from at2.model.capture import AttentionCall
 from at2.model.tokens import MarkedTokens
 from at2.model.weighing import Weighing
+from at2.ranges import TokenRange
 from tests.helpers.models import FAMILIES, WINDOW, random_ids, tiny_model
 
 TOKENS = 48  # three times the window of the families that have one
@@ -168,6 +169,19 @@ def test_results_do_not_depend_on_the_block_size(family: str) -> None:
             rtol=0,
             atol=2e-6,
         )
+
+
+@pytest.mark.parametrize(
+    "targets", [[(20, 48)], [(position, position + 1) for position in range(20, 48)]]
+)
+def test_weighted_sums_are_those_of_every_source(targets: list[TokenRange]) -> None:
+    model, ids = tiny_model("llama"), random_ids(TOKENS)
+    tokens = MarkedTokens(ids, (1, TOKENS), [(start, start + 3) for start in range(0, 18, 3)])
+    weights = torch.linspace(-1, 1, 4 * 6).view(4, 6)
+    every_source = source_features(model, tokens, targets)
+    sums = source_features(model, tokens, targets, source_weights=weights)
+    assert sums.shape == (len(targets), 4, 12)
+    torch.testing.assert_close(sums, weights @ every_source, rtol=0, atol=2e-6)
 
 
 def test_no_targets_or_no_sources_give_empty_results_without_a_pass() -> None:
@@ -359,6 +373,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from at2.model.attention import source_features, token_scores
 from at2.model.tokens import MarkedTokens
 from at2.model.weighing import Weighing
+from at2.ranges import TokenRange
 
 LAYERS, HEADS, TARGETS, TOKENS = 16, 16, 512, 2048
 GROWTH = 96 * 2**20
