@@ -17,9 +17,16 @@ from at2._version import __version__
 from at2.settings import BadSettingsError
 
 FAILED = 1
+"""Exit status: the command could not do what it was asked."""
+
 BAD_USAGE = 2
+"""Exit status: there is no such command, flag or value."""
+
 INTERRUPTED = 128 + signal.SIGINT
+"""Exit status: ended from the keyboard."""
+
 NOBODY_READS = 128 + signal.SIGPIPE
+"""Exit status: whoever read the output has left."""
 
 
 class CommandError(Exception):
@@ -34,6 +41,7 @@ class OutputConsole(Console):
         super().__init__(markup=False, highlight=False, emoji=False)
 
     def on_broken_pipe(self) -> None:
+        """Let the error out."""
         raise BrokenPipeError
 
 
