@@ -3,7 +3,7 @@
 Importing torch and transformers takes some seconds, which tests with servers of their own would
 spend again and again. `python -m tests.helpers.fork_server` imports them once, and forks a process
 for every request, which runs a module as `python -m` would. It has one thread and has run no model,
-so a fork of it is as good as a new interpreter, except that all have the same hash seed.
+so a fork of it is as good as a new interpreter, except that all have one hash seed, and one thread.
 """
 
 import contextlib
@@ -109,7 +109,7 @@ class _ForkServer:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
-                env=os.environ | {"HF_HUB_OFFLINE": "1"},
+                env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
             )
 
     def fork(

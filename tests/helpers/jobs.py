@@ -2,23 +2,19 @@
 
 import atexit
 import json
-import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from tests.helpers.fork_server import ForkedProcess
 from tests.helpers.tokenizers import tiny_tokenizer
 from tests.helpers.training import make_model
-from trainer_jobs import cli
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,21 +90,10 @@ def results(out: Path) -> dict[str, bytes]:
     return {name: content for name, content in found.items() if name.startswith(kept)}
 
 
-def fork(*arguments: str, **variables: str) -> ForkServerProcess:
-    """A command in a process of its own, as `start` has it, which need not import the libraries:
-    it is forked from one that has. What it prints is lost."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.helpers.training", "trainer_jobs.stages"])
-    process = context.Process(target=_run, args=(arguments, _environment(variables)))
-    process.start()
-    return process
-
-
-def _run(arguments: Sequence[str], environment: Mapping[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    sys.exit(cli.main(arguments))
+def fork(*arguments: str, **variables: str) -> ForkedProcess:
+    """A command in a process of its own, as `start` has it, that begins with the libraries
+    imported."""
+    return ForkedProcess(("trainer_jobs", *arguments), _environment(variables))
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:

@@ -269,12 +269,12 @@ def test_workers_that_are_killed_share_a_bucket(
         fork("generate", "--config", config, "--num-jobs", "2", "--job-index", str(index), **s3)
         for index in (0, 1)
     ]
-    while both[0].is_alive() and not s3_files(s3, "at2/run"):
+    while both[0].poll() is None and not s3_files(s3, "at2/run"):
         time.sleep(0.01)
     both[0].kill()
     for process in both:
-        process.join()
-    assert both[1].exitcode == 0
+        process.communicate()
+    assert both[1].returncode == 0
     for name, value in s3.items():
         monkeypatch.setenv(name, value)
     status, _, errors = run("run", **out)

@@ -395,12 +395,12 @@ def test_killed_at_every_stage_a_run_ends_with_the_same_bytes(
     ):
         process = fork("run", "--config", config)
         found: list[Path] = []
-        while not found and process.is_alive():
+        while not found and process.poll() is None:
             found = list(out.glob(reached))
             time.sleep(0.002)
         process.kill()
-        process.join()
-        assert found or process.exitcode == 0
+        process.communicate()
+        assert found or process.returncode == 0
     assert cli.main(["run", "--config", config]) == 0
     assert results(out) == results(whole)
     name = "evaluation/default/evaluation.json"
@@ -416,8 +416,8 @@ def test_two_processes_at_once_make_the_same_bytes(tmp_path: Path, finished: Pat
             for index in range(2)
         ]
         for process in both:
-            process.join()
-            assert process.exitcode == 0
+            process.communicate()
+            assert process.returncode == 0
     assert cli.main(["train", "--config", config]) == 0
     assert results(tmp_path / "out") == results(finished)
 
