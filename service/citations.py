@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from service.schemas import GenerateReply, ScoredSource, SpanAttribution
+from service.reply_schemas import GenerateReply, ScoredSource, SpanAttribution
 
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
 

@@ -21,13 +21,8 @@ from service.calibrate import calibrate
 from service.citations import print_answer, print_attributions
 from service.client import AuthenticationError, Client, ClientError, ConnectionFailedError
 from service.client.wire import DEFAULT_URL
-from service.schemas import (
-    DEFAULT_MIN_SHARE,
-    MAX_DOCUMENT_ID,
-    AttributeReply,
-    Method,
-    SourceType,
-)
+from service.field_types import DEFAULT_MIN_SHARE, MAX_DOCUMENT_ID, Method, SourceType
+from service.reply_schemas import AttributeReply
 
 STDIN = "-"
 

@@ -28,7 +28,7 @@ from service.failures import (
     StoreError,
 )
 from service.logs import note
-from service.schemas import ErrorBody, ErrorReply
+from service.reply_schemas import ErrorBody, ErrorReply
 
 logger = logging.getLogger("at2.service")
 

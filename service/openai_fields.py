@@ -58,9 +58,9 @@ DOCUMENT_SCHEMA = {
 
 
 def document_of(value: Any) -> Any:
-    """A document in any of the shapes that clients know, as `service.schemas.Document` has it: a
-    text; vLLM's and ours, `text` with `title` and `id`; Cohere's, `data` with a text or an object,
-    and `snippet`; and `content`."""
+    """A document in any of the shapes that clients know, as `service.request_schemas.Document` has
+    it: a text; vLLM's and ours, `text` with `title` and `id`; Cohere's, `data` with a text or an
+    object, and `snippet`; and `content`."""
     if isinstance(value, str):
         return {"text": value}
     if not isinstance(value, Mapping):

@@ -25,6 +25,17 @@ from service.citation_schemas import (
     MeasuredAnnotation,
     TextBlock,
 )
+from service.field_types import (
+    DEFAULT_MIN_SHARE,
+    DEFAULT_TOP_K,
+    EXAMPLE,
+    MAX_ITEMS,
+    MinShare,
+    SourceMessages,
+    SourceType,
+    Stop,
+    encodable,
+)
 from service.openai_fields import (
     CONTENT_SCHEMA,
     DOCUMENT_SCHEMA,
@@ -33,20 +44,8 @@ from service.openai_fields import (
     document_of,
     text_of,
 )
-from service.schemas import (
-    DEFAULT_MIN_SHARE,
-    DEFAULT_TOP_K,
-    EXAMPLE,
-    MAX_ITEMS,
-    Document,
-    ErrorBody,
-    MinShare,
-    RequestModel,
-    SourceMessages,
-    SourceType,
-    Stop,
-    encodable,
-)
+from service.reply_schemas import ErrorBody
+from service.request_schemas import Document, RequestModel
 
 MOST_CITED = 100
 """Sources that a statement may have in a reply."""

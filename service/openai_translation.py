@@ -16,7 +16,7 @@ from service.openai_schemas import (
     ReplyMessage,
 )
 from service.records import Prompt
-from service.schemas import ErrorBody
+from service.reply_schemas import ErrorBody
 from service.translation import chosen_messages
 
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from at2.tasks import Document, SourceSpan
 from service.engine import Quote, Spans
+from service.field_types import SourceMessages
 from service.records import Prompt
-from service.schemas import AttributeRequest, GenerateRequest, SourceMessages
+from service.request_schemas import AttributeRequest, GenerateRequest
 
 
 def prompt_of(request: GenerateRequest | AttributeRequest) -> Prompt:
@@ -73,7 +74,7 @@ def spans_of(request: AttributeRequest) -> Spans:
 def source_fields(
     source: SourceSpan, documents: Sequence[Document], prompt: Prompt
 ) -> dict[str, Any]:
-    """A source as `service.schemas.Source` has it.
+    """A source as `service.reply_schemas.Source` has it.
 
     Args:
         source: one of a task made of the prompt.

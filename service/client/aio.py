@@ -14,7 +14,7 @@ from service.client import wire
 from service.client.errors import ProtocolError
 from service.client.retry import RETRIED, Retry, parse_retry_after
 from service.client.wire import DocumentLike, MessageLike, SourceMessagesLike, SpanLike
-from service.schemas import AttributeReply, GenerateReply
+from service.reply_schemas import AttributeReply, GenerateReply
 from service.status_schemas import InfoReply
 
 

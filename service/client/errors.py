@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import httpx
 from pydantic import ValidationError
 
-from service.schemas import ErrorBody, ErrorReply
+from service.reply_schemas import ErrorBody, ErrorReply
 
 
 class ClientError(Exception):

@@ -22,7 +22,8 @@ from service.client.errors import (
     of_response,
 )
 from service.client.retry import parse_retry_after
-from service.schemas import Delta, Document, Done, ErrorReply, GenerateReply, Message
+from service.reply_schemas import Delta, Done, ErrorReply, GenerateReply
+from service.request_schemas import Document, Message
 
 DocumentLike = str | Document | Mapping[str, Any]
 """A text, or a document with `id`, `title` and `text`."""

@@ -9,8 +9,8 @@ from at2.evaluation.verify import Verification
 from at2.methods import DEFAULT_MIN_SHARE, Attribution
 from at2.model.weighing import TokenScores
 from at2.tasks import ContextAttributionTask, SourceSpan
+from service.field_types import DEFAULT_TOP_K
 from service.records import Generation
-from service.schemas import DEFAULT_TOP_K
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,18 @@ from service.dependencies import CallerDep, EngineDep, MetricsDep, StoreDep, kno
 from service.disconnect import connected
 from service.engine import Findings, Question
 from service.errors import DOCUMENTED
+from service.field_types import Method
 from service.logs import note
 from service.records import Prompt, thoughts_document
-from service.schemas import (
+from service.reply_schemas import (
     AttributeReply,
-    AttributeRequest,
-    Method,
     ScoredSource,
     SpanAttribution,
     Verification,
     VerifiedCitations,
     VerifiedSource,
 )
+from service.request_schemas import AttributeRequest
 from service.translation import prompt_of, source_fields, spans_of
 
 router = APIRouter(tags=["attribution"], responses=DOCUMENTED, route_class=JsonRoute)

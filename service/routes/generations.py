@@ -15,15 +15,8 @@ from service.engine import Answer, Sampling
 from service.errors import DOCUMENTED, UnknownGenerationError, event
 from service.generations import Writing
 from service.logs import note_text
-from service.schemas import (
-    DeletionReply,
-    Delta,
-    GenerateReply,
-    GenerateRequest,
-    Source,
-    Statement,
-    Usage,
-)
+from service.reply_schemas import DeletionReply, Delta, GenerateReply, Source, Statement, Usage
+from service.request_schemas import GenerateRequest
 from service.stream import EventStream, documented
 from service.translation import prompt_of, source_fields
 

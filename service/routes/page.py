@@ -13,8 +13,9 @@ from service.dependencies import CallerDep, EngineDep, StoreDep, known
 from service.disconnect import connected
 from service.engine import Question
 from service.errors import DOCUMENTED
+from service.field_types import DEFAULT_TOP_K, Method, SourceType
 from service.page import INDEX, Asset, assets
-from service.schemas import DEFAULT_TOP_K, Method, PromptReply, SourceType
+from service.reply_schemas import PromptReply
 
 router = APIRouter(tags=["generation"], responses=DOCUMENTED)
 

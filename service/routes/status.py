@@ -9,8 +9,8 @@ from service.dependencies import EngineDep
 from service.engine import Engine
 from service.errors import DOCUMENTED
 from service.failures import EngineDownError
+from service.field_types import SourceType
 from service.records import kind_of_store
-from service.schemas import SourceType
 from service.status_schemas import (
     EstimatorInfo,
     GenerationInfo,

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from at2.errors import InputError
 from at2.methods import DEFAULT_MIN_SHARE, AverageAttentionAttributor, cited
-from service import schemas
+from service import field_types
 from tests.helpers.attribution import small_llama, small_task
 
 SCORES = arrays(np.float64, st.integers(0, 30), elements=st.floats(-10, 10, allow_subnormal=False))
@@ -56,4 +56,4 @@ def test_an_attribution_says_which_of_its_sources_are_cited() -> None:
 
 
 def test_the_api_has_the_same_default() -> None:
-    assert schemas.DEFAULT_MIN_SHARE == DEFAULT_MIN_SHARE
+    assert field_types.DEFAULT_MIN_SHARE == DEFAULT_MIN_SHARE

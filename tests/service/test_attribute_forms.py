@@ -15,7 +15,7 @@ from at2.methods import METHODS
 from at2.tasks import SOURCE_TYPES
 from service.app import create_app
 from service.engine import Engine
-from service.schemas import Method, SourceType
+from service.field_types import Method, SourceType
 from service.settings import Settings
 from tests.helpers.tiny import tiny_estimator, tiny_pair, tiny_settings
 

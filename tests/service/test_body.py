@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from service.body import read
+from service.field_types import MAX_ITEMS
 from service.openai_schemas import ChatRequest
-from service.schemas import MAX_ITEMS, AttributeRequest, GenerateRequest
+from service.request_schemas import AttributeRequest, GenerateRequest
 
 GENERATE = {"context": "Ann lives in Rome.", "query": "Where does Ann live?"}
 ATTRIBUTE = GENERATE | {"response": "Rome."}

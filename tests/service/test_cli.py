@@ -20,7 +20,7 @@ from rich.console import Console
 from service import cli
 from service.citations import plain, print_answer, print_attributions
 from service.lifecycle import Lifecycle
-from service.schemas import GenerateReply, ScoredSource, SpanAttribution
+from service.reply_schemas import GenerateReply, ScoredSource, SpanAttribution
 from tests.helpers.servers import serving, settings
 
 ESCAPE = "\x1b[31m[bold]red[/bold]\x1b]0;title\x07"

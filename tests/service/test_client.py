@@ -40,7 +40,8 @@ from service.client import (
 )
 from service.client.retry import parse_retry_after
 from service.lifecycle import Lifecycle
-from service.schemas import Document, GenerateReply, Message
+from service.reply_schemas import GenerateReply
+from service.request_schemas import Document, Message
 from tests.helpers.processes import reserved_port
 from tests.helpers.servers import serving, settings
 from tests.helpers.tiny import tiny_folder

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from at2.methods import MAX_HOPS
-from service import schemas
+from service import field_types
 from service.records import Generation, Prompt
 from tests.helpers.replies import alike
 
@@ -121,7 +121,7 @@ def test_a_response_without_thoughts_is_all_of_it(client: httpx.Client) -> None:
 
 
 def test_the_schema_has_the_limit_of_the_library() -> None:
-    assert schemas.MAX_HOPS == MAX_HOPS
+    assert field_types.MAX_HOPS == MAX_HOPS
 
 
 def test_what_is_owed_to_thoughts_is_carried_on(client: httpx.Client) -> None:
