@@ -354,6 +354,7 @@ def test_a_deadline_keeps_what_there_is(engine: Engine, run: Run) -> None:
         assert answer.generation.finish_reason == "deadline"
         assert answer.generation.response == "".join(pieces)
         assert 3 <= len(answer.generation.response_ids) < NEW_TOKENS
+        generating.close()
         assert engine.load.in_progress == engine.load.generating == 0
         # what there is begins what there would have been
         whole = await (await _generate(engine)).finished()
