@@ -4,9 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q
-AT2_HOST ?= 127.0.0.1
-AT2_PORT ?= 8000
-export AT2_HOST AT2_PORT
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .PHONY: run test check lint types client docs lock bench clean

@@ -4,6 +4,7 @@ Tests of mechanics use a tiny random model (`tests.helpers.tiny`), whose respons
 Tests of behaviour use the default model; they are marked by `default_model`.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,9 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("repeatable")
 
 _TIMEOUT_S = 120
+
+for _variable in [name for name in os.environ if name.upper().startswith("AT2_")]:
+    del os.environ[_variable]  # the settings of whoever runs the tests are not to change them
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
