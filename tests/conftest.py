@@ -4,6 +4,7 @@ Tests of mechanics use a tiny random model (`tests.helpers.tiny`), whose respons
 Tests of behaviour use the default model; they are marked by `default_model`.
 """
 
+import asyncio
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -70,6 +71,13 @@ def default_client(default_server: str) -> Iterator[httpx.Client]:
     """A client of the server with the default model."""
     with httpx.Client(base_url=default_server, timeout=_TIMEOUT_S) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def runner() -> Iterator[asyncio.Runner]:
+    """The event loop that an engine of the tests lives on."""
+    with asyncio.Runner() as runner:
+        yield runner
 
 
 @pytest.fixture(scope="session")

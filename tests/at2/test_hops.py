@@ -19,7 +19,7 @@ from at2.methods import (
 from at2.model.attention import token_scores
 from at2.model.tokens import MarkedTokens
 from at2.tasks import Document, DocumentsContextAttributionTask, DocumentsThoughtAttributionTask
-from tests.at2.test_levels import model_for
+from tests.helpers.attribution import tiny_pair
 from tests.helpers.thoughts import read_thoughts
 
 DOCUMENTS = [Document("Ada wrote it. The fox did not.", id="a"), Document("Ben read it.")]
@@ -28,7 +28,7 @@ RESPONSE = "Ada wrote it. So she knew."
 
 
 def task_of(thinks: bool = True) -> Any:
-    model = model_for("byte_level")
+    model = tiny_pair("byte_level")
     if not thinks:
         task = DocumentsContextAttributionTask(DOCUMENTS, "Who?", *model)
         task.set_generation(RESPONSE)
@@ -135,7 +135,7 @@ def test_a_method_that_weighs_no_attention_takes_no_hops() -> None:
             "Ada wrote it.",
             "Who?",
             "Ada.",
-            model=model_for("byte_level"),
+            model=tiny_pair("byte_level"),
             method="leave_one_out",
             hops=1,
         )

@@ -25,8 +25,7 @@ from at2.tasks import (
     SimpleThoughtAttributionTask,
 )
 from at2.tasks.sources import PlacedText, cut_documents
-from tests.helpers.models import tiny_model
-from tests.helpers.tokenizers import tiny_tokenizer
+from tests.helpers.attribution import tiny_pair
 
 # A token of these may reach over a bullet, the end of a sentence or a line.
 AWKWARD = [
@@ -56,12 +55,6 @@ texts = st.lists(
 
 
 @cache
-def model_for(kind: str) -> tuple[Any, Any]:
-    tokenizer = tiny_tokenizer(kind)
-    return tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=4096), tokenizer
-
-
-@cache
 def estimator() -> LinearScoreEstimator:
     made = LinearScoreEstimator(AttentionFeatureExtractor(3, 4, exponents=(1, 0.5)))
     torch.nn.init.normal_(made.linear.weight, generator=torch.Generator().manual_seed(0))
@@ -70,7 +63,7 @@ def estimator() -> LinearScoreEstimator:
 
 def tasks_of(kind: str, contexts: list[str], thoughts: str | None = None) -> dict[str, Any]:
     """The same documents, or thoughts, at every level."""
-    model, tokenizer = model_for(kind)
+    model, tokenizer = tiny_pair(kind)
     tasks: dict[str, Any] = {}
     for level in SOURCE_TYPES:
         if thoughts is not None:
@@ -242,7 +235,7 @@ def test_a_character_that_begins_in_the_token_of_a_sentence_stays_in_one_source(
 
 
 def test_turns_of_a_chat_are_documents() -> None:
-    model, tokenizer = model_for("byte_level")
+    model, tokenizer = tiny_pair("byte_level")
     messages = [
         {"role": "system", "content": "You are terse."},
         {"role": "user", "content": "Ada wrote it. The fox did not."},
@@ -268,7 +261,7 @@ def test_turns_of_a_chat_are_documents() -> None:
 
 
 def test_a_turn_that_the_template_does_not_show_scores_nothing() -> None:
-    model, tokenizer = model_for("byte_level")
+    model, tokenizer = tiny_pair("byte_level")
     messages = [
         {"role": "user", "content": "Hm?"},
         {"role": "assistant", "content": "<think>Let me see.\n</think>\nIt is Ada."},
@@ -297,4 +290,4 @@ def test_a_turn_that_the_template_does_not_show_scores_nothing() -> None:
 )
 def test_turns_that_are_not_there_are_refused(messages: Any, chosen: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):
-        ConversationAttributionTask(messages, *model_for("byte_level"), source_messages=chosen)
+        ConversationAttributionTask(messages, *tiny_pair("byte_level"), source_messages=chosen)

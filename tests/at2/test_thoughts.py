@@ -14,7 +14,7 @@ from at2.tasks import (
     DocumentsContextAttributionTask,
     DocumentsThoughtAttributionTask,
 )
-from tests.at2.test_levels import model_for
+from tests.helpers.attribution import tiny_pair
 
 DOCUMENTS = [Document("Ada wrote it. The fox did not.", id="a"), Document("Ben read it.")]
 TURNS = [
@@ -29,7 +29,7 @@ OPENING = (
 
 
 def documents_task(**kwargs: Any) -> DocumentsThoughtAttributionTask:
-    return DocumentsThoughtAttributionTask(DOCUMENTS, "Who?", *model_for("byte_level"), **kwargs)
+    return DocumentsThoughtAttributionTask(DOCUMENTS, "Who?", *tiny_pair("byte_level"), **kwargs)
 
 
 def check_places(task: Any) -> None:
@@ -44,7 +44,7 @@ def test_turns_are_documents_behind_those_of_the_prompt() -> None:
     task = DocumentsContextAttributionTask(
         DOCUMENTS,
         "Who?",
-        *model_for("byte_level"),
+        *tiny_pair("byte_level"),
         previous_messages=TURNS,
         source_messages=[2],
     )
@@ -81,7 +81,7 @@ def test_documents_turns_and_thoughts_are_sources_together() -> None:
 
 def test_thoughts_follow_the_turns_of_a_conversation() -> None:
     task = ConversationThoughtAttributionTask(
-        TURNS, *model_for("byte_level"), source_messages=[2], source_type="document"
+        TURNS, *tiny_pair("byte_level"), source_messages=[2], source_type="document"
     )
     task.set_thoughts_and_response("The tool says Ada.", "Ada.")
     assert task.sources == ["Author: Ada. Year: 1843.", "The tool says Ada."]
@@ -126,7 +126,7 @@ def test_a_model_that_does_not_think_just_responds() -> None:
     task.set_generation("Ada did. Surely.")
     assert (task.thoughts, task.target) == ("", "Ada did. Surely.")
     assert task.sources == ["Ada wrote it.", "The fox did not.", "Ben read it."]
-    plain = DocumentsContextAttributionTask(DOCUMENTS, "Who?", *model_for("byte_level"))
+    plain = DocumentsContextAttributionTask(DOCUMENTS, "Who?", *tiny_pair("byte_level"))
     plain.set_generation(task.generation)
     assert task.token_ids == plain.token_ids
     assert task.query_token_range == plain.query_token_range

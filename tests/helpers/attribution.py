@@ -1,6 +1,7 @@
 """A small task of many alphabets, and what ablations do to it, computed the slow and plain way."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,13 @@ from tests.helpers.tokenizers import tiny_tokenizer
 
 CONTEXT = "The quick brown fox jumps. 你好，世界。 Ada wrote the first program! 😀 was 42."
 RESPONSE = "Ada wrote it, 你好. The fox was 42 😀 years old."
+
+
+@cache
+def tiny_pair(kind: str) -> tuple[Any, Any]:
+    """A model with random weights for a kind of `tiny_tokenizer`, and that."""
+    tokenizer = tiny_tokenizer(kind)
+    return tiny_model("llama", vocab_size=len(tokenizer), max_position_embeddings=4096), tokenizer
 
 
 def small_llama(dtype: torch.dtype = torch.float32) -> Any:

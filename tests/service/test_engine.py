@@ -38,12 +38,6 @@ def _question(spans: Spans = None, method: str = "at2", **more: Any) -> Question
 
 
 @pytest.fixture(scope="module")
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as runner:
-        yield runner
-
-
-@pytest.fixture(scope="module")
 def engine(runner: asyncio.Runner) -> Iterator[Engine]:
     engine = Engine(
         Settings(

@@ -41,12 +41,6 @@ class Shelf:
 
 
 @pytest.fixture(scope="module")
-def runner() -> Iterator[asyncio.Runner]:
-    with asyncio.Runner() as runner:
-        yield runner
-
-
-@pytest.fixture(scope="module")
 def engine(runner: asyncio.Runner) -> Iterator[Engine]:
     """One that keeps no scores in its memory."""
     engine = Engine(Settings(**tiny_settings(), score_cache_mb=0))
