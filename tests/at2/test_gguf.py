@@ -13,7 +13,7 @@ from at2.estimator.identity import ModelIdentity
 from at2.fingerprints import weights_fingerprint
 from at2.methods import AverageAttentionAttributor
 from at2.model.attention import check_capture
-from at2.model.gguf import GgufFile, find_gguf
+from at2.model.gguf import GgufFile, find_gguf, parsed_once
 from at2.tasks import SimpleContextAttributionTask
 from at2.tasks.generation import end_ids
 from at2.utils import get_model_and_tokenizer
@@ -73,6 +73,56 @@ def test_the_weights_that_were_written_are_loaded(
         if kind == Q8_0 and values.ndim == 2:
             values = rounded(values)
         np.testing.assert_allclose(found[name].numpy(), values, rtol=1e-6, atol=0, err_msg=name)
+
+
+@pytest.mark.parametrize("order", [gguf.GGUFEndian.LITTLE, gguf.GGUFEndian.BIG])
+def test_the_faster_reader_reads_what_the_one_of_gguf_reads(
+    order: gguf.GGUFEndian, tmp_path: Path
+) -> None:
+    values = {
+        "of.strings": ["", "a", "Été 😀", "x" * 300],
+        "of.integers": [-3, 0, 70_000],
+        "of.fractions": [0.5, -1.25],
+        "of.truths": [True, False],
+        "one.string": "tiny",
+        "one.number": 7,
+    }
+    writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama", endianess=order)
+    for name, value in values.items():
+        writer.add_key_value(
+            name,
+            value,
+            {list: gguf.GGUFValueType.ARRAY, str: gguf.GGUFValueType.STRING}.get(
+                type(value), gguf.GGUFValueType.INT32
+            ),
+        )
+    writer.add_tensor("weights", np.arange(6, dtype=np.float32).reshape(2, 3))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    original = gguf.GGUFReader(tmp_path / "tiny.gguf")
+    with parsed_once():
+        faster = gguf.GGUFReader(tmp_path / "tiny.gguf")
+    assert type(faster) is not type(original)
+    assert set(values) < set(original.fields)
+    for name, field in original.fields.items():
+        assert faster.fields[name].types == field.types
+        assert _items(faster.fields[name]) == _items(field)
+        if name in values:
+            expected = values[name] if isinstance(values[name], list) else [values[name]]
+            assert _items(field) == expected
+    for ours, theirs in zip(faster.tensors, original.tensors, strict=True):
+        assert (ours.name, ours.tensor_type) == (theirs.name, theirs.tensor_type)
+        np.testing.assert_array_equal(ours.data, theirs.data)
+
+
+def _items(field: gguf.ReaderField) -> list[Any]:
+    """A field's values, by whichever reader."""
+    items = [field.parts[index] for index in field.data]
+    if field.types[-1] == gguf.GGUFValueType.STRING:
+        return [bytes(item).decode() for item in items]
+    return [item[0] for item in items]
 
 
 def test_tokenizer_template_and_ends_are_those_written(
