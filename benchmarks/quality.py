@@ -19,9 +19,19 @@ import numpy as np
 import torch
 import transformers
 from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
 from at2.estimator.linear import LinearScoreEstimator, load_estimator
-from at2.evaluation import EvaluationExample, EvaluationSettings, evaluate, markdown, save
+from at2.evaluation import (
+    Evaluation,
+    EvaluationExample,
+    EvaluationSettings,
+    ExampleResult,
+    evaluate_example,
+    markdown,
+    save,
+    summarise,
+)
 from at2.methods import AttributionMethod, Attributor, method_named
 from at2.methods.registry import Passes
 from at2.model import default
@@ -45,14 +55,17 @@ METHODS = (
     "position",
     "random",
 )
+LDS_METHODS = ("at2", "average_attention", "contrastive_attention", "context_cite_32")
 CASES = (
-    ("sentence", (1,)),
-    ("sentence", (3,)),
-    ("sentence", (5,)),
-    ("word", (1,)),
-    ("token", (1,)),
+    ("sentence", 0),
+    ("sentence", 1),
+    ("sentence", 3),
+    ("sentence", 5),
+    ("word", 1),
+    ("token", 1),
 )
-"""What the sources are, and how many paragraphs the contexts have."""
+"""What the sources are, and how many paragraphs of an article the contexts have; 0 are the passages
+of the tests."""
 
 
 def examples(model: Any, tokenizer: Any, asked: Iterable[Asked]) -> Iterator[EvaluationExample]:
@@ -118,6 +131,47 @@ def flashtrace_method(folder: Path) -> AttributionMethod:
     )
 
 
+def results(
+    title: str,
+    given: Iterable[EvaluationExample],
+    methods: Sequence[AttributionMethod],
+    estimator: LinearScoreEstimator,
+    settings: EvaluationSettings,
+    keep: Path | None,
+) -> list[ExampleResult]:
+    """What is measured of each example; those in the file `keep` are read from it."""
+    known = {}
+    if keep is not None and keep.exists():
+        for line in keep.read_text(encoding="utf-8").splitlines():
+            values = json.loads(line)
+            known[values.pop("title"), values["index"]] = ExampleResult.from_dict(values)
+    found = []
+    for index, example in enumerate(tqdm(given, desc=title)):
+        result = known.get((title, index))
+        if result is None:
+            result = evaluate_example(
+                example, methods, index=index, estimator=estimator, settings=settings
+            )
+            if keep is not None:
+                with keep.open("a", encoding="utf-8") as file:
+                    print(json.dumps({"title": title, **result.to_dict()}), file=file)
+        found.append(result)
+    return found
+
+
+def lds_row(title: str, found: Evaluation) -> str:
+    """LDS of each method, and the lead of the first over the others."""
+    cells = [found.values[name]["lds/mask"] for name in found.methods]
+    leads = [found.differences[name]["lds/mask"] for name in found.methods[1:]]
+    return (
+        f"| {title} | {cells[0].sentences} | "
+        + " | ".join(f"{cell.mean:.3f} [{cell.low:.2f}, {cell.high:.2f}]" for cell in cells)
+        + " | "
+        + " | ".join(f"{lead.mean:+.3f} [{lead.low:+.2f}, {lead.high:+.2f}]" for lead in leads)
+        + " |"
+    )
+
+
 def lds_table(
     model: Any,
     tokenizer: Any,
@@ -125,31 +179,32 @@ def lds_table(
     squad: Path,
     count: int,
     num_masks: int,
+    keep: Path | None,
 ) -> list[str]:
     """LDS of some methods by the length of the context and by what the sources are."""
-    methods = ("at2", "average_attention", "context_cite_32")
-    lines = [
-        "| sources | paragraphs | " + " | ".join(methods) + " |",
-        "|---" * (len(methods) + 2) + "|",
-    ]
-    settings = EvaluationSettings(num_masks=num_masks, top_k=(1,), ablations=("mask",))
+    methods = [method_named(name) for name in LDS_METHODS]
+    leads = [f"{methods[0].name} less {method.name}" for method in methods[1:]]
+    names = ["sources", "statements", *(method.name for method in methods), *leads]
+    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    print(*lines, sep="\n", flush=True)
+    settings = EvaluationSettings(num_masks=num_masks, top_k=(), ablations=("mask",))
     for source_type, paragraphs in CASES:
-        asked = from_squad(squad, HELD_OUT_ARTICLES, paragraphs, count, seed=1)
-        found = evaluate(
-            (EvaluationExample(one.task(model, tokenizer, source_type)) for one in asked),
-            methods,
-            estimator=estimator,
-            settings=settings,
-            total=count,
-        )
-        cells = [found.values[name]["lds/mask"] for name in methods]
-        lines.append(
-            f"| {source_type}s | {paragraphs[0]} | "
-            + " | ".join(f"{cell.mean:.3f} [{cell.low:.3f}, {cell.high:.3f}]" for cell in cells)
-            + " |"
-        )
+        title = f"{source_type}s, paragraphs: {paragraphs or 'passages'}"
+        if paragraphs:
+            asked = from_squad(squad, HELD_OUT_ARTICLES, (paragraphs,), count, seed=1)
+        else:
+            asked = drawn(from_passages(), count)
+        given = (EvaluationExample(one.task(model, tokenizer, source_type)) for one in asked)
+        found = results(title, given, methods, estimator, settings, keep)
+        lines.append(lds_row(title, summarise(found, settings=settings)))
         print(lines[-1], flush=True)
     return lines
+
+
+def drawn(asked: Sequence[Asked], count: int) -> list[Asked]:
+    """So many questions, drawn at random; a larger count begins with the same ones."""
+    order = np.random.default_rng(0).permutation(len(asked))
+    return [asked[place] for place in order[:count]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -164,6 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--masks", type=int, default=128, help="ablations per response")
     parser.add_argument("--dtype", default="float32", help="of the weights")
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--keep", type=Path, help="a file of what was found, to go on after a stop")
     parser.add_argument("--flashtrace", type=Path, help="folder with the package")
     given = parser.parse_args(arguments)
     model, tokenizer = get_model_and_tokenizer(default.NAME, device="cpu", dtype=given.dtype)
@@ -171,21 +227,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     methods = [method_named(name) for name in given.methods.split(",")]
     if given.flashtrace is not None:
         methods.insert(2, flashtrace_method(given.flashtrace))
-    passages = from_passages()
-    asked = passages[:: max(1, len(passages) // max(1, given.passages))][: given.passages]
+    given.out.mkdir(parents=True, exist_ok=True)
+    asked = drawn(from_passages(), given.passages)
     if given.squad is not None:
         asked += from_squad(given.squad, HELD_OUT_ARTICLES, (1, 1, 2), given.articles)
-    found = evaluate(
-        examples(model, tokenizer, asked),
-        methods,
-        estimator=estimator,
-        settings=EvaluationSettings(num_masks=given.masks),
-        total=len(asked),
-    )
-    save(found, given.out)
-    print(markdown(found), flush=True)
+    if asked:
+        settings = EvaluationSettings(num_masks=given.masks)
+        measured = examples(model, tokenizer, asked)
+        found = summarise(
+            results("all methods", measured, methods, estimator, settings, given.keep),
+            settings=settings,
+        )
+        save(found, given.out)
+        print(markdown(found), flush=True)
     if given.squad is not None and given.lengths:
-        rows = lds_table(model, tokenizer, estimator, given.squad, given.lengths, given.masks)
+        rows = lds_table(
+            model, tokenizer, estimator, given.squad, given.lengths, given.masks, given.keep
+        )
         (given.out / "sources.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
     versions = {
         "torch": torch.__version__,

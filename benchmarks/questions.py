@@ -78,7 +78,7 @@ def from_passages() -> list[Asked]:
 
 
 def from_squad(
-    path: Path, articles: slice, paragraphs: Sequence[int], count: int, seed: int = 0
+    path: Path, articles: slice, paragraphs: Sequence[int], count: int | None, seed: int = 0
 ) -> list[Asked]:
     """Questions drawn from articles, each about some paragraphs that follow each other.
 
@@ -86,7 +86,7 @@ def from_squad(
         path: a file in the layout of SQuAD 1.1.
         articles: which of them.
         paragraphs: the numbers of paragraphs that are drawn from.
-        count: questions; no question comes twice.
+        count: questions, or None for all; no question comes twice.
         seed: of the draws.
     """
     data = json.loads(path.read_text("utf-8"))["data"][articles]
