@@ -25,22 +25,27 @@ class Admission:
 
     Args:
         limit: how many there may be.
-        of_one_caller: how many of them may be of one named caller.
-        of_many_passes: how many of them may be attributions of many passes; of one named caller,
-            half as many.
+        of_one_caller: how many of them may be of one named caller; by default three quarters.
+        of_many_passes: how many of them may be attributions of many passes, by default a quarter;
+            of one named caller, half as many.
         accounts: where it is written down who was refused.
     """
 
     def __init__(
-        self, limit: int, of_one_caller: int, of_many_passes: int, accounts: Accounts
+        self,
+        limit: int,
+        of_one_caller: int | None,
+        of_many_passes: int | None,
+        accounts: Accounts,
     ) -> None:
         self._accounts = accounts
         self.limit = limit
-        self.of_one_caller = min(of_one_caller, limit)
-        self.of_many_passes = min(of_many_passes, limit)
-        self._places = _Places("requests are in progress", limit, of_one_caller)
+        self.of_one_caller = min(of_one_caller or math.ceil(0.75 * limit), limit)
+        many = of_many_passes or math.ceil(0.25 * limit)
+        self.of_many_passes = min(many, limit)
+        self._places = _Places("requests are in progress", limit, self.of_one_caller)
         self._many = _Places(
-            "attributions of many passes are in progress", of_many_passes, -(-of_many_passes // 2)
+            "attributions of many passes are in progress", many, math.ceil(many / 2)
         )
 
     @property
@@ -102,7 +107,7 @@ class _Places:
     def __init__(self, what: str, limit: int, of_one_caller: int) -> None:
         self._what = what
         self._limit = limit
-        self._of_one_caller = min(of_one_caller, limit)
+        self._of_one_caller = of_one_caller
         self._seconds = 1.0
         self._of: Counter[str] = Counter()
         self.taken = 0

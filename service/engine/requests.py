@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from at2.errors import SpanError
 from at2.evaluation.support import Support
 from at2.evaluation.verify import Verification
 from at2.methods import DEFAULT_MIN_SHARE, Attribution
 from at2.model.weighing import TokenScores
-from at2.tasks import ContextAttributionTask, SourceSpan
+from at2.ranges import CharRange
+from at2.tasks import AttributionTask, ContextAttributionTask, SourceSpan
 from service.field_types import DEFAULT_TOP_K
 from service.records import Generation
 
@@ -21,7 +23,7 @@ class Quote:
     occurrence: int | None = None
 
 
-Spans = Sequence[tuple[int, int]] | Quote | Literal["sentence"] | None
+Spans = Sequence[CharRange] | Quote | Literal["sentence"] | None
 """Which characters of a response to attribute: these, the quoted ones, every statement, or all."""
 
 
@@ -54,6 +56,24 @@ class Question:
     retrieval_scores: tuple[float, ...] | None = None
     hops: int = 0
     only_cited: bool = False
+
+    def spans_in(self, task: AttributionTask) -> list[CharRange]:
+        """The characters of a task's response that are asked for.
+
+        Raises:
+            SpanError: the response does not have the quote, or has it several times.
+        """
+        if self.spans is None:
+            return [(0, len(task.target))] if task.target else []
+        if self.spans == "sentence":
+            return list(task.statements)
+        if not isinstance(self.spans, Quote):
+            return list(self.spans)
+        try:
+            return [task.find_span(self.spans.text, self.spans.occurrence)]
+        except SpanError as error:
+            param = "quote" if error.param == "text" else error.param
+            raise SpanError(str(error), param=param) from error
 
     @property
     def facts(self) -> dict[str, str | bool | None]:
@@ -117,6 +137,7 @@ class EngineLoad:
         generations_waiting: generations that wait for room in the cache.
         cache_used: share of the key-value cache that these may take at most.
         attributions_waiting: attributions that have not begun.
+        preparing: generations whose scores nobody asked for yet, and that are still to be computed.
         score_bytes: memory of kept scores.
         scoring_passes: passes over the model that attributions have taken so far.
     """
@@ -126,5 +147,6 @@ class EngineLoad:
     generations_waiting: int
     cache_used: float
     attributions_waiting: int
+    preparing: int
     score_bytes: int
     scoring_passes: int

@@ -1,5 +1,10 @@
 """How fast this machine is, measured on what it does."""
 
+import time
+from collections.abc import Callable
+
+from service.engine.accounts import Account
+
 _WEIGHT = 0.1
 """Of the latest generation in the average."""
 
@@ -45,3 +50,41 @@ class Speed:
     def seconds(self, prompt_tokens: int, new_tokens: int) -> float:
         """What a generation takes, about."""
         return prompt_tokens * self._prompt_token + new_tokens * self._new_token
+
+
+class TokenMeter:
+    """Counts the tokens of one generation as they come; call it with the number of new ones.
+
+    Args:
+        on_tokens: is called in the same way.
+        speed: learns from the generation when it is done.
+        account: of the caller.
+        prompt_tokens: of the prompt.
+    """
+
+    def __init__(
+        self,
+        on_tokens: Callable[[int], None],
+        speed: Speed,
+        account: Account,
+        prompt_tokens: int,
+    ) -> None:
+        self._on_tokens = on_tokens
+        self._speed = speed
+        self._account = account
+        self._prompt_tokens = prompt_tokens
+        self._count = 0
+        self._first = self._last = 0.0
+
+    def __call__(self, new: int) -> None:
+        self._last = time.perf_counter()
+        if not self._count:
+            self._first = self._last
+            self._account.prompt_tokens += self._prompt_tokens
+        self._count += new
+        self._account.new_tokens += new
+        self._on_tokens(new)
+
+    def done(self) -> None:
+        """Nothing more is written."""
+        self._speed.observe(self._count, self._last - self._first)

@@ -141,7 +141,7 @@ async def attribute(
 
     Without `start` and `end`, `spans`, `quote` or `split_by`, the whole response is one span.
     """
-    method = body.method or engine.default_method
+    method = body.method or engine.loaded.default_method
     question = Question(
         spans_of(body),
         method,

@@ -45,8 +45,8 @@ def _check(body: ChatRequest, engine: Engine) -> None:
         name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
         raise InputError(f"{name} is {wanted}, the limit here is {most}", param=name)
     if body.attribution.enabled:
-        method = body.attribution.method or engine.default_method
-        engine.check_method(method, body.attribution.estimator)
+        method = body.attribution.method or engine.loaded.default_method
+        engine.loaded.estimator_name(method, body.attribution.estimator)  # refuses what is not here
 
 
 def _question(body: ChatRequest, engine: Engine, prompt: Prompt) -> Question | None:
@@ -60,7 +60,7 @@ def _question(body: ChatRequest, engine: Engine, prompt: Prompt) -> Question | N
         return None
     question = Question(
         "sentence",
-        options.method or engine.default_method,
+        options.method or engine.loaded.default_method,
         options.estimator,
         top_k=options.top_k,
         min_share=options.min_share,

@@ -92,7 +92,9 @@ async def export(
 ) -> HTMLResponse:
     """The attribution of every statement as one HTML file that stands alone."""
     generation = (await known(store, generation_id, caller)).generation
-    question = Question("sentence", method or engine.default_method, estimator, source_type, top_k)
+    question = Question(
+        "sentence", method or engine.loaded.default_method, estimator, source_type, top_k
+    )
     async with connected(request.receive, caller):
         content = await engine.page_of_generation(generation, question, caller)
     return HTMLResponse(

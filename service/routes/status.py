@@ -51,10 +51,10 @@ async def info(engine: EngineDep) -> InfoReply:
     return InfoReply(
         version=__version__,
         model=settings.model,
-        revision=engine.identity.revision,
-        device=str(engine.model.device),
-        dtype=str(engine.model.dtype).removeprefix("torch."),
-        parameters=sum(p.numel() for p in engine.model.parameters()),
+        revision=engine.loaded.identity.revision,
+        device=str(engine.loaded.model.device),
+        dtype=str(engine.loaded.model.dtype).removeprefix("torch."),
+        parameters=sum(p.numel() for p in engine.loaded.model.parameters()),
         max_context_tokens=engine.limits.context_tokens,
         max_new_tokens=settings.max_new_tokens,
         limits=_limits(engine),
@@ -64,8 +64,8 @@ async def info(engine: EngineDep) -> InfoReply:
             server=engine.generator,
         ),
         store=_store(engine),
-        methods=engine.methods,
-        default_method=engine.default_method,
+        methods=engine.loaded.methods,
+        default_method=engine.loaded.default_method,
         source_types=list(get_args(SourceType)),
         estimators=[
             EstimatorInfo(
@@ -75,7 +75,7 @@ async def info(engine: EngineDep) -> InfoReply:
                 exponents=list(estimator.feature_extractor.exponents),
                 metadata=estimator.extras,
             )
-            for name, estimator in engine.estimators.items()
+            for name, estimator in engine.loaded.estimators.items()
         ],
         scoring=ScoringInfo(as_written=engine.scoring.as_written, reason=engine.scoring.reason),
         support=_support(engine),
@@ -83,7 +83,7 @@ async def info(engine: EngineDep) -> InfoReply:
 
 
 def _support(engine: Engine) -> SupportInfo | None:
-    found = engine.calibration
+    found = engine.loaded.calibration
     if found is None:
         return None
     return SupportInfo(

@@ -31,7 +31,7 @@ def test_scores_are_prepared_of_what_is_kept_and_of_nothing_else(store: str) -> 
     with TestClient(create_app(engine)) as client:
         kept = client.post("/generate", json=BODY).json()["expires"] is not None
         body = BODY | {"response": "Lisbon.", "method": "random"}
-        while engine._attributing._preparing:
+        while engine.load.preparing:
             client.post("/attribute", json=body)
         assert kept == (store == "memory") == (engine.load.score_bytes > 0)
 
@@ -54,7 +54,7 @@ def broken() -> Iterator[tuple[FastAPI, TestClient]]:
         def fail(*_: object) -> None:
             raise RuntimeError("the weights in /secret/place have melted")
 
-        engine._batcher._model.register_forward_pre_hook(fail)
+        engine._writer._model.register_forward_pre_hook(fail)
         app.state.id = generated.json()["id"]
         yield app, client
 

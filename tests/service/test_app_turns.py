@@ -32,7 +32,7 @@ class Steps:
         self.engine = engine
         self._left = -1
         self.stopped, self._go_on = threading.Event(), threading.Event()
-        engine._batcher._model.register_forward_pre_hook(self._before)
+        engine._writer._model.register_forward_pre_hook(self._before)
 
     def stop_after(self, steps: int) -> None:
         self.stopped.clear()

@@ -76,7 +76,7 @@ async def _free(engine: Engine) -> None:
 
 async def _settled(engine: Engine) -> None:
     """Everything that was prepared is done, and passes that nobody waits for any longer, too."""
-    while engine.load.attributions_waiting or engine._attributing._preparing:
+    while engine.load.attributions_waiting or engine.load.preparing:
         await asyncio.sleep(0.01)
     # passes come one after the other: this one is behind all that began before
     await engine.attribute_response(PROMPT, "Yes.", _question(method="average_attention"))
@@ -208,7 +208,7 @@ def test_scores_are_prepared_when_a_generation_ends(engine: Engine, run: Any) ->
     async def main() -> None:
         answer = await _answer(engine)
         await _settled(engine)
-        hook = engine.model.register_forward_pre_hook(lambda *_: passes.append(1))
+        hook = engine.loaded.model.register_forward_pre_hook(lambda *_: passes.append(1))
         try:
             findings = await engine.attribute_generation(answer.generation, _question())
             await engine.attribute_generation(answer.generation, _question(source_type="word"))
@@ -263,7 +263,7 @@ def test_many_spans_and_dear_methods_are_refused_before_any_pass(engine: Engine,
 
     async def main() -> None:
         await _settled(engine)  # what other tests left to prepare takes passes
-        hook = engine.model.register_forward_pre_hook(lambda *_: passes.append(1))
+        hook = engine.loaded.model.register_forward_pre_hook(lambda *_: passes.append(1))
         try:
             await refused(_question([(0, 1)] * 6), r"6 spans.* 5")
             await refused(_question(method="context_cite"), r"64 passes.* 40")
@@ -403,7 +403,7 @@ def test_an_abandoned_attribution_stops_between_passes(engine: Engine, run: Any)
             begun.set()
             given_up.wait()
 
-        hook = engine.model.register_forward_pre_hook(count)
+        hook = engine.loaded.model.register_forward_pre_hook(count)
         try:
             question = _question("sentence", method="gradient_norm", source_type="word")
             response = " ".join(f"Charlotte Bennett lives in Lisbon {i}." for i in range(15))

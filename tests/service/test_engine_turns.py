@@ -61,7 +61,7 @@ class Held:
         self._number = number
         self._reached, self._go_on = threading.Event(), threading.Event()
         self.passes = 0
-        self._hook = engine.model.register_forward_pre_hook(self._before)
+        self._hook = engine.loaded.model.register_forward_pre_hook(self._before)
 
     def _before(self, *_: object) -> None:
         self.passes += 1

@@ -52,7 +52,7 @@ def test_attribution_takes_all_threads_while_steps_take_one() -> None:
 
     async def main() -> None:
         engine = Engine(Settings(**tiny_settings(), prepare=False))
-        engine.model.register_forward_hook(lambda *_: taken.append(torch.get_num_threads()))
+        engine.loaded.model.register_forward_hook(lambda *_: taken.append(torch.get_num_threads()))
         await engine.start()
         try:
             prompt = Prompt((Document("Omar Whitfield lives in Lisbon."),), "Who lives here?", ())

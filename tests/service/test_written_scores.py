@@ -319,8 +319,8 @@ def test_no_level_and_no_method_of_attention_costs_a_pass(folder: Path) -> None:
                 found[method, level] = findings.attributions[0].sources
         assert engine.load.scoring_passes == before
         for (method, level), sources in found.items():
-            task = engine._loaded.task_of(answer.generation, level)
-            passed = engine._loaded.attributor(task, method, None).get_attribution_scores()
+            task = engine.loaded.task_of(answer.generation, level)
+            passed = engine.loaded.attributor(task, method, None).get_attribution_scores()
             assert len(sources) == len(passed) > 1
             scores = {source.source.index: source.score for source in sources}
             ours = np.array([scores[index] for index in range(len(passed))])
