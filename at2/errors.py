@@ -109,3 +109,13 @@ def is_out_of_memory(error: BaseException | str | None) -> bool:
         words in text
         for words in ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc")
     )
+
+
+def check_count(count: int | None, param: str) -> None:
+    """Make sure that there is at least one, unless no number is given.
+
+    Raises:
+        InputError: there is none.
+    """
+    if count is not None and count < 1:
+        raise InputError(f"{param} is {count}, not at least 1", param=param)

@@ -19,7 +19,7 @@ from at2.display import (
     statement_heatmap,
     token_heatmap,
 )
-from at2.errors import InputError
+from at2.errors import InputError, check_count
 from at2.estimator.identity import public_name
 from at2.files import Place, place_of, write_whole
 from at2.methods import (
@@ -186,6 +186,7 @@ class AttributionResult:
             raise InputError(
                 f"{self.method} scores spans, not tokens: use plot_sources", param="method"
             )
+        check_count(num_sources, "num_sources")
         start, end = 0, len(self.response)
         if span is not None:
             if not 0 <= span < len(self.attributions):
@@ -194,7 +195,7 @@ class AttributionResult:
         chosen = [i for i, (s, e) in enumerate(self.tokens) if s < end and e > start]
         texts = [self.response[slice(*self.tokens[i])] for i in chosen]
         sources = [source.text for source in self.sources]
-        return token_heatmap(self.token_scores[chosen], texts, sources, _counted(num_sources))
+        return token_heatmap(self.token_scores[chosen], texts, sources, num_sources)
 
     def plot_sources(self, num_sources: int = _SOURCES_PLOTTED) -> "Figure":
         """The spans × the sources that matter most to them, with scores (needs matplotlib).
@@ -205,9 +206,10 @@ class AttributionResult:
         Raises:
             InputError: there is nothing to plot.
         """
+        check_count(num_sources, "num_sources")
         spans = [attribution.text for attribution in self.attributions]
         sources = [source.text for source in self.sources]
-        return statement_heatmap(self.scores, spans, sources, _counted(num_sources))
+        return statement_heatmap(self.scores, spans, sources, num_sources)
 
     # -- as values -----------------------------------------------------------------------------
 
@@ -328,12 +330,6 @@ class AttributionResult:
             for ranked in attribution.sources
         ]
         return pd.DataFrame(rows, columns=columns)
-
-
-def _counted(count: int) -> int:
-    if count < 1:
-        raise InputError(f"num_sources is {count}, not at least 1", param="num_sources")
-    return count
 
 
 def _chosen(attributor: Attributor, spans: Spans) -> list[tuple[int | str | None, int | None]]:

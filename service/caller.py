@@ -2,7 +2,7 @@
 
 A client closes the connection, a request's time is over, or the server stops. Each ends what is
 done for the caller through `Caller.leave`; whoever does something for a caller either lets it be
-cancelled (`Caller.stay`) or listens. Knows nothing of HTTP or of models.
+cancelled (`Caller.result_of`) or listens. Knows nothing of HTTP or of models.
 """
 
 import asyncio
@@ -85,7 +85,7 @@ class Caller:
         loop = asyncio.get_running_loop()
         self._timer = loop.call_at(self._came + seconds, self.leave, Departure.LATE)
 
-    async def stay(self, work: Awaitable[T], *, though_late: bool = False) -> T:
+    async def result_of(self, work: Awaitable[T], *, though_late: bool = False) -> T:
         """The result of some work, which is cancelled when the caller leaves.
 
         Args:

@@ -47,7 +47,7 @@ StoreDep = Annotated[RecordStore, Depends(_store)]
 MetricsDep = Annotated[Metrics, Depends(_metrics)]
 
 
-async def known(store: RecordStore, generation_id: str, caller: Caller) -> Kept:
+async def kept_generation(store: RecordStore, generation_id: str, caller: Caller) -> Kept:
     """The generation of an id.
 
     Raises:

@@ -28,6 +28,7 @@ Method = Literal[
 ]
 
 SourceKind = Literal["document", "message", "thoughts"]
+"""What a source is a piece of."""
 
 DEFAULT_TOP_K = 8
 

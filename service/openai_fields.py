@@ -12,7 +12,7 @@ from pydantic_core.core_schema import (
 from service.failures import SHOWN
 
 
-class Only:
+class AcceptOnly:
     """Of a parameter that is not supported: the values that change nothing, beside null."""
 
     def __init__(self, *harmless: Any) -> None:

@@ -9,7 +9,6 @@ import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -30,16 +29,17 @@ from service.field_types import (
     DEFAULT_TOP_K,
     EXAMPLE,
     MAX_ITEMS,
+    BoundedList,
     MinShare,
     SourceMessages,
     SourceType,
     Stop,
-    encodable,
+    Text,
 )
 from service.openai_fields import (
     CONTENT_SCHEMA,
     DOCUMENT_SCHEMA,
-    Only,
+    AcceptOnly,
     OrFlag,
     document_of,
     text_of,
@@ -57,14 +57,14 @@ FinishReason = Literal["stop", "length"]
 
 Annotations = list[MeasuredAnnotation] | list[Annotation] | list[TextBlock] | list[CohereCitation]
 
-_Text = Annotated[str, AfterValidator(encodable)]
+_AnyDocument = Annotated[Document, BeforeValidator(document_of), WithJsonSchema(DOCUMENT_SCHEMA)]
 
 
 class FunctionCall(RequestModel):
     """Which function an earlier reply called."""
 
-    name: _Text
-    arguments: _Text = Field(description="As JSON.")
+    name: Text
+    arguments: Text = Field(description="As JSON.")
 
 
 class ToolCall(RequestModel):
@@ -80,18 +80,16 @@ class ChatMessage(RequestModel):
     """A turn. `annotations` are read over, so that a message of a reply can be sent back."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[_Text | None, BeforeValidator(text_of), WithJsonSchema(CONTENT_SCHEMA)] = (
-        None
-    )
+    content: Annotated[Text | None, BeforeValidator(text_of), WithJsonSchema(CONTENT_SCHEMA)] = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_ITEMS)] | None = Field(
         default=None, description="Of the assistant: what it called, which is shown as text."
     )
     tool_call_id: Any = None
     annotations: Any = None
-    name: Annotated[Any, Only()] = None
-    refusal: Annotated[Any, Only()] = None
-    audio: Annotated[Any, Only()] = None
-    function_call: Annotated[Any, Only()] = None
+    name: Annotated[Any, AcceptOnly()] = None
+    refusal: Annotated[Any, AcceptOnly()] = None
+    audio: Annotated[Any, AcceptOnly()] = None
+    function_call: Annotated[Any, AcceptOnly()] = None
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
@@ -133,7 +131,7 @@ class AttributionOptions(RequestModel):
     method: ChatMethod | None = Field(
         default=None, description="By default as for /attribute; other methods are asked for there."
     )
-    estimator: _Text | None = Field(
+    estimator: Text | None = Field(
         default=None, description="Name of a loaded estimator, see /info; by default the first."
     )
     support: bool = Field(
@@ -170,20 +168,14 @@ class ChatRequest(RequestModel):
         }
     )
 
-    model: _Text = Field(default="", description="The served model, see /v1/models, or empty.")
-    messages: Annotated[
-        list[ChatMessage], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)
-    ] = Field(description="The turns, oldest first; the last is the user's, or a tool's result.")
-    documents: (
-        Annotated[
-            list[
-                Annotated[Document, BeforeValidator(document_of), WithJsonSchema(DOCUMENT_SCHEMA)]
-            ],
-            Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True),
-        ]
-        | None
-    ) = Field(
+    model: Text = Field(default="", description="The served model, see /v1/models, or empty.")
+    messages: BoundedList[ChatMessage] = Field(
+        min_length=1,
+        description="The turns, oldest first; the last is the user's, or a tool's result.",
+    )
+    documents: BoundedList[_AnyDocument] | None = Field(
         default=None,
+        min_length=1,
         description="What to answer from and to cite. Without them, earlier turns are cited.",
     )
     attribution: Annotated[AttributionOptions, OrFlag()] = Field(
@@ -220,23 +212,23 @@ class ChatRequest(RequestModel):
     parallel_tool_calls: bool | None = None
 
     # refused, unless the value changes nothing
-    n: Annotated[Any, Only(1)] = None
-    tools: Annotated[Any, Only([])] = None
-    tool_choice: Annotated[Any, Only("none", "auto")] = None
-    functions: Annotated[Any, Only([])] = None
-    function_call: Annotated[Any, Only("none", "auto")] = None
-    response_format: Annotated[Any, Only({"type": "text"})] = None
-    logprobs: Annotated[Any, Only(False)] = None
-    top_logprobs: Annotated[Any, Only(0)] = None
-    logit_bias: Annotated[Any, Only({})] = None
-    presence_penalty: Annotated[Any, Only(0)] = None
-    frequency_penalty: Annotated[Any, Only(0)] = None
-    modalities: Annotated[Any, Only(["text"])] = None
-    audio: Annotated[Any, Only()] = None
-    prediction: Annotated[Any, Only()] = None
-    reasoning_effort: Annotated[Any, Only("none")] = None
-    verbosity: Annotated[Any, Only("medium")] = None
-    web_search_options: Annotated[Any, Only()] = None
+    n: Annotated[Any, AcceptOnly(1)] = None
+    tools: Annotated[Any, AcceptOnly([])] = None
+    tool_choice: Annotated[Any, AcceptOnly("none", "auto")] = None
+    functions: Annotated[Any, AcceptOnly([])] = None
+    function_call: Annotated[Any, AcceptOnly("none", "auto")] = None
+    response_format: Annotated[Any, AcceptOnly({"type": "text"})] = None
+    logprobs: Annotated[Any, AcceptOnly(False)] = None
+    top_logprobs: Annotated[Any, AcceptOnly(0)] = None
+    logit_bias: Annotated[Any, AcceptOnly({})] = None
+    presence_penalty: Annotated[Any, AcceptOnly(0)] = None
+    frequency_penalty: Annotated[Any, AcceptOnly(0)] = None
+    modalities: Annotated[Any, AcceptOnly(["text"])] = None
+    audio: Annotated[Any, AcceptOnly()] = None
+    prediction: Annotated[Any, AcceptOnly()] = None
+    reasoning_effort: Annotated[Any, AcceptOnly("none")] = None
+    verbosity: Annotated[Any, AcceptOnly("medium")] = None
+    web_search_options: Annotated[Any, AcceptOnly()] = None
 
     @property
     def new_tokens(self) -> int | None:

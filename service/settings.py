@@ -246,7 +246,7 @@ class Settings(ProgramSettings):
     @field_validator("generator")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
-        """An address, without a stroke at its end."""
+        """An address, without a slash at its end."""
         if value is None:
             return None
         parts = urlsplit(value)

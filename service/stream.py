@@ -77,7 +77,7 @@ class EventStream(Response):
         """Send the events as they come."""
         try:
             async with connected(receive, self._caller):
-                await self._caller.stay(self._send(send), though_late=True)
+                await self._caller.result_of(self._send(send), though_late=True)
         except ClientGoneError:
             note(client_gone=True)
         finally:

@@ -41,8 +41,7 @@ _CLOSE_SECONDS = 2.0
 class Span:
     """A part of a request's trace, or nothing where the request has none."""
 
-    def __init__(self, traces: "Traces | None" = None, made: "OtelSpan | None" = None) -> None:
-        self._traces = traces
+    def __init__(self, made: "OtelSpan | None" = None) -> None:
         self._made = made
         self._ended = False
 
@@ -73,9 +72,11 @@ class Span:
         Args:
             kind: of error; no message, which may quote a user.
         """
-        if self._traces is not None:
+        if self._made is not None:
+            from opentelemetry.trace import StatusCode
+
             self.set({"error.type": kind})
-            self._traces.mark_as_failed(self._made)
+            self._made.set_status(StatusCode.ERROR)
 
     def end(self) -> None:
         """It is over. Saying so again changes nothing."""
@@ -86,10 +87,12 @@ class Span:
     @contextmanager
     def active(self) -> Iterator[None]:
         """What begins in the block, on this thread or in a task, belongs to it."""
-        if self._traces is None or self._made is None:
+        if self._made is None:
             yield
             return
-        with self._traces.active(self._made):
+        from opentelemetry.trace import use_span
+
+        with use_span(self._made, record_exception=False, set_status_on_exception=False):
             yield
 
 
@@ -116,29 +119,18 @@ class Traces:
         made = self._tracer.start_span(name, parent, kind=self._api.SpanKind.SERVER)
         token = _current.set(self)
         try:
-            with _ended(Span(self, made)) as span:
+            with _ended(Span(made)) as span:
                 yield span
         finally:
             _current.reset(token)
 
     def begin(self, name: str) -> Span:
         """A span under the one that is active."""
-        return Span(self, self._tracer.start_span(name))
+        return Span(self._tracer.start_span(name))
 
     def current(self) -> Span:
         """The span that is active."""
-        return Span(self, self._api.get_current_span())
-
-    @contextmanager
-    def active(self, made: "OtelSpan") -> Iterator[None]:
-        """See `Span.active`."""
-        with self._api.use_span(made, record_exception=False, set_status_on_exception=False):
-            yield
-
-    def mark_as_failed(self, made: "OtelSpan | None") -> None:
-        """See `Span.fail`."""
-        if made is not None:
-            made.set_status(self._api.StatusCode.ERROR)
+        return Span(self._api.get_current_span())
 
     def headers(self) -> dict[str, str]:
         """See the function of this name."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from at2.errors import EstimatorError, InputError
+from at2.errors import EstimatorError, InputError, check_count
 from at2.model.attention import attention_shape, source_features
 from at2.model.weighing import PLAIN, check_exponents
 from at2.ranges import TokenRange
@@ -52,9 +52,8 @@ class AttentionFeatureExtractor:
         exponents: Sequence[float] = PLAIN,
         contrast: bool = False,
     ) -> None:
-        for name, count in (("num_layers", num_layers), ("num_heads", num_heads)):
-            if count < 1:
-                raise InputError(f"{name} is {count}, below 1", param=name)
+        check_count(num_layers, "num_layers")
+        check_count(num_heads, "num_heads")
         self.num_layers = num_layers
         self.num_heads = num_heads
         self.model_type = model_type

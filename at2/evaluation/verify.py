@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from at2.errors import InputError
+from at2.errors import InputError, check_count
 from at2.methods import DEFAULT_MIN_SHARE, Attribution, Attributor
 from at2.metrics import spearman
 from at2.model.ablation import Method, ablated_logit_probs, sequence_log_probs
@@ -53,6 +53,11 @@ class VerifiedSource:
     drop: float
     predicted_share: float | None
     measured_share: float | None
+
+    @property
+    def index(self) -> int:
+        """The source's place among the task's sources."""
+        return self.source.index
 
 
 @dataclass(frozen=True)
@@ -165,8 +170,7 @@ def verify_spans(
             sources.
     """
     task = attributor.task
-    if top_k < 1:
-        raise InputError(f"top_k is {top_k}, not at least 1", param="top_k")
+    check_count(top_k, "top_k")
     token_ranges = [task.target_range_to_token_range(*span, relative=True) for span in spans]
     if task.num_sources == 0:
         raise InputError("there are no sources to verify")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from at2.errors import InputError
+from at2.errors import InputError, check_count
 from at2.methods.citing import DEFAULT_MIN_SHARE, cited
 from at2.ranges import CharRange, TokenRange
 from at2.ranking import best_sources
@@ -172,7 +172,7 @@ class Attributor(ABC):
             SpanError: see `get_attribution_scores`.
             InputError: `top_k` is below 1, or `min_share` not between 0 and 1.
         """
-        _check_count(top_k, "top_k")
+        check_count(top_k, "top_k")
         if token_start is None and token_end is None:
             first, last = self._char_range(start, end)
             span = self.task.target_span(first, last)
@@ -214,7 +214,7 @@ class Attributor(ABC):
         """
         from at2.display import score_table
 
-        _check_count(num_sources_to_show, "num_sources_to_show")
+        check_count(num_sources_to_show, "num_sources_to_show")
 
         scores = self.get_attribution_scores(start, end, token_start, token_end, verbose)
         return score_table(scores, self.task.sources, num_sources_to_show, cmap)
@@ -348,11 +348,6 @@ class TokenScoreAttributor(Attributor):
             axis=0, dtype=np.float64
         )
         return means
-
-
-def _check_count(count: int | None, param: str) -> None:
-    if count is not None and count < 1:
-        raise InputError(f"{param} is {count}, not at least 1", param=param)
 
 
 def sum_by_source(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from at2.errors import InputError
+from at2.errors import InputError, check_count
 from at2.estimator.features import AttentionFeatureExtractor
 from at2.model.ablation import (
     Ablations,
@@ -71,8 +71,7 @@ class ComputeSettings:
             )
         check_seeds(TRAINING_SEEDS.start, self.num_masks, TRAINING_SEEDS, param="num_masks")
         check_target_split(self.split_target_by, "split_target_by")
-        if self.token_budget is not None and self.token_budget < 1:
-            raise InputError(f"token_budget is {self.token_budget}, below 1", param="token_budget")
+        check_count(self.token_budget, "token_budget")
 
 
 @dataclass(frozen=True)

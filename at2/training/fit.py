@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from at2.errors import InputError, TrainingError
+from at2.errors import InputError, TrainingError, check_count
 from at2.estimator.linear import LinearScoreEstimator
 from at2.files import Place, exists, local_copy
 from at2.progress import Progress
@@ -72,8 +72,7 @@ class FitSettings:
                 param="sampling_method",
             )
         for name in ("num_iterations", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, below 1", param=name)
+            check_count(getattr(self, name), name)
         if not (isfinite(self.learning_rate) and self.learning_rate > 0):
             raise InputError(
                 f"learning_rate is {self.learning_rate}, not a number above 0",
@@ -152,8 +151,7 @@ class Checkpoint:
     every: int
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise InputError(f"checkpoint_every is {self.every}, below 1", param="checkpoint_every")
+        check_count(self.every, "checkpoint_every")
 
 
 @dataclass

@@ -7,7 +7,7 @@ two that make the same one do no harm.
 import logging
 from functools import partial
 
-from at2.errors import InputError, TrainingError
+from at2.errors import TrainingError, check_count
 from at2.estimator.features import AttentionFeatureExtractor
 from at2.model.ablation import default_token_budget
 from at2.progress import Progress
@@ -31,8 +31,7 @@ def generate_shard(run: Run, shard: int, batch_size: int, progress: Progress) ->
             is below 1.
         TrainingError: the folder was made with other settings, or it cannot be written to.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}, below 1", param="batch_size")
+    check_count(batch_size, "batch_size")
     folder = run.claim_responses(batch_size)
     examples = run.plan.examples(shard)
     if folder.is_whole(shard):

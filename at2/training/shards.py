@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from at2.errors import DamagedFileError, InputError, TrainingError
+from at2.errors import DamagedFileError, InputError, TrainingError, check_count
 from at2.files import (
     Place,
     exists,
@@ -51,8 +51,7 @@ class ShardPlan:
     shard_size: int
 
     def __post_init__(self) -> None:
-        if self.shard_size < 1:
-            raise InputError(f"shard_size is {self.shard_size}, below 1", param="shard_size")
+        check_count(self.shard_size, "shard_size")
 
     @property
     def num_shards(self) -> int:

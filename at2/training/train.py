@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from at2.errors import InputError, TrainingError
+from at2.errors import TrainingError, check_count
 from at2.estimator.features import AttentionFeatureExtractor
 from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import LinearScoreEstimator
@@ -71,8 +71,7 @@ def train(
         extractor: of the features; None for that which the features on disk were made with.
         targets: how features were computed.
     """
-    if options.print_every < 1:
-        raise InputError(f"print_every is {options.print_every}, below 1", param="print_every")
+    check_count(options.print_every, "print_every")
     if options.save_name is not None:
         record.check_name(options.save_name)
 

@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
@@ -50,12 +49,7 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:
@@ -94,14 +88,19 @@ class AsyncClient:
             seed: makes sampling repeatable.
             stop: a text or several, before the first of which the response ends.
         """
-        body = wire.prompt_body(query, context, documents, messages, source_messages) | wire.given(
+        body = wire.request_body(
+            query,
+            context,
+            documents,
+            messages,
+            source_messages,
             source_thoughts=source_thoughts or None,
             source_type=source_type,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
             seed=seed,
-            stop=wire.texts(stop),
+            stop=wire.listed(stop),
         )
         return wire.result(await self._send("POST", "/generate", body), GenerateReply)
 
@@ -125,14 +124,19 @@ class AsyncClient:
 
         The request is sent when the stream is entered or first read.
         """
-        body = wire.prompt_body(query, context, documents, messages, source_messages) | wire.given(
+        body = wire.request_body(
+            query,
+            context,
+            documents,
+            messages,
+            source_messages,
             source_thoughts=source_thoughts or None,
             source_type=source_type,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
             seed=seed,
-            stop=wire.texts(stop),
+            stop=wire.listed(stop),
             stream=True,
         )
         return AsyncGenerationStream(self, body)
@@ -190,26 +194,28 @@ class AsyncClient:
             verify: really hide the sources found, and measure what the span loses.
             support: measure whether the context made the model say it.
         """
-        body = (
-            wire.prompt_body(query, context, documents, messages, source_messages)
-            | wire.spans_body(span, spans)
-            | wire.given(
-                id=generation.id if isinstance(generation, GenerateReply) else generation,
-                thoughts=thoughts,
-                response=response,
-                quote=quote,
-                occurrence=occurrence,
-                split_by=split_by,
-                source_type=source_type,
-                top_k=top_k,
-                min_share=min_share,
-                method=method,
-                estimator=estimator,
-                retrieval_scores=retrieval_scores,
-                hops=hops,
-                verify=verify or None,
-                support=support or None,
-            )
+        body = wire.request_body(
+            query,
+            context,
+            documents,
+            messages,
+            source_messages,
+            **wire.span_fields(span, spans),
+            id=generation.id if isinstance(generation, GenerateReply) else generation,
+            thoughts=thoughts,
+            response=response,
+            quote=quote,
+            occurrence=occurrence,
+            split_by=split_by,
+            source_type=source_type,
+            top_k=top_k,
+            min_share=min_share,
+            method=method,
+            estimator=estimator,
+            retrieval_scores=retrieval_scores,
+            hops=hops,
+            verify=verify or None,
+            support=support or None,
         )
         return wire.result(await self._send("POST", "/attribute", body), AttributeReply)
 
@@ -285,12 +291,7 @@ class AsyncGenerationStream:
         await self._open()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:

@@ -5,7 +5,6 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
 from typing import Any, Self
 
 import httpx
@@ -51,12 +50,7 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -95,14 +89,19 @@ class Client:
             seed: makes sampling repeatable.
             stop: a text or several, before the first of which the response ends.
         """
-        body = wire.prompt_body(query, context, documents, messages, source_messages) | wire.given(
+        body = wire.request_body(
+            query,
+            context,
+            documents,
+            messages,
+            source_messages,
             source_thoughts=source_thoughts or None,
             source_type=source_type,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
             seed=seed,
-            stop=wire.texts(stop),
+            stop=wire.listed(stop),
         )
         return wire.result(self._send("POST", "/generate", body), GenerateReply)
 
@@ -126,14 +125,19 @@ class Client:
 
         The request is sent when the stream is entered or first read.
         """
-        body = wire.prompt_body(query, context, documents, messages, source_messages) | wire.given(
+        body = wire.request_body(
+            query,
+            context,
+            documents,
+            messages,
+            source_messages,
             source_thoughts=source_thoughts or None,
             source_type=source_type,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             top_p=top_p,
             seed=seed,
-            stop=wire.texts(stop),
+            stop=wire.listed(stop),
             stream=True,
         )
         return GenerationStream(self, body)
@@ -191,26 +195,28 @@ class Client:
             verify: really hide the sources found, and measure what the span loses.
             support: measure whether the context made the model say it.
         """
-        body = (
-            wire.prompt_body(query, context, documents, messages, source_messages)
-            | wire.spans_body(span, spans)
-            | wire.given(
-                id=generation.id if isinstance(generation, GenerateReply) else generation,
-                thoughts=thoughts,
-                response=response,
-                quote=quote,
-                occurrence=occurrence,
-                split_by=split_by,
-                source_type=source_type,
-                top_k=top_k,
-                min_share=min_share,
-                method=method,
-                estimator=estimator,
-                retrieval_scores=retrieval_scores,
-                hops=hops,
-                verify=verify or None,
-                support=support or None,
-            )
+        body = wire.request_body(
+            query,
+            context,
+            documents,
+            messages,
+            source_messages,
+            **wire.span_fields(span, spans),
+            id=generation.id if isinstance(generation, GenerateReply) else generation,
+            thoughts=thoughts,
+            response=response,
+            quote=quote,
+            occurrence=occurrence,
+            split_by=split_by,
+            source_type=source_type,
+            top_k=top_k,
+            min_share=min_share,
+            method=method,
+            estimator=estimator,
+            retrieval_scores=retrieval_scores,
+            hops=hops,
+            verify=verify or None,
+            support=support or None,
         )
         return wire.result(self._send("POST", "/attribute", body), AttributeReply)
 
@@ -282,12 +288,7 @@ class GenerationStream:
         self._open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -44,6 +44,7 @@ DEFAULT_TIMEOUT = httpx.Timeout(300.0, connect=10.0)
 a request that a slow machine takes longer for: the server's limit follows its speed."""
 
 R = TypeVar("R", bound=BaseModel)
+T = TypeVar("T")
 
 _EVENT: TypeAdapter[Delta | Done | ErrorReply] = TypeAdapter(Delta | Done | ErrorReply)
 _LAST_EVENT = "[DONE]"
@@ -54,28 +55,29 @@ def headers(key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
-def prompt_body(
+def request_body(
     query: str | None,
     context: str | None,
     documents: Sequence[DocumentLike] | None,
     messages: Sequence[MessageLike],
     source_messages: SourceMessagesLike | None,
+    **fields: Any,
 ) -> dict[str, Any]:
-    """The part of a request that says what is asked about."""
-    body = given(query=query, context=context)
-    if documents is not None:
-        body["documents"] = [_document(document) for document in documents]
-    if messages:
-        body["messages"] = [_message(message) for message in messages]
-    if source_messages is not None:
-        chosen = source_messages
-        body["source_messages"] = chosen if isinstance(chosen, str) else list(chosen)
-    return body
+    """What is sent: the prompt, and the other fields; none that is None."""
+    body = {
+        "query": query,
+        "context": context,
+        "documents": None if documents is None else [_document(one) for one in documents],
+        "messages": [_message(message) for message in messages] or None,
+        "source_messages": listed(source_messages),
+        **fields,
+    }
+    return {name: value for name, value in body.items() if value is not None}
 
 
-def texts(given: str | Sequence[str] | None) -> str | list[str] | None:
-    """A text or several, as JSON has them."""
-    return given if given is None or isinstance(given, str) else list(given)
+def listed(value: str | Sequence[T] | None) -> str | list[T] | None:
+    """A text, or several values, as JSON has them."""
+    return value if value is None or isinstance(value, str) else list(value)
 
 
 def _document(document: DocumentLike) -> dict[str, Any]:
@@ -95,19 +97,11 @@ def _message(message: MessageLike) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def given(**values: Any) -> dict[str, Any]:
-    """Those that are not None."""
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def spans_body(span: SpanLike | None, spans: Sequence[SpanLike] | None) -> dict[str, Any]:
-    """One span, or several."""
-    body: dict[str, Any] = {}
-    if span is not None:
-        body["start"], body["end"] = span
-    if spans is not None:
-        body["spans"] = [{"start": start, "end": end} for start, end in spans]
-    return body
+def span_fields(span: SpanLike | None, spans: Sequence[SpanLike] | None) -> dict[str, Any]:
+    """One span, or several, as fields of a request."""
+    start, end = (None, None) if span is None else span
+    several = None if spans is None else [{"start": first, "end": last} for first, last in spans]
+    return {"start": start, "end": end, "spans": several}
 
 
 def generation_path(generation_id: str) -> str:

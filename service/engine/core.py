@@ -206,7 +206,7 @@ class Engine:
             task = self.loaded.task(prompt, source_type)
             work = place.enter_context(ExitStack())
             work.enter_context(caller.within(limits.allowed_seconds(0.0)))
-            ids, recorder = await caller.stay(
+            ids, recorder = await caller.result_of(
                 self._text.run(
                     lambda: self._read(task, prompt, wanted or 1), caller.name, prompt.characters
                 )
@@ -286,7 +286,9 @@ class Engine:
             return Answer(generation, task.source_spans, task.statements)
 
         caller = caller or Caller()
-        return await caller.stay(self._text.run(work, caller.name, generation.prompt.characters))
+        return await caller.result_of(
+            self._text.run(work, caller.name, generation.prompt.characters)
+        )
 
     async def attribute_so_far(self, generating: Generating, question: Question) -> Findings | None:
         """Ranked sources of statements of a response that is being written, between two pieces of
@@ -326,15 +328,16 @@ class Engine:
             ServerFailure: see `service.failures`.
         """
         with self._attribution(caller, question) as caller:
-            return await caller.stay(self._attributing.of_generation(generation, question, caller))
+            return await caller.result_of(
+                self._attributing.of_generation(generation, question, caller)
+            )
 
     async def attribute_written(self, generating: Generating, question: Question) -> Findings:
         """The same of a response that has just been written, in the place that it still has among
         the requests; its time begins anew.
 
         Raises:
-            InputError: the method or estimator is not available here, or a limit is exceeded.
-            ServerFailure: see `service.failures`.
+            InputError, ServerFailure: see `attribute_generation`.
         """
         caller = Caller(generating.caller.name)
         with (
@@ -342,7 +345,9 @@ class Engine:
             caller.within(self.limits.allowed_seconds()),
         ):
             generation = generating.answer.generation
-            return await caller.stay(self._attributing.of_generation(generation, question, caller))
+            return await caller.result_of(
+                self._attributing.of_generation(generation, question, caller)
+            )
 
     async def attribute_response(
         self,
@@ -364,13 +369,11 @@ class Engine:
 
         Raises:
             PromptTooLongError: prompt and response do not fit.
-            SpanError: a span is outside the response or covers no token.
-            InputError: the method or estimator is not available here, or a limit is exceeded.
-            ServerFailure: see `service.failures`.
+            SpanError, InputError, ServerFailure: see `attribute_generation`.
         """
         with self._attribution(caller, question) as caller:
             work = self._attributing.of_response(prompt, response, thoughts, question, caller)
-            return await caller.stay(work)
+            return await caller.result_of(work)
 
     async def page_of_generation(
         self, generation: Generation, question: Question, caller: Caller | None = None
@@ -378,11 +381,10 @@ class Engine:
         """The attribution of every statement of a recorded response as a page that stands alone.
 
         Raises:
-            InputError: the method or estimator is not available here, or a limit is exceeded.
-            ServerFailure: see `service.failures`.
+            InputError, ServerFailure: see `attribute_generation`.
         """
         with self._attribution(caller, question) as caller:
-            return await caller.stay(self._attributing.page_of(generation, question, caller))
+            return await caller.result_of(self._attributing.page_of(generation, question, caller))
 
     @contextmanager
     def _attribution(self, caller: Caller | None, question: Question) -> Iterator[Caller]:

@@ -13,10 +13,9 @@ from service.records.base import (
     Prompt,
     RecordStore,
     ScoreStore,
-    SourceKind,
     thoughts_document,
 )
-from service.records.memory import MemoryStore, NoStore
+from service.records.memory import MemoryStore
 from service.records.sqlite import SqliteStore
 
 __all__ = [
@@ -24,11 +23,9 @@ __all__ = [
     "Generation",
     "Kept",
     "MemoryStore",
-    "NoStore",
     "Prompt",
     "RecordStore",
     "ScoreStore",
-    "SourceKind",
     "SqliteStore",
     "StoreKind",
     "kind_of_store",
@@ -75,10 +72,8 @@ def open_store(place: str, *, seconds: int, max_bytes: int, max_records: int) ->
         StoreError: the file or the server cannot be used.
     """
     kind = kind_of_store(place)
-    if kind == "none":
-        return NoStore()
-    if kind == "memory":
-        return MemoryStore(seconds, max_bytes, max_records)
+    if kind in ("memory", "none"):
+        return MemoryStore(seconds, 0 if kind == "none" else max_bytes, max_records)
     if kind == "file":
         return SqliteStore(place, seconds, max_bytes, max_records)
     try:

@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from pydantic import TypeAdapter
 
 from at2.tasks.spans import Document
+from service.field_types import SourceKind
 
 FinishReason = Literal["stop", "length", "deadline"]
-
-SourceKind = Literal["document", "message", "thoughts"]
-"""What a source is a piece of."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Generation:
 
     def to_json(self) -> bytes:
         """The record as UTF-8. Requests with lone surrogates, which it cannot show, are refused."""
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")).encode()
+        return _GENERATIONS.dump_json(self)
 
     @classmethod
     def from_json(cls, data: bytes) -> "Generation":
@@ -118,28 +118,13 @@ class Generation:
         Raises:
             ValueError: it is not one.
         """
-        try:
-            fields: dict[str, Any] = {"model": "", **json.loads(data)}
-            # older records have no model, no turns and no thoughts
-            prompt: dict[str, Any] = {"source_messages": None, **fields.pop("prompt")}
-            turns, thoughts = prompt["source_messages"], fields.get("thoughts")
-            lists = {
-                "response_ids": tuple(fields["response_ids"]),
-                "thoughts": None if thoughts is None else tuple(thoughts),
-            }
-            return cls(
-                **{**fields, **lists},
-                prompt=Prompt(
-                    **prompt
-                    | {
-                        "documents": tuple(Document(**one) for one in prompt["documents"]),
-                        "messages": tuple((role, text) for role, text in prompt["messages"]),
-                        "source_messages": None if turns is None else tuple(turns),
-                    }
-                ),
-            )
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a generation: {error}") from error
+        values = json.loads(data)
+        if isinstance(values, dict):
+            values.setdefault("model", "")  # older records have none
+        return _GENERATIONS.validate_python(values)
+
+
+_GENERATIONS = TypeAdapter(Generation)
 
 
 def thoughts_document(text: str) -> Document:

@@ -1,4 +1,4 @@
-"""Stores without a disk: one that keeps records as long as the process lives, one that keeps none.
+"""A store without a disk, which keeps records as long as the process lives.
 
 All methods run on the event loop, so nothing is locked.
 """
@@ -14,7 +14,7 @@ class MemoryStore:
 
     Args:
         seconds: how long each is kept.
-        max_bytes, max_records: beyond them, the oldest go first.
+        max_bytes, max_records: beyond them, the oldest go first. With no bytes, nothing is kept.
     """
 
     def __init__(self, seconds: int, max_bytes: int, max_records: int) -> None:
@@ -74,31 +74,3 @@ class MemoryStore:
     def _drop(self, generation_id: str) -> None:
         self._bytes -= len(self._records.pop(generation_id)[0])
         self._gone.append(generation_id)
-
-
-class NoStore:
-    """Keeps nothing."""
-
-    async def put(self, generation: Generation, owner: str = "") -> int | None:
-        """See `RecordStore`: it is not kept."""
-        return None
-
-    async def get(self, generation_id: str, owner: str = "") -> Kept | None:
-        """See `RecordStore`: there is none."""
-        return None
-
-    async def delete(self, generation_id: str, owner: str = "") -> bool:
-        """See `RecordStore`: there was none."""
-        return False
-
-    @property
-    def erased(self) -> bool:
-        """See `RecordStore`."""
-        return True
-
-    async def sweep(self) -> list[str]:
-        """See `RecordStore`: nothing went."""
-        return []
-
-    async def close(self) -> None:
-        """See `RecordStore`."""

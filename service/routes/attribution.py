@@ -12,7 +12,7 @@ from at2.tasks import Document
 from service.body import JsonRoute
 from service.citation_formats import Citations
 from service.citation_schemas import CitationFormat
-from service.dependencies import CallerDep, EngineDep, MetricsDep, StoreDep, known
+from service.dependencies import CallerDep, EngineDep, MetricsDep, StoreDep, kept_generation
 from service.disconnect import connected
 from service.engine import Findings, Question
 from service.errors import DOCUMENTED
@@ -24,8 +24,6 @@ from service.reply_schemas import (
     ScoredSource,
     SpanAttribution,
     Verification,
-    VerifiedCitations,
-    VerifiedSource,
 )
 from service.request_schemas import AttributeRequest
 from service.translation import prompt_of, source_fields, spans_of
@@ -56,40 +54,10 @@ def _attribution(
         ],
     )
     if verification is not None:
-        reply.verification = _verification(verification)
+        reply.verification = Verification.model_validate(verification, from_attributes=True)
     if support is not None:
         reply.support, reply.verdict = support.support, support.verdict
     return reply
-
-
-def _verification(found: verify.Verification) -> Verification:
-    return Verification(
-        num_tokens=found.num_tokens,
-        log_prob=found.log_prob,
-        sources=[
-            VerifiedSource(
-                index=verified.source.index,
-                rank=verified.rank,
-                score=verified.score,
-                drop=verified.drop,
-                predicted_share=verified.predicted_share,
-                measured_share=verified.measured_share,
-            )
-            for verified in found.sources
-        ],
-        drop_together=found.drop_together,
-        drop_all=found.drop_all,
-        predicted_share_together=found.predicted_share_together,
-        measured_share_together=found.measured_share_together,
-        rank_correlation=found.rank_correlation,
-        cited=VerifiedCitations(
-            sources=list(found.cited.sources),
-            drop=found.cited.drop,
-            log_prob_alone=found.cited.log_prob_alone,
-            needed_share=found.cited.needed_share,
-            held_share=found.cited.held_share,
-        ),
-    )
 
 
 def _encoded(
@@ -155,7 +123,7 @@ async def attribute(
         body.hops,
     )
     if body.id is not None:
-        kept = await known(store, body.id, caller)
+        kept = await kept_generation(store, body.id, caller)
         prompt, response = kept.generation.prompt, kept.generation.response
         documents = kept.generation.source_documents
         work = engine.attribute_generation(kept.generation, question, caller)

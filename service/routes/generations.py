@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from service.body import JsonRoute
-from service.dependencies import CallerDep, EngineDep, GenerationsDep, StoreDep, known
+from service.dependencies import CallerDep, EngineDep, GenerationsDep, StoreDep, kept_generation
 from service.disconnect import connected
 from service.engine import Answer, Sampling
 from service.errors import DOCUMENTED, UnknownGenerationError, event
@@ -96,7 +96,7 @@ async def generate(
         writing = await generations.begin(prompt_of(body), body.source_type, sampling, caller)
         if not body.stream:
             with closing(writing):
-                answer = await caller.stay(writing.finished(), though_late=True)
+                answer = await caller.result_of(writing.finished(), though_late=True)
                 content = await _encoded(model, answer, writing.expires)
                 return Response(content, media_type="application/json")
     return EventStream(_events(writing, model), caller, writing.close)
@@ -107,7 +107,7 @@ async def get_generation(
     generation_id: str, request: Request, engine: EngineDep, store: StoreDep, caller: CallerDep
 ) -> Response:
     """The reply of an earlier POST /generate."""
-    kept = await known(store, generation_id, caller)
+    kept = await kept_generation(store, generation_id, caller)
     async with connected(request.receive, caller):
         answer = await engine.answer(kept.generation, caller)
     content = await _encoded(engine.settings.model, answer, kept.expires)

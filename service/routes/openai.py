@@ -119,7 +119,7 @@ async def chat_completions(
         writing = await generations.begin(prompt, body.attribution.source_type, sampling, caller)
         if not body.stream:
             with closing(writing):
-                answer, found = await caller.stay(whole(writing), though_late=True)
+                answer, found = await caller.result_of(whole(writing), though_late=True)
             left_out = {"attribution_error"} if found.error is None else None
             content = await asyncio.to_thread(
                 lambda: reply_of(model, answer, found, shape).model_dump_json(exclude=left_out)

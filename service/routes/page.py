@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse
 
-from service.dependencies import CallerDep, EngineDep, StoreDep, known
+from service.dependencies import CallerDep, EngineDep, StoreDep, kept_generation
 from service.disconnect import connected
 from service.engine import Question
 from service.errors import DOCUMENTED
@@ -61,7 +61,7 @@ async def file(name: str, if_none_match: IfNoneMatch = None) -> Response:
 @router.get("/generations/{generation_id}/prompt")
 async def get_prompt(generation_id: str, store: StoreDep, caller: CallerDep) -> PromptReply:
     """What a generation was asked; a context is one document without a title."""
-    generation = (await known(store, generation_id, caller)).generation
+    generation = (await kept_generation(store, generation_id, caller)).generation
     prompt = generation.prompt
     return PromptReply.model_validate(
         {
@@ -91,7 +91,7 @@ async def export(
     top_k: Annotated[int, Query(ge=1, le=10_000)] = DEFAULT_TOP_K,
 ) -> HTMLResponse:
     """The attribution of every statement as one HTML file that stands alone."""
-    generation = (await known(store, generation_id, caller)).generation
+    generation = (await kept_generation(store, generation_id, caller)).generation
     question = Question(
         "sentence", method or engine.loaded.default_method, estimator, source_type, top_k
     )

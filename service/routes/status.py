@@ -47,14 +47,14 @@ async def ready(engine: EngineDep) -> StatusReply:
 @router.get("/info")
 async def info(engine: EngineDep) -> InfoReply:
     """What serves here, and within which limits."""
-    settings = engine.settings
+    settings, loaded, support = engine.settings, engine.loaded, engine.loaded.calibration
     return InfoReply(
         version=__version__,
         model=settings.model,
-        revision=engine.loaded.identity.revision,
-        device=str(engine.loaded.model.device),
-        dtype=str(engine.loaded.model.dtype).removeprefix("torch."),
-        parameters=sum(p.numel() for p in engine.loaded.model.parameters()),
+        revision=loaded.identity.revision,
+        device=str(loaded.model.device),
+        dtype=str(loaded.model.dtype).removeprefix("torch."),
+        parameters=sum(p.numel() for p in loaded.model.parameters()),
         max_context_tokens=engine.limits.context_tokens,
         max_new_tokens=settings.max_new_tokens,
         limits=_limits(engine),
@@ -64,8 +64,8 @@ async def info(engine: EngineDep) -> InfoReply:
             server=engine.generator,
         ),
         store=_store(engine),
-        methods=engine.loaded.methods,
-        default_method=engine.loaded.default_method,
+        methods=loaded.methods,
+        default_method=loaded.default_method,
         source_types=list(get_args(SourceType)),
         estimators=[
             EstimatorInfo(
@@ -75,19 +75,12 @@ async def info(engine: EngineDep) -> InfoReply:
                 exponents=list(estimator.feature_extractor.exponents),
                 metadata=estimator.extras,
             )
-            for name, estimator in engine.loaded.estimators.items()
+            for name, estimator in loaded.estimators.items()
         ],
-        scoring=ScoringInfo(as_written=engine.scoring.as_written, reason=engine.scoring.reason),
-        support=_support(engine),
-    )
-
-
-def _support(engine: Engine) -> SupportInfo | None:
-    found = engine.loaded.calibration
-    if found is None:
-        return None
-    return SupportInfo(
-        supported=found.supported, from_memory=found.from_memory, measured=found.measured
+        scoring=ScoringInfo.model_validate(engine.scoring, from_attributes=True),
+        support=None
+        if support is None
+        else SupportInfo.model_validate(support, from_attributes=True),
     )
 
 

@@ -31,7 +31,7 @@ def test_who_leaves_ends_the_work_and_the_reason_is_told(why: Departure, early: 
         caller = Caller()
         if early:
             caller.leave(why)
-        staying = asyncio.ensure_future(caller.stay(work()))
+        staying = asyncio.ensure_future(caller.result_of(work()))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         caller.leave(why)
@@ -49,9 +49,9 @@ def test_work_that_is_done_is_the_result_and_its_error_the_error() -> None:
 
     async def main() -> None:
         caller = Caller()
-        assert await caller.stay(asyncio.sleep(0, "done")) == "done"
+        assert await caller.result_of(asyncio.sleep(0, "done")) == "done"
         with pytest.raises(ZeroDivisionError):
-            await caller.stay(broken())
+            await caller.result_of(broken())
 
     asyncio.run(main())
 
@@ -60,7 +60,7 @@ def test_some_work_goes_on_for_who_is_late() -> None:
     async def main() -> None:
         caller = Caller()
         go_on = asyncio.Event()
-        staying = asyncio.ensure_future(caller.stay(go_on.wait(), though_late=True))
+        staying = asyncio.ensure_future(caller.result_of(go_on.wait(), though_late=True))
         await asyncio.sleep(0)
         caller.leave(Departure.LATE)
         go_on.set()
@@ -77,7 +77,7 @@ def test_time_is_over_so_long_after_the_caller_came_unless_the_block_ended() -> 
         with late.within(60):
             late.allow(0.01)
             with pytest.raises(DeadlineError, match=r"0\.01"):
-                await late.stay(asyncio.Event().wait())
+                await late.result_of(asyncio.Event().wait())
         assert not early.departures
 
     asyncio.run(main())
@@ -86,7 +86,7 @@ def test_time_is_over_so_long_after_the_caller_came_unless_the_block_ended() -> 
 def test_a_cancelled_request_is_one_of_a_stopping_server() -> None:
     async def main() -> None:
         caller = Caller()
-        staying = asyncio.ensure_future(caller.stay(asyncio.Event().wait()))
+        staying = asyncio.ensure_future(caller.result_of(asyncio.Event().wait()))
         await asyncio.sleep(0)
         staying.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -105,7 +105,7 @@ def test_a_client_that_closes_the_connection_leaves() -> None:
             return {"type": "http.disconnect"}
 
         async with connected(receive, caller):
-            staying = asyncio.ensure_future(caller.stay(asyncio.Event().wait()))
+            staying = asyncio.ensure_future(caller.result_of(asyncio.Event().wait()))
             await asyncio.sleep(0)
             closed.set()
             with pytest.raises(ClientGoneError):
