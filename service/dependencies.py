@@ -3,7 +3,7 @@
 Coroutines, though they wait for nothing: FastAPI would run a plain function in another thread.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 
@@ -15,36 +15,25 @@ from service.metrics import Metrics
 from service.records import Kept, RecordStore
 
 
-async def _engine(request: Request) -> Engine:
-    engine: Engine = request.app.state.engine
-    return engine
+def _owned(name: str) -> Any:
+    """What the application has under a name."""
 
+    async def owned(request: Request) -> Any:
+        return getattr(request.app.state, name)
 
-async def _store(request: Request) -> RecordStore:
-    store: RecordStore = request.app.state.store
-    return store
-
-
-async def _generations(request: Request) -> Generations:
-    generations: Generations = request.app.state.generations
-    return generations
+    return Depends(owned)
 
 
 async def _caller(request: Request) -> Caller:
     return Caller(getattr(request.state, "key_id", ""))
 
 
-async def _metrics(request: Request) -> Metrics:
-    metrics: Metrics = request.app.state.metrics
-    return metrics
-
-
 CallerDep = Annotated[Caller, Depends(_caller)]
 """Who waits for the reply: one caller for each key, and one for all who have none."""
-EngineDep = Annotated[Engine, Depends(_engine)]
-GenerationsDep = Annotated[Generations, Depends(_generations)]
-StoreDep = Annotated[RecordStore, Depends(_store)]
-MetricsDep = Annotated[Metrics, Depends(_metrics)]
+EngineDep = Annotated[Engine, _owned("engine")]
+GenerationsDep = Annotated[Generations, _owned("generations")]
+StoreDep = Annotated[RecordStore, _owned("store")]
+MetricsDep = Annotated[Metrics, _owned("metrics")]
 
 
 async def kept_generation(store: RecordStore, generation_id: str, caller: Caller) -> Kept:

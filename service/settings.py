@@ -19,6 +19,9 @@ _CENTURY = 100 * 365 * _DAY
 """Seconds; what is longer is no limit, and too long for the clocks of some libraries."""
 
 
+_Seconds = Annotated[float, Field(gt=0, le=_DAY, allow_inf_nan=False)]
+
+
 class Settings(ProgramSettings):
     """Serve a language model that says which parts of the context it used.
 
@@ -109,11 +112,8 @@ class Settings(ProgramSettings):
         description="How many of them may be attributions of 16 passes or more (leave-one-out, "
         "ContextCite, `verify`), half of them of one key; by default a quarter.",
     )
-    request_seconds: float | None = Field(
+    request_seconds: _Seconds | None = Field(
         default=None,
-        gt=0,
-        le=_DAY,
-        allow_inf_nan=False,
         description="A generation that takes longer ends there, an attribution gets 504; by "
         "default 120, or four times what its tokens or its passes over the model take here, if "
         "that is more.",
@@ -207,19 +207,13 @@ class Settings(ProgramSettings):
         description="Connections at once; beyond, and beyond half of the files that the process "
         "may open, those that have sent no whole request are closed.",
     )
-    header_seconds: float = Field(
+    header_seconds: _Seconds = Field(
         default=10.0,
-        gt=0,
-        le=_DAY,
-        allow_inf_nan=False,
         description="How long a client may take to send a request's headers, or stand still in "
         "the middle of its body.",
     )
-    write_seconds: float = Field(
+    write_seconds: _Seconds = Field(
         default=30.0,
-        gt=0,
-        le=_DAY,
-        allow_inf_nan=False,
         description="A client that has read less than a kilobyte a second for so long is cut off.",
     )
     shutdown_seconds: float = Field(

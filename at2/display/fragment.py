@@ -6,14 +6,10 @@ there by a template that escapes it.
 """
 
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined
-
-from at2.display.html import segments
+from at2.display.html import segments, template
 from at2.display.shorten import shortened
 
 if TYPE_CHECKING:
@@ -62,7 +58,7 @@ def attributions_fragment(
         for one in attributions
     ]
     num_sources = max((len(one.sources) for one in attributions), default=0)
-    fragment: str = _template().render(
+    fragment: str = template("fragment.html").render(
         query=query,
         response=segments(response, disjoint),
         spans=tables,
@@ -100,12 +96,3 @@ def _rows(
             }
         )
     return rows
-
-
-@cache
-def _template() -> Any:
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    source = files("at2.display").joinpath("fragment.html").read_text(encoding="utf-8")
-    return environment.from_string(source)

@@ -85,7 +85,7 @@ def attribution_page(
         f"default-src 'none'; style-src {_digest(style)}; script-src {_digest(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
-    page: str = _template().render(
+    page: str = template("page.html").render(
         title=title,
         policy=policy,
         style=Markup(style),
@@ -139,8 +139,9 @@ def _asset(name: str) -> str:
 
 
 @cache
-def _template() -> Any:
+def template(name: str) -> Any:
+    """A template beside this module, which escapes what is put into it."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return environment.from_string(_asset("page.html"))
+    return environment.from_string(_asset(name))

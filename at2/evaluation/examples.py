@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from at2.errors import InputError
 from at2.estimator.linear import LinearScoreEstimator
@@ -125,12 +126,7 @@ class ExampleResult:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ExampleResult":
         """The result that `to_dict` describes."""
-        return cls(
-            index=values["index"],
-            num_sources=values["num_sources"],
-            passes={name: (forward, back) for name, (forward, back) in values["passes"].items()},
-            sentences=tuple(SentenceResult(**sentence) for sentence in values["sentences"]),
-        )
+        return TypeAdapter(cls).validate_python(values)
 
 
 def evaluate_example(

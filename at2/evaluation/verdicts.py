@@ -15,7 +15,6 @@ articles than those of the fit. Knows numbers and files; nothing of models.
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import sqrt
 from typing import Any, Literal
 
 import numpy as np
@@ -32,9 +31,6 @@ FILE_NAME = "support.json"
 ALLOWED_ERROR = 0.05
 """Share of either class that may be given the opposite verdict in the fit."""
 
-_WILSON_Z = 1.959964
-"""Of an interval of 95 %."""
-
 
 @dataclass(frozen=True)
 class Share:
@@ -50,11 +46,10 @@ class Share:
         """A share with its interval; from 0 to 1 where nothing was counted."""
         if of == 0:
             return cls(0, 0, 0.0, 1.0)
-        share, square = count / of, _WILSON_Z**2
-        middle = (share + square / (2 * of)) / (1 + square / of)
-        spread = sqrt(share * (1 - share) / of + square / (4 * of * of))
-        spread *= _WILSON_Z / (1 + square / of)
-        return cls(count, of, max(0.0, middle - spread), min(1.0, middle + spread))
+        from scipy.stats import binomtest  # slow to import, and not needed to judge
+
+        interval = binomtest(count, of).proportion_ci(method="wilson")
+        return cls(count, of, float(interval.low), float(interval.high))
 
 
 @dataclass(frozen=True)

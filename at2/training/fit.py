@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from math import isfinite
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -84,10 +84,6 @@ class FitSettings:
             )
         if not 0 <= self.seed < _SEEDS:
             raise InputError(f"seed is {self.seed}, not between 0 and {_SEEDS - 1}", param="seed")
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain values."""
-        return asdict(self)
 
 
 def pearson_loss(predictions: Tensor, outputs: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from at2.errors import TrainingError
 from at2.estimator.features import AttentionFeatureExtractor
 from at2.estimator.linear import LinearScoreEstimator
 from at2.files import Place, place_of
+from at2.model.loading import default_device
 from at2.progress import Progress
 from at2.tasks import AttributionTask
 from at2.training import make_shards, train
@@ -281,18 +282,22 @@ class AT2Trainer:
             FitSettings(
                 num_iterations, learning_rate, batch_size, max_grad_norm, sampling_method, self.seed
             ),
-            train.Options(
-                estimators=self.save_path / "estimators",
-                start=score_estimator,
-                loss_fn=loss_fn or pearson_loss,
-                train_indices=train_indices,
-                held_out_indices=held_out_indices,
-                device=device,
-                print_every=print_every,
-                save_name=save_name,
-                memory_limit=memory_limit,
-                checkpoint_every=checkpoint_every,
-                extras=extras or {},
-                report=report,
-            ),
+            estimators=self.save_path / "estimators",
+            start=score_estimator,
+            loss_fn=loss_fn or pearson_loss,
+            train_indices=train_indices,
+            held_out_indices=held_out_indices,
+            device=self._device(device),
+            print_every=print_every,
+            save_name=save_name,
+            memory_limit=memory_limit,
+            checkpoint_every=checkpoint_every,
+            extras=extras or {},
+            report=report,
         )
+
+    def _device(self, wanted: str | torch.device | None) -> torch.device:
+        """Where to train: by default where the model is, or on a GPU if there is one."""
+        if wanted is not None:
+            return torch.device(wanted)
+        return default_device() if self.model is None else torch.device(self.model.device)
