@@ -13,8 +13,10 @@ from at2.tasks import (
     Document,
     DocumentsContextAttributionTask,
     DocumentsThoughtAttributionTask,
+    ThoughtAttributionTask,
 )
 from tests.helpers.attribution import tiny_pair
+from tests.helpers.tasks import parts, thought_task
 
 DOCUMENTS = [Document("Ada wrote it. The fox did not.", id="a"), Document("Ben read it.")]
 TURNS = [
@@ -145,3 +147,64 @@ def test_the_columns_of_all_sources_are_enough() -> None:
     part.use_token_scores(scores.of("", task.target_token_range))
     assert part.scores == pytest.approx(whole.scores, abs=1e-6)
     assert whole.scores.shape[1] == 6
+
+
+def test_thoughts_are_the_sources_and_what_follows_is_the_target():
+    task = thought_task(source_type="sentence")
+    task.set_generation("Let me count. There are two.</think>\n\nTwo. Surely.")
+    assert task.thoughts == "Let me count. There are two."
+    assert task.response == task.target == "Two. Surely."
+    assert task.sources == ["Let me count.", "There are two."]
+    end_marker = task.tokenizer.convert_tokens_to_ids("</think>")
+    position = task.token_ids.index(end_marker)
+    assert task.thought_token_range == (task.generation_token_start, position)
+    assert task.source_token_ranges[-1][1] == position
+    for span in task.source_spans:
+        assert task.thoughts[span.start : span.end] == span.text
+    assert task.target_span(0, 4).text == "Two."
+    assert [task.target[s:e] for s, e in task.statements] == ["Two.", "Surely."]
+
+
+def test_opening_marker_and_single_line_break_are_understood():
+    task = thought_task(source_type="token")
+    task.set_generation("<think>\nTwo 🦜.</think>\nTwo.")
+    assert task.thoughts == "Two 🦜."
+    assert task.response == "Two."
+    for span, (first, last) in zip(task.source_spans, task.source_token_ranges, strict=True):
+        assert (last == first + 1) is ("🦜" not in span.text)
+        assert task.thoughts[span.start : span.end] == span.text
+    shown = {c for span in task.source_spans for c in range(span.start, span.end)}
+    assert shown == set(range(len("Two 🦜.")))
+
+
+def test_thoughts_without_an_end_give_no_sources_and_an_empty_target():
+    task = thought_task()
+    task.set_generation("Let me count. There")
+    assert task.num_sources == 0
+    assert task.has_empty_target
+    assert task.target == ""
+    assert task.thoughts == "Let me count. There"
+    with pytest.raises(InputError, match="thoughts never end"):
+        _ = task.response
+
+
+def test_thoughts_with_nothing_after_them_have_an_empty_target():
+    task = thought_task(source_type="sentence")
+    task.set_generation("Let me count.</think>\n\n")
+    assert task.sources == ["Let me count."]
+    assert (task.has_empty_target, task.response) == (True, "")
+
+
+def test_documents_come_before_thoughts():
+    class Both(ThoughtAttributionTask):
+        prompt = "Two apples. How many?"
+
+        def _get_document_ranges(self):
+            return [(0, 11)]
+
+    task = Both(*parts(), source_type="sentence")
+    task.set_generation("I see two.</think>\n\nTwo.")
+    assert task.sources == ["Two apples.", "I see two."]
+    assert [(s.index, s.document) for s in task.source_spans] == [(0, 0), (1, 1)]
+    task.set_generation("Hm.</think>\n\nTwo.")
+    assert task.sources == ["Two apples.", "Hm."]

@@ -19,25 +19,12 @@ from at2.training.record import RECORD_FILE
 from tests.helpers.tokenizers import tiny_tokenizer
 from tests.helpers.training import (
     EXAMPLES,
+    HELD_OUT,
     NEW_TOKENS,
     folder_contents,
     make_model,
-    trainer_with_features,
 )
 from tests.helpers.training import make_trainer as trainer_of
-
-HELD_OUT = [2, 7]
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    return make_model()
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, model: Any) -> AT2Trainer:
-    """A run whose features are done. Each example has as many targets as its response tokens."""
-    return trainer_with_features(tmp_path_factory.mktemp("trained"), model)
 
 
 def test_training_lowers_the_loss_and_saves_both_formats(

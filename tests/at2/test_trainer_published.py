@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from at2 import AttentionFeatureExtractor, LinearScoreEstimator
 from at2.tasks import SimpleContextAttributionTask
 from at2.training.compute import ComputeSettings, ExampleFeatures, compute
 from at2.training.fit import FitSettings, fit
 from at2.training.table import FeatureTable
+from tests.helpers.attribution import small_llama
 from tests.helpers.published import PEERS, published_training
 from tests.helpers.tokenizers import tiny_tokenizer
 
@@ -49,21 +49,7 @@ class Pair(NamedTuple):
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     folder = tmp_path_factory.mktemp("published")
     tokenizer = tiny_tokenizer("byte_level")
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        bos_token_id=1,
-        eos_token_id=6,
-        pad_token_id=0,
-        initializer_range=0.25,  # attention far from uniform, outputs far from constant
-    )
-    model = LlamaForCausalLM(config).eval()
+    model = small_llama()
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     job = {

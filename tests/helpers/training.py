@@ -33,6 +33,10 @@ EXAMPLES = [
     }
     for i in range(10)
 ]
+LONG = {"context": "The fox was old. " * 200, "query": "Who?"}
+"""Longer than the model takes."""
+
+HELD_OUT = [2, 7]
 SHARD_SIZE = 3
 NEW_TOKENS = 6
 
@@ -75,9 +79,8 @@ def make_trainer(folder: Path, model: Any, **settings: Any) -> AT2Trainer:
     )
 
 
-def trainer_with_features(folder: Path, model: Any) -> AT2Trainer:
-    """A trainer of `make_trainer` whose first two stages are done."""
-    trainer = make_trainer(folder, model)
+def run_stages(trainer: AT2Trainer) -> AT2Trainer:
+    """Do the first two stages."""
     trainer.generate()
     trainer.compute_features_and_outputs()
     return trainer
