@@ -20,6 +20,7 @@ from service.citation_schemas import (
     MeasuredAnnotation,
     TextBlock,
 )
+from service.engine import Finding
 
 
 class Citations:
@@ -57,14 +58,12 @@ class Citations:
         rest = response[self._given :] if self._shape == "anthropic" else ""
         return [TextBlock(type="text", text=rest, citations=None)] if rest else []
 
-    def of_all(
-        self, statements: Iterable[tuple[Attribution, Support | None]], response: str
-    ) -> list[Any]:
+    def of_all(self, statements: Iterable[Finding], response: str) -> list[Any]:
         """What a whole response comes to: all its statements, with their support if it is known."""
-        found = [
-            one for each in statements for one in self.of_statement(each[0], response, each[1])
-        ]
-        return [*found, *self.of_rest(response)]
+        cited: list[Any] = []
+        for found in statements:
+            cited += self.of_statement(found.attribution, response, found.support)
+        return [*cited, *self.of_rest(response)]
 
     def _blocks(self, annotation: Annotation, response: str) -> list[TextBlock]:
         """A statement, and what stands before it. No character is in two blocks."""

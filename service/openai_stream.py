@@ -69,9 +69,10 @@ class ChunkStream:
             answer = self._writing.answer
             whole = await self._attribute(self._writing)
             findings = whole.findings
-            for found, support in [] if findings is None else findings.with_supports:
-                if support is not None or (found.start, found.end) not in self._cited:
-                    for chunk in self._cite(found, support):
+            for one in [] if findings is None else findings.spans:
+                found = one.attribution
+                if one.support is not None or (found.start, found.end) not in self._cited:
+                    for chunk in self._cite(found, one.support):
                         yield chunk
             rest = None if findings is None else self._citations.of_rest(self._text)
             if rest:

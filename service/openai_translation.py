@@ -55,7 +55,7 @@ def reply_of(model: str, answer: Answer, cited: Cited, shape: CitationFormat | N
     annotations: list[Any] = []
     if cited.findings is not None:
         citations = Citations(shape, generation.prompt.source_documents)
-        annotations = citations.of_all(cited.findings.with_supports, generation.response)
+        annotations = citations.of_all(cited.findings.spans, generation.response)
     message = ReplyMessage(content=generation.response, annotations=annotations)
     return ChatReply(
         attribution_error=cited.error,

@@ -1,13 +1,13 @@
 """The engine: one model, its estimators, and the threads that run them. Knows nothing of HTTP.
 
-Order of reading: requests → core → loading → generating → batching → remote → sampling →
-attributing → scores → shared_scores → worker → turns → room → limits → admission → accounts →
-speed.
+Order of reading: requests → core → loading → writers → generating → batching → remote → sampling →
+attributing → kept_scores → scores → shared_scores → model_thread → worker → turns → room → limits →
+admission → accounts → speed.
 """
 
 from service.engine.core import DEFAULT_MAX_NEW_TOKENS, Engine
 from service.engine.generating import Generating
-from service.engine.requests import Answer, EngineLoad, Findings, Question, Quote, Spans
+from service.engine.requests import Answer, EngineLoad, Finding, Findings, Question, Quote, Spans
 from service.engine.sampling import Sampling
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Answer",
     "Engine",
     "EngineLoad",
+    "Finding",
     "Findings",
     "Generating",
     "Question",

@@ -4,7 +4,7 @@ Knows tasks and methods; nothing of generation or HTTP.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -18,14 +18,13 @@ from at2.ranges import CharRange
 from at2.tasks import DEFAULT_SOURCE_TYPE, AttributionTask, ThoughtSources
 from service import tracing
 from service.caller import Caller
-from service.engine.kept_scores import KeptScores
+from service.engine.kept_scores import KeptScores, use_scores
 from service.engine.limits import Limits
 from service.engine.loading import Loaded
 from service.engine.model_thread import ModelThread
-from service.engine.requests import Answer, Findings, Question
+from service.engine.requests import Answer, Finding, Findings, Question
 from service.engine.scores import ScoreKey
 from service.engine.text import TextThreads
-from service.engine.worker import Done
 from service.records import Generation, Prompt
 
 T = TypeVar("T")
@@ -50,6 +49,11 @@ class _Plan:
     spans: Sequence[CharRange]
     passes: int
     scored: bool = False
+
+    @property
+    def tokens(self) -> int:
+        """Of each of these passes, at the most."""
+        return len(self.attributor.task.token_ids)
 
     @property
     def only_reads(self) -> bool:
@@ -97,7 +101,7 @@ class Attributing:
             return self._findings(plan) if plan.only_reads else plan
 
         plan = await self._text.run(read, caller.name, generation.prompt.characters)
-        return plan if isinstance(plan, Findings) else await self._measured(plan, caller)
+        return plan if isinstance(plan, Findings) else await self._in_turn(plan, caller)
 
     async def page_of(self, generation: Generation, question: Question, caller: Caller) -> str:
         """See `Engine.page_of_generation`."""
@@ -113,7 +117,7 @@ class Attributing:
             attributor = self._attributor(plan)
             return attribution_page(attributor, num_sources_to_show=question.top_k)
 
-        return (await self._turn(work, plan, caller)).result
+        return (await self._thread.in_turn(work, plan.passes, plan.tokens, caller)).result
 
     async def of_response(
         self,
@@ -141,15 +145,17 @@ class Attributing:
             return _Plan(question, key, self._kept.attributor(task, key), spans, passes)
 
         size = prompt.characters + len(thoughts or "") + len(response)
-        return await self._measured(await self._text.run(read, caller.name, size), caller)
+        return await self._in_turn(await self._text.run(read, caller.name, size), caller)
 
     def of_written(self, answer: Answer, question: Question) -> Findings | None:
         """The same, from the scores that came with an answer; None if they do not suffice. Nothing
         is kept, and there is no pass."""
         generation = answer.generation
         key = self._kept.key(question, generation.id, generation.source_type)
-        attributor = self._kept.written(answer, key)
-        if attributor is None:
+        if answer.task is None or answer.token_scores is None:
+            return None
+        attributor = self._kept.attributor(answer.task, key)
+        if not use_scores(attributor, key, answer.token_scores):
             return None
         spans, passes = self._spans(attributor.task, question)
         return self._findings(_Plan(question, key, attributor, spans, passes, scored=True))
@@ -176,16 +182,14 @@ class Attributing:
     def forget(self, generation_id: str) -> None:
         """Drop what is kept or prepared of a generation."""
         self._kept.forget(generation_id)
-        self._thread.abandon(generation_id)
+        self._thread.forget(generation_id)
 
-    async def _measured(self, plan: _Plan, caller: Caller) -> Findings:
+    async def _in_turn(self, plan: _Plan, caller: Caller) -> Findings:
         """What is found when it is the caller's turn, and what it took."""
-        done = await self._turn(lambda: self._findings(plan), plan, caller)
+        done = await self._thread.in_turn(
+            lambda: self._findings(plan), plan.passes, plan.tokens, caller
+        )
         return replace(done.result, seconds=done.seconds)
-
-    async def _turn(self, work: Callable[[], T], plan: _Plan, caller: Caller) -> Done[T]:
-        tokens = len(plan.attributor.task.token_ids)
-        return await self._thread.run(work, plan.passes, tokens, caller)
 
     # -- in any thread -------------------------------------------------------------------------
 
@@ -255,33 +259,23 @@ class Attributing:
     def _findings(self, plan: _Plan) -> Findings:
         started = time.perf_counter()
         attributor, question = self._attributor(plan), plan.question
-        top_k, different = question.top_k, list(dict.fromkeys(plan.spans))
-        places = {span: place for place, span in enumerate(different)}  # equal ones answered once
+        top_k, spans = question.top_k, list(dict.fromkeys(plan.spans))  # equal ones answered once
         attributions = [
-            attributor.attribute(start, end, top_k, question.min_share) for start, end in different
+            attributor.attribute(start, end, top_k, question.min_share) for start, end in spans
         ]
         if question.only_cited:
             self._limits.check_cited(attributions)
-        verifications: Sequence[Verification] = ()
-        if question.verify and different and attributor.task.num_sources:
-            verifications = verify_spans(
-                attributor, different, top_k=top_k, min_share=question.min_share
-            )
-        supports: Sequence[Support] = ()
-        if question.support and verifications:
-            supports = [support_of(each, self._loaded.calibration) for each in verifications]
+        verifications: Sequence[Verification | None] = [None] * len(spans)
+        supports: Sequence[Support | None] = [None] * len(spans)
+        calibration = self._loaded.calibration
+        verified: list[Verification] = []
+        if question.verify and attributor.task.num_sources:
+            verified = verify_spans(attributor, spans, top_k=top_k, min_share=question.min_share)
+            verifications = verified
+        if question.support and verified:
+            supports = [support_of(each, calibration) for each in verified]
         elif question.support:
-            supports = measure_support(
-                attributor.task, different, calibration=self._loaded.calibration
-            )
-
-        def in_order(found: Sequence[T]) -> list[T]:
-            return [found[places[span]] for span in plan.spans] if found else []
-
-        return Findings(
-            in_order(attributions),
-            in_order(verifications),
-            in_order(supports),
-            plan.key.estimator or None,
-            time.perf_counter() - started,
-        )
+            supports = measure_support(attributor.task, spans, calibration=calibration)
+        found = dict(zip(spans, map(Finding, attributions, verifications, supports), strict=True))
+        seconds = time.perf_counter() - started
+        return Findings([found[span] for span in plan.spans], plan.key.estimator or None, seconds)

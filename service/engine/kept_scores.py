@@ -46,11 +46,11 @@ class KeptScores:
         if self._shared is None or key.hops or METHODS[key.method].weighing is None:
             return None
         generation_id = key.generation_id
-        if self._cache.get(key) is not None or self._cache.token_scores(generation_id):
+        if self._cache.get(key) is not None or self._cache.get(_of_tokens(generation_id)):
             return None
         scores = await self._shared.find(generation_id)
         if scores is not None:
-            self._cache.put_token_scores(generation_id, scores)
+            self._cache.put(_of_tokens(generation_id), scores)
         return scores
 
     # -- in any thread -------------------------------------------------------------------------
@@ -79,7 +79,7 @@ class KeptScores:
         Raises:
             OtherModelError: its ids are of another model.
         """
-        kept = self._cache.task(generation.id, source_type)
+        kept = self._cache.get(_of_task(generation.id, source_type))
         return kept or self._loaded.task_of(generation, source_type)
 
     def attributor(self, task: ContextAttributionTask, key: ScoreKey) -> Attributor:
@@ -88,7 +88,8 @@ class KeptScores:
 
     def find(self, key: ScoreKey) -> Attributor | None:
         """The attributor that is kept under a key, with its scores."""
-        return self._cache.get(key)
+        attributor: Attributor | None = self._cache.get(key)
+        return attributor
 
     def fill(self, attributor: Attributor, key: ScoreKey, shared: TokenScores | None) -> bool:
         """Give an attributor the scores of its tokens, and keep it, if they are known.
@@ -98,25 +99,18 @@ class KeptScores:
             key: what is asked for.
             shared: what `look_up` found.
         """
-        scores = self._cache.token_scores(key.generation_id) or shared
-        if scores is None or not _use(attributor, key, scores):
+        scores = self._cache.get(_of_tokens(key.generation_id)) or shared
+        if scores is None or not use_scores(attributor, key, scores):
             return False
         self._cache.put(key, attributor)
         return True
-
-    def written(self, answer: Answer, key: ScoreKey) -> Attributor | None:
-        """An attributor with the scores that came with an answer; None if they do not suffice.
-        Nothing is kept."""
-        if answer.task is None or answer.token_scores is None:
-            return None
-        attributor = self.attributor(answer.task, key)
-        return attributor if _use(attributor, key, answer.token_scores) else None
 
     def keep_written(self, answer: Answer, scores: TokenScores) -> None:
         """Keep the scores that were taken while a response was written."""
         generation_id = answer.generation.id
         if answer.task is not None:
-            self._cache.put_task(generation_id, answer.task)
+            task_key = _of_task(generation_id, answer.task.source_type)
+            self._cache.put(task_key, answer.task)  # reading a prompt takes longer than scores
         self._put(generation_id, scores)
 
     def forget(self, generation_id: str) -> None:
@@ -124,7 +118,7 @@ class KeptScores:
         self._cache.forget(generation_id)
 
     def _put(self, generation_id: str, scores: TokenScores) -> None:
-        self._cache.put_token_scores(generation_id, scores)
+        self._cache.put(_of_tokens(generation_id), scores)
         if self._shared is not None:
             self._shared.offer(generation_id, scores)
 
@@ -137,7 +131,7 @@ class KeptScores:
             attributor: is used, unless there is one that has its scores by now.
             key: what is asked for.
         """
-        kept = self._cache.get(key)
+        kept = self.find(key)
         if kept is not None:
             return kept
         task = attributor.task
@@ -146,14 +140,24 @@ class KeptScores:
             # One pass for all methods, estimators and kinds of sources there are.
             scores = self._loaded.token_scores(task)
             self._put(key.generation_id, scores)
-            _use(attributor, key, scores)
+            use_scores(attributor, key, scores)
         else:
             attributor.prepare_for_attribution()
         self._cache.put(key, attributor)
         return attributor
 
 
-def _use(attributor: Attributor, key: ScoreKey, scores: TokenScores) -> bool:
+def _of_tokens(generation_id: str) -> ScoreKey:
+    """Of the scores of a generation's tokens, from which those of all its sources follow."""
+    return ScoreKey(generation_id, "", "", "")
+
+
+def _of_task(generation_id: str, source_type: str) -> ScoreKey:
+    """Of a generation as a task, with its sources."""
+    return ScoreKey(generation_id, source_type, "", "")
+
+
+def use_scores(attributor: Attributor, key: ScoreKey, scores: TokenScores) -> bool:
     """Let an attributor do with the scores of its tokens; whether it can."""
     name = weighing_name(key.method, key.estimator)
     if not isinstance(attributor, WeightedAttentionAttributor) or not scores.holds(name):

@@ -37,7 +37,7 @@ _MEASURED_TOKENS = 64
 """Of a pass by which the speed is measured."""
 
 
-class ModelThread:
+class ModelThread(Worker):
     """Runs works that take passes over the model.
 
     Args:
@@ -59,34 +59,17 @@ class ModelThread:
         accounts: Accounts,
         busy: Callable[[], bool],
     ) -> None:
+        super().__init__("attribution", claim_threads(), busy, accounts)
         self._loaded = loaded
         self._limits = limits
         self._admission = admission
         self._speed = speed
-        self._worker = Worker("attribution", claim_threads(), busy, accounts)
         self._preparing: dict[str, Job] = {}
         self.passes = 0  # over the model, so far
         loaded.model.register_forward_pre_hook(lambda *_: self._count())
 
     def _count(self) -> None:
         self.passes += 1
-
-    def start(self) -> None:
-        """Begin."""
-        self._worker.start()
-
-    def close(self) -> None:
-        """Finish the pass that runs, abandon the rest. Safe to call more than once."""
-        self._worker.close()
-
-    def nudge(self) -> None:
-        """No response is being written any more."""
-        self._worker.nudge()
-
-    @property
-    def waiting(self) -> int:
-        """Works that have not begun, and that somebody waits for."""
-        return self._worker.waiting
 
     @property
     def preparing(self) -> int:
@@ -98,16 +81,18 @@ class ModelThread:
         length = min(_MEASURED_TOKENS, self._limits.context_tokens)
         ids, half = probe_ids(self._loaded.model, length).tolist(), length // 2
         tokens = MarkedTokens(ids, (half, length), query_range=(half - 2, half - 1))
-        work = self._listened(
+        work = self._with_checkpoints(
             lambda: weighed_scores(
                 self._loaded.model, tokens, self._loaded.weighings, columns=(0, half - 2)
             )
         )
-        await self._worker.run(work)  # the first one takes longer
-        done = await self._worker.run(work)
+        await self.run(work)  # the first one takes longer
+        done = await self.run(work)
         self._speed.measure_passes(done.tokens, done.seconds)
 
-    async def run(self, work: Callable[[], T], passes: int, tokens: int, caller: Caller) -> Done[T]:
+    async def in_turn(
+        self, work: Callable[[], T], passes: int, tokens: int, caller: Caller
+    ) -> Done[T]:
         """Do a work when it is its turn.
 
         Args:
@@ -125,7 +110,7 @@ class ModelThread:
         caller.allow(self._limits.allowed_seconds(self._speed.pass_seconds(size)))
         try:
             with self._admission.attribution(passes, caller.name):
-                done = await self._worker.run(self._listened(work), caller=caller.name, size=size)
+                done = await self.run(self._with_checkpoints(work), caller=caller.name, size=size)
             tracing.note({"at2.scored_tokens": done.tokens, "at2.scoring_seconds": done.seconds})
             self._speed.observe_passes(done.tokens, done.seconds)
             return done
@@ -159,24 +144,23 @@ class ModelThread:
             finally:
                 self._preparing.pop(name, None)
 
-        job = self._preparing[name] = Job(self._listened(prepared))
-        self._worker.spare(job)
+        job = self._preparing[name] = Job(self._with_checkpoints(prepared))
+        self.spare(job)
 
-    def abandon(self, name: str) -> None:
+    def forget(self, name: str) -> None:
         """Nobody wants any more what is prepared under a name, if anything is."""
         preparing = self._preparing.pop(name, None)
         if preparing is not None:
-            self._worker.abandon(preparing)
+            self.abandon(preparing)
 
-    def _listened(self, work: Callable[[], T]) -> Callable[[], T]:
+    def _with_checkpoints(self, work: Callable[[], T]) -> Callable[[], T]:
         """The same work, which others may go before between its passes."""
 
-        def listened() -> T:
-            checkpoint = self._worker.checkpoint
-            with tracing.span("score"), between_passes(checkpoint), silent():
+        def with_checkpoints() -> T:
+            with tracing.span("score"), between_passes(self.checkpoint), silent():
                 return work()
 
-        return listened
+        return with_checkpoints
 
 
 def _free_memory() -> None:

@@ -103,28 +103,32 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """The sources of one span, and what was measured about it, if that was asked for."""
+
+    attribution: Attribution
+    verification: Verification | None = None
+    support: Support | None = None
+
+
+@dataclass(frozen=True)
 class Findings:
-    """Attributions of spans, and what was measured about each if that was asked for.
+    """The answer to a question.
 
     Attributes:
-        attributions: one for each span.
-        verifications: the same number, or none.
-        supports: the same number, or none.
+        spans: what is found about each span.
         estimator: name of the estimator that was used, if the method has one.
         seconds: what it took, without waiting for its turn.
     """
 
-    attributions: Sequence[Attribution]
-    verifications: Sequence[Verification]
-    supports: Sequence[Support]
+    spans: Sequence[Finding]
     estimator: str | None
     seconds: float
 
     @property
-    def with_supports(self) -> list[tuple[Attribution, Support | None]]:
-        """Each attribution with its support, if that was measured."""
-        supports: Sequence[Support | None] = self.supports or [None] * len(self.attributions)
-        return list(zip(self.attributions, supports, strict=True))
+    def attributions(self) -> list[Attribution]:
+        """The sources of each span."""
+        return [one.attribution for one in self.spans]
 
 
 @dataclass(frozen=True)

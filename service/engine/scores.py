@@ -10,6 +10,7 @@ attributors, not how they come about.
 import threading
 from collections import OrderedDict, deque
 from dataclasses import dataclass
+from typing import Any
 
 from at2.methods import Attributor, TokenScoreAttributor
 from at2.model.weighing import TokenScores
@@ -84,34 +85,8 @@ class ScoreCache:
         """Bytes in use."""
         return self._bytes
 
-    def get(self, key: ScoreKey) -> Attributor | None:
-        """The attributor kept under a key, which thereby is the one used last."""
-        entry = self._get(key)
-        return entry if isinstance(entry, Attributor) else None
-
-    def put(self, key: ScoreKey, attributor: Attributor) -> None:
-        """Keep an attributor, and let go of what was used longest ago."""
-        self._put(key, attributor)
-
-    def token_scores(self, generation_id: str) -> TokenScores | None:
-        """The scores of a generation's tokens."""
-        entry = self._get(ScoreKey(generation_id, "", "", ""))
-        return entry if isinstance(entry, TokenScores) else None
-
-    def put_token_scores(self, generation_id: str, scores: TokenScores) -> None:
-        """Keep the scores of a generation's tokens."""
-        self._put(ScoreKey(generation_id, "", "", ""), scores)
-
-    def task(self, generation_id: str, source_type: str) -> ContextAttributionTask | None:
-        """A generation as a task with its sources."""
-        entry = self._get(ScoreKey(generation_id, source_type, "", ""))
-        return entry if isinstance(entry, ContextAttributionTask) else None
-
-    def put_task(self, generation_id: str, task: ContextAttributionTask) -> None:
-        """Keep a generation as a task: reading its prompt again takes longer than its scores."""
-        self._put(ScoreKey(generation_id, task.source_type, "", ""), task)
-
-    def _get(self, key: ScoreKey) -> _Kept | None:
+    def get(self, key: ScoreKey) -> Any:
+        """What is kept under a key, which thereby is what was used last; None if nothing is."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -119,7 +94,8 @@ class ScoreCache:
             self._entries.move_to_end(key)
             return entry[0]
 
-    def _put(self, key: ScoreKey, kept: _Kept) -> None:
+    def put(self, key: ScoreKey, kept: _Kept) -> None:
+        """Keep something, and let go of what was used longest ago."""
         size = size_of(kept)
         with self._lock:
             self._drop(key)

@@ -1,20 +1,17 @@
 """POST /attribute."""
 
 import asyncio
-from collections.abc import Sequence
 
 from fastapi import APIRouter, Request, Response
 
-from at2.evaluation import verify
-from at2.evaluation.support import Support
-from at2.methods import Attribution
+from at2.ranges import CharRange
 from at2.tasks import Document
 from service.body import JsonRoute
 from service.citation_formats import Citations
 from service.citation_schemas import CitationFormat
 from service.dependencies import CallerDep, EngineDep, MetricsDep, StoreDep, kept_generation
 from service.disconnect import connected
-from service.engine import Findings, Question
+from service.engine import Finding, Findings, Question
 from service.errors import DOCUMENTED
 from service.field_types import Method
 from service.logs import note
@@ -32,12 +29,9 @@ router = APIRouter(tags=["attribution"], responses=DOCUMENTED, route_class=JsonR
 
 
 def _attribution(
-    attribution: Attribution,
-    verification: verify.Verification | None,
-    support: Support | None,
-    documents: tuple[Document, ...],
-    prompt: Prompt,
+    found: Finding, documents: tuple[Document, ...], prompt: Prompt
 ) -> SpanAttribution:
+    attribution, verification, support = found.attribution, found.verification, found.support
     reply = SpanAttribution(
         start=attribution.start,
         end=attribution.end,
@@ -71,24 +65,20 @@ def _encoded(
     shape: CitationFormat | None,
 ) -> bytes:
     """The reply as JSON; fields that were not set are left out."""
-    verifications: Sequence[verify.Verification | None]
-    verifications = findings.verifications or [None] * len(findings.attributions)
-    made: dict[tuple[int, int], SpanAttribution] = {}  # spans may be given more than once
-    for (attribution, support), verification in zip(
-        findings.with_supports, verifications, strict=True
-    ):
-        span = (attribution.start, attribution.end)
+    made: dict[CharRange, SpanAttribution] = {}  # spans may be given more than once
+    for found in findings.spans:
+        span = found.attribution.start, found.attribution.end
         if span not in made:
-            made[span] = _attribution(attribution, verification, support, documents, prompt)
+            made[span] = _attribution(found, documents, prompt)
     reply = AttributeReply(
         id=generation_id,
         model=model,
         method=method,
         estimator=findings.estimator,
-        attributions=[made[found.start, found.end] for found in findings.attributions],
+        attributions=[made[one.start, one.end] for one in findings.attributions],
     )
     if shape is not None:
-        cited = Citations(shape, documents).of_all(findings.with_supports, response)
+        cited = Citations(shape, documents).of_all(findings.spans, response)
         if shape == "anthropic":
             reply.content = cited
         else:

@@ -335,7 +335,7 @@ def test_verification_takes_passes_and_finds_the_same_scores(folder: Path) -> No
         before = engine.load.scoring_passes
         question = Question(None, "average_attention", verify=True, top_k=2)
         findings = await engine.attribute_generation(answer.generation, question)
-        assert [s.score for s in findings.verifications[0].sources] == [
+        assert [s.score for s in findings.spans[0].verification.sources] == [
             s.score for s in findings.attributions[0].sources
         ]
         assert engine.load.scoring_passes > before
