@@ -1,6 +1,5 @@
 """Ablated log-probabilities against masking attention for one set of sources at a time."""
 
-import threading
 from typing import Any
 
 import mpmath
@@ -25,6 +24,7 @@ from at2.model.ablation import (
 from at2.model.hiding import can_drop
 from at2.model.tokens import MarkedTokens
 from tests.helpers.models import WINDOW, random_ids, tiny_model
+from tests.helpers.passes import at_once
 
 TOKENS = 48
 SOURCES = [(0, 4), (4, 11), (12, 13), (13, 20), (22, 30)]
@@ -262,11 +262,7 @@ def test_passes_at_once_on_one_model_do_not_disturb_each_other() -> None:
             if not np.allclose(found, alone[index], atol=1e-5):
                 wrong.append(index)
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(cases))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, len(cases))
     assert not wrong
 
 

@@ -1,9 +1,5 @@
 """Captured attention against `output_attentions=True` under eager attention."""
 
-import os
-import subprocess
-import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +16,7 @@ from at2.model.tokens import MarkedTokens
 from at2.model.weighing import Weighing
 from at2.ranges import TokenRange
 from tests.helpers.models import FAMILIES, WINDOW, random_ids, tiny_model
+from tests.helpers.passes import at_once, fits_memory
 
 TOKENS = 48  # three times the window of the families that have one
 BYPASSING = ["bloom", "falcon", "gptj", "mpt"]
@@ -252,11 +249,7 @@ def test_passes_at_once_on_one_model_do_not_disturb_each_other() -> None:
             if not (same and torch.allclose(scores, alone[index], atol=1e-5)):
                 wrong.append(index)
 
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(cases))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(work, len(cases))
     assert not wrong
     assert model.config._attn_implementation == shared.config._attn_implementation == "sdpa"
 
@@ -410,15 +403,4 @@ print("fits")
     ids=["blocks", "whole layers", "everything"],
 )
 def test_long_contexts_fit_only_because_rows_are_reduced_in_blocks(what: str, fits: bool) -> None:
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", LONG_CONTEXT, what],
-        capture_output=True,
-        text=True,
-        cwd=root,
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert (done.stdout.strip() == "fits") == fits, done.stderr[-2000:]
-    if not fits:
-        assert "allocate memory" in done.stderr
+    assert fits_memory(LONG_CONTEXT, what) == fits

@@ -1,8 +1,5 @@
 """Long contexts: windowed attention in blocks equals eager attention, within bounded memory."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from at2.model.local_masks import LocalMask
 from at2.model.tokens import MarkedTokens
 from at2.model.weighing import Weighing
 from tests.helpers.models import WINDOW, random_ids, tiny_model
+from tests.helpers.passes import fits_memory
 
 TOKENS = 5 * WINDOW + 3
 WINDOWED = [
@@ -156,15 +154,4 @@ print("fits")
 def test_long_windowed_contexts_fit_only_because_masks_are_in_blocks(
     masks: str, fits: bool
 ) -> None:
-    root = Path(__file__).parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", SLIDING, masks],
-        capture_output=True,
-        text=True,
-        cwd=root,
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert (done.stdout.strip() == "fits") == fits, done.stderr[-2000:]
-    if not fits:
-        assert "allocate memory" in done.stderr
+    assert fits_memory(SLIDING, masks) == fits

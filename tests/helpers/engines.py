@@ -5,6 +5,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from service.engine import Answer, Engine, Sampling
+from service.records import Prompt
 from tests.helpers.models import tiny_model
 from tests.helpers.tokenizers import tiny_tokenizer
 
@@ -32,3 +34,14 @@ def hold_passes(model: Any) -> threading.Event:
 
     model.register_forward_pre_hook(before)
     return go_on
+
+
+async def answer_of(engine: Engine, prompt: Prompt, **sampling: Any) -> Answer:
+    """What an engine answers, with its scores kept or being prepared."""
+    generating = await engine.generate(prompt, "sentence", Sampling(**sampling))
+    try:
+        answer = await generating.finished()
+    finally:
+        generating.close()
+    engine.prepare(answer)
+    return answer

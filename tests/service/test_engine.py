@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from at2.errors import InputError, PromptTooLongError, SpanError
 from at2.tasks import Document
-from service.engine import Answer, Engine, Question, Quote, Sampling
+from service.engine import Engine, Question, Quote, Sampling
 from service.engine.limits import Limits
 from service.engine.requests import Spans
 from service.failures import BusyError, DeadlineError
 from service.records import Prompt
 from service.settings import Settings
+from tests.helpers.engines import answer_of
 from tests.helpers.tiny import tiny_pair, tiny_settings
 
 T = TypeVar("T")
@@ -58,16 +59,6 @@ def run(runner: asyncio.Runner) -> Callable[[Coroutine[Any, Any, Any]], Any]:
     return lambda work: runner.run(asyncio.wait_for(work, 120))
 
 
-async def _answer(engine: Engine, prompt: Prompt = PROMPT, **sampling: Any) -> Answer:
-    generating = await engine.generate(prompt, "sentence", Sampling(**sampling))
-    try:
-        answer = await generating.finished()
-    finally:
-        generating.close()
-    engine.prepare(answer)
-    return answer
-
-
 async def _free(engine: Engine) -> None:
     """No place is taken any more; who is given up leaves a moment later."""
     while engine.load.in_progress or engine.load.generating:
@@ -99,7 +90,7 @@ def test_the_pieces_joined_are_the_response(engine: Engine, run: Any, sampling: 
         generation = generating.answer.generation
         assert "".join(pieces) == generation.response
         assert len(pieces) > 1 and all(pieces)
-        again = await _answer(engine, **vars(sampling))
+        again = await answer_of(engine, PROMPT, **vars(sampling))
         assert again.generation.response_ids == generation.response_ids
         assert again.sources == generating.answer.sources
         assert await engine.answer(generation) == generating.answer
@@ -152,7 +143,7 @@ def test_beyond_the_most_requests_comes_busy_with_a_time(engine: Engine, run: An
         with pytest.raises(BusyError):
             await engine.attribute_response(PROMPT, "Yes.", _question())
         running[0].close()
-        await _answer(engine)
+        await answer_of(engine, PROMPT)
         for generating in running:
             generating.close()
         assert engine.load.in_progress == 0
@@ -206,7 +197,7 @@ def test_scores_are_prepared_when_a_generation_ends(engine: Engine, run: Any) ->
     passes: list[int] = []
 
     async def main() -> None:
-        answer = await _answer(engine)
+        answer = await answer_of(engine, PROMPT)
         await _settled(engine)
         hook = engine.loaded.model.register_forward_pre_hook(lambda *_: passes.append(1))
         try:
@@ -230,7 +221,7 @@ def test_nothing_of_a_forgotten_generation_is_kept(engine: Engine, run: Any) -> 
     async def main() -> None:
         await _settled(engine)
         before = engine.load.score_bytes
-        answer = await _answer(engine)
+        answer = await answer_of(engine, PROMPT)
         engine.forget(answer.generation.id)  # while its scores are being prepared, or just after
         await _settled(engine)
         assert engine.load.score_bytes == before
@@ -243,7 +234,7 @@ def test_scores_that_were_pushed_out_come_back_the_same(run: Any) -> None:
 
     async def main() -> None:
         await engine.start()
-        answer = await _answer(engine)
+        answer = await answer_of(engine, PROMPT)
         first = await engine.attribute_generation(answer.generation, _question())
         assert engine.load.score_bytes == 0
         second = await engine.attribute_generation(answer.generation, _question())
@@ -283,7 +274,7 @@ def test_a_page_costs_the_same_whether_or_not_its_scores_are_kept(engine: Engine
     two = Prompt((Document(CONTEXT),), "Tell me about Charlotte Bennett.", ())
 
     async def main() -> None:
-        answer = await _answer(engine, two)
+        answer = await answer_of(engine, two)
         count = len(answer.statements)
         assert count > 1
         one = _question([(0, 9)], method="gradient_norm")
@@ -315,7 +306,7 @@ def test_who_verifies_keeps_nobody_else_waiting(
         return [None for _ in spans]
 
     async def main() -> None:
-        answer = await _answer(engine)
+        answer = await answer_of(engine, PROMPT)
         await _settled(engine)
         monkeypatch.setattr("service.engine.attributing.verify_spans", slow)
         verifying = asyncio.ensure_future(
@@ -327,7 +318,7 @@ def test_who_verifies_keeps_nobody_else_waiting(
                 *(engine.attribute_generation(answer.generation, _question()) for _ in range(5))
             )
             assert all(f.attributions == found[0].attributions for f in found)
-            await _answer(engine)
+            await answer_of(engine, PROMPT)
         finally:
             release.set()
         await verifying

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from at2.tasks import Document
-from service.engine import Answer, Engine, Question, Sampling
+from service.engine import Engine, Question
 from service.records import Prompt
 from service.settings import Settings
+from tests.helpers.engines import answer_of
 from tests.helpers.tiny import tiny_settings
 
 PROMPT = Prompt(
@@ -49,12 +50,6 @@ def engine(runner: asyncio.Runner) -> Iterator[Engine]:
     engine.close()
 
 
-async def _written(engine: Engine) -> Answer:
-    answer = await (await engine.generate(PROMPT, "sentence", Sampling())).finished()
-    engine.prepare(answer)
-    return answer
-
-
 def _run(runner: asyncio.Runner, work: Coroutine[Any, Any, None]) -> None:
     runner.run(asyncio.wait_for(work, 120))
 
@@ -65,7 +60,7 @@ def test_nobody_waits_for_scores_to_be_written(
     async def main() -> None:
         shelf = Shelf()
         engine.share_scores(shelf)
-        first = await _written(engine)
+        first = await answer_of(engine, PROMPT)
         assert (await engine.attribute_generation(first.generation, STATEMENTS)).attributions
         assert not shelf.kept
         shelf.fails = True
@@ -73,7 +68,7 @@ def test_nobody_waits_for_scores_to_be_written(
         await shelf.changed.wait()
         assert not shelf.kept
         shelf.fails = False
-        second = await _written(engine)
+        second = await answer_of(engine, PROMPT)
         while second.generation.id not in shelf.kept:
             await asyncio.sleep(0.01)
         assert f"scores of generation {first.generation.id} are not shared" in caplog.text
@@ -88,7 +83,7 @@ def test_scores_that_do_not_fit_the_memory_are_used_as_they_come(
         shelf = Shelf()
         shelf.open.set()
         engine.share_scores(shelf)
-        generation = (await _written(engine)).generation
+        generation = (await answer_of(engine, PROMPT)).generation
         while generation.id not in shelf.kept:
             await asyncio.sleep(0.01)
         shelf.changed.clear()

@@ -16,12 +16,12 @@ from at2.model.tokens import MarkedTokens
 from at2.model.twin import same_weights
 from at2.model.weighing import TokenScores, Weighing, Weighings
 from at2.tasks import Document
-from service.engine import Answer, Engine, Question, Sampling
+from service.engine import Engine, Question, Sampling
 from service.engine import batching as batching_module
 from service.engine.batching import Batcher
 from service.records import Prompt
 from service.settings import Settings
-from tests.helpers.engines import hold_passes
+from tests.helpers.engines import answer_of, hold_passes
 from tests.helpers.models import WINDOW, random_ids, tiny_model
 from tests.helpers.tokenizers import tiny_tokenizer
 
@@ -296,20 +296,10 @@ def _with_engine(folder: Path, work: Any, **settings: Any) -> None:
         engine.close()
 
 
-async def _answer(engine: Engine, new_tokens: int = 12) -> Answer:
-    generating = await engine.generate(PROMPT, "sentence", Sampling(max_new_tokens=new_tokens))
-    try:
-        answer = await generating.finished()
-    finally:
-        generating.close()
-    engine.prepare(answer)
-    return answer
-
-
 def test_no_level_and_no_method_of_attention_costs_a_pass(folder: Path) -> None:
     async def work(engine: Engine) -> None:
         assert engine.scoring.as_written, engine.scoring.reason
-        answer = await _answer(engine)
+        answer = await answer_of(engine, PROMPT, max_new_tokens=12)
         before = engine.load.scoring_passes
         found = {}
         for method in ("average_attention", "contrastive_attention"):
@@ -331,7 +321,7 @@ def test_no_level_and_no_method_of_attention_costs_a_pass(folder: Path) -> None:
 
 def test_verification_takes_passes_and_finds_the_same_scores(folder: Path) -> None:
     async def work(engine: Engine) -> None:
-        answer = await _answer(engine)
+        answer = await answer_of(engine, PROMPT, max_new_tokens=12)
         before = engine.load.scoring_passes
         question = Question(None, "average_attention", verify=True, top_k=2)
         findings = await engine.attribute_generation(answer.generation, question)
@@ -345,7 +335,7 @@ def test_verification_takes_passes_and_finds_the_same_scores(folder: Path) -> No
 
 def test_what_is_forgotten_is_gone(folder: Path) -> None:
     async def work(engine: Engine) -> None:
-        answer = await _answer(engine)
+        answer = await answer_of(engine, PROMPT, max_new_tokens=12)
         assert engine.load.score_bytes > 0
         engine.forget(answer.generation.id)
         assert engine.load.score_bytes == 0
@@ -355,7 +345,7 @@ def test_what_is_forgotten_is_gone(folder: Path) -> None:
 
 def test_one_pass_serves_all_methods_where_the_scores_were_pushed_out(folder: Path) -> None:
     async def work(engine: Engine) -> None:
-        answer = await _answer(engine)
+        answer = await answer_of(engine, PROMPT, max_new_tokens=12)
         answer = replace(answer, token_scores=None)
         copy = replace(answer.generation, id="gen-copy")
         before = engine.load.scoring_passes
@@ -382,7 +372,7 @@ def test_a_model_whose_scores_differ_is_scored_by_a_pass(
 
     async def work(engine: Engine) -> None:
         assert not engine.scoring.as_written and "differ" in engine.scoring.reason
-        answer = await _answer(engine)
+        answer = await answer_of(engine, PROMPT, max_new_tokens=12)
         assert answer.token_scores is None
         before = engine.load.scoring_passes
         await engine.attribute_generation(answer.generation, Question(None, "average_attention"))
