@@ -6,7 +6,7 @@ characters.
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from math import isfinite, nan
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -224,19 +224,9 @@ class AttributionResult:
             "estimator": self.estimator,
             "query": self.query,
             "response": self.response,
-            "documents": [
-                {"id": document.id, "title": document.title, "text": document.text}
-                for document in self.documents
-            ],
+            "documents": [asdict(document) for document in self.documents],
             "sources": [
-                {
-                    "index": source.index,
-                    "document": source.document,
-                    "document_id": self.documents[source.document].id,
-                    "start": source.start,
-                    "end": source.end,
-                    "text": source.text,
-                }
+                {**asdict(source), "document_id": self.documents[source.document].id}
                 for source in self.sources
             ],
             "attributions": [

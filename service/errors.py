@@ -1,6 +1,7 @@
 """The one place where exceptions become HTTP replies, all of one shape."""
 
 import logging
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -86,11 +87,17 @@ def body(
 
 
 def reply(
-    status: int, message: str, *, kind: str, param: str | None = None, code: str | None = None
+    status: int,
+    message: str,
+    *,
+    kind: str,
+    param: str | None = None,
+    code: str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """An error reply."""
     content = body(message, kind=kind, param=param, code=code)
-    return JSONResponse(content.model_dump(), status_code=status)
+    return JSONResponse(content.model_dump(), status, headers)
 
 
 def event(error: Exception) -> dict[str, Any]:
@@ -124,12 +131,11 @@ def _of_failure(failure: ServerFailure) -> tuple[int, str, str]:
 def of_failure(failure: ServerFailure) -> JSONResponse:
     """The reply to a request that failed, or was not let in."""
     status, kind, code = _of_failure(failure)
-    response = reply(status, str(failure), kind=kind, code=code)
+    wait = _RETRY_AFTER_DOWN if status == 503 else None
     if isinstance(failure, BusyError):
-        response.headers["Retry-After"] = str(failure.retry_after)
-    elif status == 503:
-        response.headers["Retry-After"] = str(_RETRY_AFTER_DOWN)
-    return response
+        wait = failure.retry_after
+    headers = None if wait is None else {"Retry-After": str(wait)}
+    return reply(status, str(failure), kind=kind, code=code, headers=headers)
 
 
 class _NoReply(Response):
@@ -202,17 +208,14 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
-        kind = "not_found_error" if error.status_code == 404 else "invalid_request_error"
-        response = reply(
-            error.status_code,
-            HTTPStatus(error.status_code).phrase.lower(),
-            kind=kind,
-            code=HTTPStatus(error.status_code).name.lower(),
+        status = HTTPStatus(error.status_code)
+        kind = "not_found_error" if status == 404 else "invalid_request_error"
+        headers = dict(error.headers or {})
+        if status == 405:
+            headers["Allow"] = _allowed(request)
+        return reply(
+            status, status.phrase.lower(), kind=kind, code=status.name.lower(), headers=headers
         )
-        response.headers.update(error.headers or {})
-        if error.status_code == 405:
-            response.headers["Allow"] = _allowed(request)
-        return response
 
     @app.exception_handler(Exception)
     async def bug(_: Request, error: Exception) -> JSONResponse:

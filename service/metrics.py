@@ -1,10 +1,10 @@
-"""What the server counts and times, for Prometheus. Knows nothing of HTTP or of the engine.
+"""What the server counts and times, for Prometheus. Knows nothing of HTTP or of models.
 
 Each application has its own registry, so that several can live in one process.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,6 +17,9 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from service.engine.accounts import Account
 
 _DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 """Seconds: from a cached attribution (milliseconds) to a long answer on a CPU (minutes)."""
@@ -44,22 +47,12 @@ def method_label(method: str) -> str:
     return method if method in _METHODS else UNMATCHED
 
 
-class KeyAccount(Protocol):
-    """What one key was given."""
-
-    prompt_tokens: int
-    new_tokens: int
-    scored_tokens: int
-    waited: float
-    refused: int
-
-
 class _Owned(Collector):
     """Counters that their owner keeps, read whenever somebody asks for the metrics."""
 
     def __init__(self) -> None:
         self.scoring_passes: Callable[[], float] = lambda: 0.0
-        self.accounts: Callable[[], Mapping[str, KeyAccount]] = dict
+        self.accounts: Callable[[], Mapping[str, Account]] = dict
 
     def collect(self) -> Iterator[CounterMetricFamily]:
         """The counters as they stand."""
@@ -224,7 +217,7 @@ class Metrics:
         waiting: Callable[[], float],
         cache_usage: Callable[[], float],
         scoring_passes: Callable[[], float],
-        accounts: Callable[[], Mapping[str, KeyAccount]] = dict,
+        accounts: "Callable[[], Mapping[str, Account]]" = dict,
     ) -> None:
         """Read these from their owner whenever somebody asks for the metrics."""
         self._running.set_function(running)

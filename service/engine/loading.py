@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from at2.errors import EstimatorError, EstimatorMismatchError, InputError
+from at2.errors import EstimatorError, InputError
 from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import (
     PUBLISHED_FILE,
@@ -301,10 +301,8 @@ def _load_estimators(
         try:
             estimator = load_estimator(place)
             estimator.check_fits(identity)
-        except EstimatorMismatchError as error:
-            raise EstimatorMismatchError(f"estimator {name!r}: {error}") from error
         except EstimatorError as error:
-            raise EstimatorError(f"estimator {name!r}: {error}") from error
+            raise type(error)(f"estimator {name!r}: {error}") from error
         estimators[name] = estimator
     if settings.estimators_folder is not None:
         for name, estimator in _in_folder(settings.estimators_folder, identity).items():

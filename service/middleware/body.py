@@ -134,15 +134,14 @@ class BodyLimit:
         )
 
     def _no_room(self) -> Response:
-        response = reply(
+        return reply(
             429,
             f"bodies of {_MOST_AT_ONCE * self._limit} bytes are in memory, the most this server "
             "takes at once",
             kind="rate_limit_error",
             code="server_busy",
+            headers={"Retry-After": str(_RETRY_AFTER_S)},
         )
-        response.headers["Retry-After"] = str(_RETRY_AFTER_S)
-        return response
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -32,10 +32,12 @@ class Drain:
             return
         if self._lifecycle.stopping:
             response = reply(
-                503, "the server is stopping", kind="server_error", code="server_stopping"
+                503,
+                "the server is stopping",
+                kind="server_error",
+                code="server_stopping",
+                headers={"Retry-After": str(_RETRY_AFTER_S), "Connection": "close"},
             )
-            response.headers["Retry-After"] = str(_RETRY_AFTER_S)
-            response.headers["Connection"] = "close"
             await response(scope, receive, send)
             return
         with self._lifecycle.work():

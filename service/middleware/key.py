@@ -48,6 +48,6 @@ class RequireKey:
             note(key_id=key_id)
             await self._app(scope, receive, send)
             return
-        response = reply(401, message, kind="authentication_error", code=code)
-        response.headers["WWW-Authenticate"] = challenge
+        headers = {"WWW-Authenticate": challenge}
+        response = reply(401, message, kind="authentication_error", code=code, headers=headers)
         await response(scope, receive, send)
