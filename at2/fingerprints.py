@@ -1,4 +1,4 @@
-"""Fingerprints: short digits that are others for any change in what they are of.
+"""Fingerprints: short digits that change with any change in what they stand for.
 
 Values are told apart by their JSON with sorted keys, so the order of keys does not matter.
 """

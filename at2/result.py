@@ -358,7 +358,7 @@ def _plain(scores: NDArray[np.float32]) -> list[list[float | None]]:
 
 
 def _number(score: float) -> float | None:
-    """A score as JSON has it: None for what is no number."""
+    """A score as JSON has it: None for NaN and infinity."""
     return score if isfinite(score) else None
 
 

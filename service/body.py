@@ -124,7 +124,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _integer(digits: str) -> int | float:
-    """An integer, or for one that is beyond all bounds what is beyond all bounds and none."""
+    """An integer; infinity, which no field takes, for one of far too many digits."""
     return int(digits) if len(digits) <= _MOST_DIGITS else math.inf
 
 

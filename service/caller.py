@@ -1,4 +1,4 @@
-"""Who waits for a reply, and that they no longer do: told in one way, whatever the reason.
+"""A caller who waits for a reply, and how the work for them learns that they no longer do.
 
 A client closes the connection, a request's time is over, or the server stops. Each ends what is
 done for the caller through `Caller.leave`; whoever does something for a caller either lets it be
@@ -69,7 +69,8 @@ class Caller:
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """The caller's time is over so many seconds after they came, if the block lasts so long."""
+        """A deadline for the block: so many seconds after the caller came, they leave as too
+        late."""
         self.allow(seconds)
         try:
             yield
@@ -78,7 +79,7 @@ class Caller:
                 self._timer.cancel()
 
     def allow(self, seconds: float) -> None:
-        """Inside such a block, allow another number of seconds."""
+        """Move the deadline of the block to so many seconds after the caller came."""
         if self._timer is not None:
             self._timer.cancel()
         self.seconds = seconds

@@ -24,7 +24,7 @@ from service.engine import Finding
 
 
 class Citations:
-    """Gives the statements of one response, in their order, their shape.
+    """Puts the statements of one response, in their order, into a format of citations.
 
     Args:
         shape: whose; None for ours.
@@ -39,7 +39,7 @@ class Citations:
     def of_statement(
         self, found: Attribution, response: str, support: Support | None = None
     ) -> list[Annotation] | list[TextBlock] | list[CohereCitation]:
-        """What a statement comes to.
+        """The citations of a statement.
 
         Args:
             found: its sources.
@@ -54,19 +54,20 @@ class Citations:
         return [annotation]
 
     def of_rest(self, response: str) -> list[TextBlock]:
-        """What comes after the last statement."""
+        """The text after the last statement, in a format that repeats the whole response."""
         rest = response[self._given :] if self._shape == "anthropic" else ""
         return [TextBlock(type="text", text=rest, citations=None)] if rest else []
 
     def of_all(self, statements: Iterable[Finding], response: str) -> list[Any]:
-        """What a whole response comes to: all its statements, with their support if it is known."""
+        """The citations of a whole response, with the support of its statements if it is known."""
         cited: list[Any] = []
         for found in statements:
             cited += self.of_statement(found.attribution, response, found.support)
         return [*cited, *self.of_rest(response)]
 
     def _blocks(self, annotation: Annotation, response: str) -> list[TextBlock]:
-        """A statement, and what stands before it. No character is in two blocks."""
+        """A statement as a block, after a block of the text before it. No character is in two
+        blocks."""
         start, end = max(annotation.start, self._given), annotation.end
         locations = [
             CharLocation(

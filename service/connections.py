@@ -49,7 +49,7 @@ class Connections:
         self.waiting: OrderedDict[Connection, None] = OrderedDict()  # the oldest first
 
     def protocol(self, **arguments: Any) -> "Connection":
-        """A new one, as uvicorn asks for it."""
+        """A new connection; uvicorn calls this for each."""
         return Connection(self, **arguments)
 
 
@@ -103,7 +103,7 @@ class Connection(H11Protocol):
         self._wait(fresh=True)
 
     def _wait(self, *, fresh: bool = False) -> None:
-        """Bring in line with the state of the connection who waits for what."""
+        """Start or stop the timer for headers, and note whether a whole request is waited for."""
         running = self.cycle is not None and not self.cycle.response_complete
         if running and not self.cycle.more_body:
             self._all.waiting.pop(self, None)
@@ -136,7 +136,8 @@ class Connection(H11Protocol):
             )
 
     def _check(self, before: int) -> None:
-        """Some time ago there were so many bytes to send: enough of them must have gone."""
+        """Cut the client off unless enough of its reply has gone since there were `before` bytes
+        left."""
         self._leaving = None
         left = self.transport.get_write_buffer_size()
         growing = not self.flow.write_paused and not self.cycle.response_complete

@@ -37,7 +37,7 @@ MetricsDep = Annotated[Metrics, _owned("metrics")]
 
 
 async def kept_generation(store: RecordStore, generation_id: str, caller: Caller) -> Kept:
-    """The generation of an id.
+    """The generation with an id, if this caller may see it.
 
     Raises:
         UnknownGenerationError: there is none, or it belongs to somebody else.

@@ -1,4 +1,4 @@
-"""A client that goes away is a caller that leaves.
+"""A client that closes the connection is a caller who leaves.
 
 Plain ASGI: once the body is read, the only message still to come says that the connection closed.
 """

@@ -112,7 +112,7 @@ def event(error: Exception) -> dict[str, Any]:
 
 
 def of_part(error: Exception) -> ErrorBody:
-    """An error that costs a part of a reply, which says so in that part's place."""
+    """An error that costs one part of a reply, and is told in its place."""
     return ErrorBody.model_validate(event(error)["error"])
 
 

@@ -119,7 +119,7 @@ class Writing:
 
     @property
     def id(self) -> str:
-        """Of the generation that it will be."""
+        """The id of the generation that this becomes."""
         return self._generating.id
 
     @property
@@ -164,7 +164,7 @@ def _note(generation: Generation) -> None:
 
 
 class _Clock:
-    """Times one generation, and tells the metrics and the request's trace."""
+    """Times one generation, for the metrics and the request's trace."""
 
     def __init__(self, metrics: Metrics, caller: Caller, span: tracing.Span) -> None:
         self._metrics = metrics
@@ -176,7 +176,7 @@ class _Clock:
         self.span = span
 
     def tokens(self, count: int) -> None:
-        """Some more tokens are there."""
+        """More tokens have come."""
         now = time.perf_counter()
         if self._latest is None:
             self.span.event("first token")
@@ -207,7 +207,7 @@ class _Clock:
         self.span.end()
 
     def aborted(self, error: BaseException | None = None) -> None:
-        """There will be no response, if there was none yet."""
+        """The generation ends without a reply, unless it has ended already."""
         if not self._ended:
             self._ended = True
             reason = self._reason(error)

@@ -77,7 +77,7 @@ def note_text(**texts: str) -> None:
 
 
 class OncePerMinute(logging.Filter):
-    """Of warnings and errors that repeat lets one through a minute, with the number left out.
+    """Lets one of equal warnings or errors through a minute, with the number of those left out.
 
     What repeats is a message before its arguments are put in; one with a stack trace counts by the
     place where its exception was raised.

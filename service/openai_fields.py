@@ -13,7 +13,8 @@ from service.failures import SHOWN
 
 
 class AcceptOnly:
-    """Of a parameter that is not supported: the values that change nothing, beside null."""
+    """A parameter that is not supported: null is taken, and so are the values that change
+    nothing."""
 
     def __init__(self, *harmless: Any) -> None:
         self._harmless = harmless
@@ -34,7 +35,7 @@ class AcceptOnly:
 
 
 class OrFlag:
-    """Of options that may be a flag instead: false is `enabled` false, true and null are the
+    """Options that may be a flag instead: false is `enabled` false; true and null are the
     default."""
 
     @staticmethod

@@ -68,7 +68,8 @@ def reply_of(model: str, answer: Answer, cited: Cited, shape: CitationFormat | N
 
 
 def finish_reason_of(answer: Answer) -> FinishReason:
-    """Why the response ended; `length` where the time was over, too, which clients do not know."""
+    """Why the response ended; `length` also where its time was over, for which clients have no
+    word."""
     return "stop" if answer.generation.finish_reason == "stop" else "length"
 
 

@@ -33,8 +33,7 @@ _EVENT_SCHEMA = {
 
 
 def documented(description: str) -> dict[int | str, dict[str, Any]]:
-    """For the OpenAPI document of a route that gives a generation, perhaps in events: what these
-    are."""
+    """The OpenAPI document of a route that gives a generation, whole or in events."""
     content = {"text/event-stream": {"schema": _EVENT_SCHEMA}}
     return {200: {"description": description, "content": content, "links": links.OF_A_GENERATION}}
 

@@ -46,28 +46,28 @@ class Span:
         self._ended = False
 
     def set(self, attributes: Mapping[str, Value]) -> None:
-        """Say something of it."""
+        """Set attributes."""
         if self._made is not None:
             given = {name: value for name, value in attributes.items() if value is not None}
             self._made.set_attributes(given)
 
     @property
     def trace_id(self) -> str | None:
-        """What its trace is called."""
+        """The id of its trace."""
         return None if self._made is None else f"{self._made.get_span_context().trace_id:032x}"
 
     def rename(self, name: str) -> None:
-        """Give it another name."""
+        """Change its name."""
         if self._made is not None:
             self._made.update_name(name)
 
     def event(self, name: str) -> None:
-        """Something happened now."""
+        """Record an event."""
         if self._made is not None:
             self._made.add_event(name)
 
     def fail(self, kind: str) -> None:
-        """It ends badly.
+        """Mark it as failed.
 
         Args:
             kind: of error; no message, which may quote a user.
@@ -79,14 +79,14 @@ class Span:
             self._made.set_status(StatusCode.ERROR)
 
     def end(self) -> None:
-        """It is over. Saying so again changes nothing."""
+        """End it. Only the first call counts."""
         if self._made is not None and not self._ended:
             self._ended = True
             self._made.end()
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """What begins in the block, on this thread or in a task, belongs to it."""
+        """Make it the parent of what begins in the block, on this thread or in a task."""
         if self._made is None:
             yield
             return
@@ -150,7 +150,7 @@ _current: ContextVar[Traces | None] = ContextVar("at2_traces", default=None)
 
 @contextmanager
 def _ended(span: Span) -> Iterator[Span]:
-    """A span that is active in the block and ends with it, badly if that raises."""
+    """Make a span active in the block and end it there, as failed if the block raises."""
     try:
         with span.active():
             yield span
@@ -162,7 +162,7 @@ def _ended(span: Span) -> Iterator[Span]:
 
 
 def begin(name: str, attributes: Mapping[str, Value] | None = None) -> Span:
-    """A span under the active one, which whoever began it ends."""
+    """A span under the active one; whoever begins it ends it."""
     traces = _current.get()
     span = Span() if traces is None else traces.begin(name)
     span.set(attributes or {})
@@ -177,7 +177,7 @@ def span(name: str, attributes: Mapping[str, Value] | None = None) -> Iterator[S
 
 
 def note(attributes: Mapping[str, Value]) -> None:
-    """Say something of the active span."""
+    """Set attributes of the active span."""
     traces = _current.get()
     if traces is not None:
         traces.current().set(attributes)
@@ -190,8 +190,7 @@ def headers() -> dict[str, str]:
 
 
 def bound(work: Callable[P, T]) -> Callable[P, T]:
-    """The same function, for another thread: what it begins belongs to what is active now, and its
-    log lines to the request."""
+    """The same function for another thread, with the trace and the log notes of the request."""
     context = contextvars.copy_context()
 
     def in_context(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -201,8 +200,8 @@ def bound(work: Callable[P, T]) -> Callable[P, T]:
 
 
 def open_traces(version: str) -> Traces | None:
-    """What the environment asks for; None if it asks for no traces, or for what is not here, which
-    is logged: a server does not stay down for that."""
+    """Where the environment wants traces sent; None for nowhere. What it wants and is not here is
+    logged: a server does not stay down for that."""
     if not _wanted():
         return None
     protocol = next(filter(None, map(os.environ.get, _PROTOCOLS)), _PROTOCOL)

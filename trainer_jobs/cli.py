@@ -48,7 +48,7 @@ def _worker(command: str, settings: JobSettings, environment: Mapping[str, str])
 
 
 def _exit_on_sigterm() -> None:
-    """As the first process of a container this one would otherwise not end."""
+    """End on SIGTERM, which the first process of a container otherwise ignores."""
 
     def end(sig: int, frame: FrameType | None) -> None:
         print(f"stopped by SIGTERM; {_GOES_ON}", file=sys.stderr)

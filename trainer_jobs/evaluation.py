@@ -11,16 +11,15 @@ from typing import Any
 
 from at2.errors import InputError, TrainingError
 from at2.evaluation import (
-    Evaluation,
     EvaluationExample,
     EvaluationSettings,
     ExampleResult,
     evaluate_example,
     markdown,
-    plot,
+    save,
     summarise,
 )
-from at2.files import Place, read_whole, remove_leftovers, write_whole
+from at2.files import Place, read_whole, remove_leftovers
 from at2.fingerprints import fingerprint
 from at2.methods import AttributionMethod, method_named
 from at2.progress import Progress
@@ -28,7 +27,6 @@ from at2.tasks import AttributionTask
 from at2.training.settings import estimator_fingerprint
 from at2.training.shards import ShardFolder
 from trainer_jobs.job import Job
-from trainer_jobs.plots import can_plot, png
 from trainer_jobs.settings import JobSettings
 
 FILE = "evaluation.json"
@@ -156,15 +154,3 @@ def _described(job: Job) -> dict[str, Any]:
 
 def _to_bytes(result: ExampleResult, seal: str) -> bytes:
     return json.dumps({"at2": seal, "result": result.to_dict()}).encode()
-
-
-def save(evaluation: Evaluation, path: Place) -> None:
-    """Write `evaluation.json`, `evaluation.md` and, with matplotlib, `evaluation.png`.
-
-    Raises:
-        OSError: the folder cannot be written to.
-    """
-    write_whole(path / FILE, evaluation.to_json().encode("utf-8"))
-    write_whole(path / "evaluation.md", markdown(evaluation).encode("utf-8"))
-    if can_plot():
-        write_whole(path / "evaluation.png", png(plot(evaluation)))

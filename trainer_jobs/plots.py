@@ -1,4 +1,4 @@
-"""Pictures, and the loss curve as one. Needs matplotlib, which is imported when one is drawn."""
+"""The loss curve as a picture. Needs matplotlib, which is imported when one is drawn."""
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -45,11 +45,6 @@ def plot_losses(
     axes.set_xlabel("steps")
     axes.set_ylabel("lower is better")
     axes.legend(fontsize="small")
-    write_whole(path, png(figure))
-
-
-def png(figure: Any) -> bytes:
-    """A figure as a PNG file's contents."""
     content = BytesIO()
     figure.savefig(content, format="png", dpi=150)
-    return content.getvalue()
+    write_whole(path, content.getvalue())

@@ -123,7 +123,7 @@ def share_on_ray(job: Job, stage: str) -> None:
 
 
 class _Pool:
-    """The actors of a stage, and what they are at."""
+    """The actors of a stage, and the item that each is making."""
 
     def __init__(self, job: Job, stage: str) -> None:
         import ray
@@ -211,7 +211,7 @@ class _Pool:
         self._finish(items)
 
     def _begin(self, actor: Any) -> Any:
-        """Let an actor load; one that is being started again is waited for."""
+        """Let an actor load what items need; one that is being started again is waited for."""
         return actor.begin.options(max_task_retries=_MOST_TRIES).remote()
 
     def _finish(self, items: list[int]) -> None:

@@ -79,7 +79,7 @@ def train(job: Job) -> None:
 
 
 def _training_device(job: Job) -> str | None:
-    """The model's if there is one; where Ray computes, this process takes what it has."""
+    """The device to train on: the model's if it is loaded; with Ray, what this process has."""
     if job.with_model or job.settings.engine == "ray":
         return None
     return device_of(job.settings.device, job.worker, os.environ)

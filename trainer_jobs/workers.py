@@ -39,7 +39,7 @@ class Worker:
 def worker_of(
     job_index: int | None, num_jobs: int | None, environment: Mapping[str, str]
 ) -> Worker:
-    """What the settings say; what they leave open, the launchers say.
+    """The worker that the settings name, or else the launchers of this process.
 
     Read are `RANK`, `WORLD_SIZE` and `LOCAL_RANK` (torchrun, accelerate), `SLURM_PROCID`,
     `SLURM_NTASKS` and `SLURM_LOCALID` (srun), `SLURM_ARRAY_TASK_ID` and those that describe the

@@ -103,7 +103,7 @@ def attribution_page(
 
 
 def _shown(score: float) -> float | None:
-    """A score as it is shown; None for what is no number, which JSON has not either."""
+    """A score as it is shown; None for NaN and infinity, which JSON has not."""
     return float(f"{score:.{_DIGITS}g}") if isfinite(score) else None
 
 

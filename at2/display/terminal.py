@@ -108,7 +108,7 @@ def _styled(
 
 
 def _shade(share: float) -> tuple[str, str]:
-    """What stands before and after a source with a share of the full colour, from -1 to 1."""
+    """What comes before and after a source whose share of the full colour is from -1 to 1."""
     if _plain():
         return f"[{share:+.0%}: ", "]"
     fade = 255 - int(255 * abs(share))

@@ -214,7 +214,7 @@ def _scores(
     estimator: LinearScoreEstimator | None,
     spans: Sequence[TokenRange],
 ) -> NDArray[np.float32]:
-    """Scores [spans, sources]; the attributor and what it has computed are let go."""
+    """Scores [spans, sources]; the attributor is let go, with what it has computed."""
     attributor = method.build(task, estimator)
     if len(spans) > 1:
         attributor.prepare_for_attribution()

@@ -3,10 +3,12 @@
 matplotlib is imported only when a figure is asked for (`pip install 'at2-service[display]'`).
 """
 
-from pathlib import Path
+from importlib.util import find_spec
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from at2.evaluation.summary import Estimate, Evaluation
+from at2.files import Place, place_of, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,10 +117,16 @@ def _panel(axes: "Axes", evaluation: Evaluation, metrics: list[str]) -> None:
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
 
 
-def save(evaluation: Evaluation, folder: str | Path) -> None:
-    """Write `evaluation.json`, `evaluation.md` and `evaluation.png` to a folder."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "evaluation.json").write_text(evaluation.to_json(), encoding="utf-8")
-    (folder / "evaluation.md").write_text(markdown(evaluation), encoding="utf-8")
-    plot(evaluation).savefig(folder / "evaluation.png", dpi=150)
+def save(evaluation: Evaluation, folder: str | Place) -> None:
+    """Write `evaluation.json`, `evaluation.md` and, with matplotlib, `evaluation.png` to a folder.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    folder = place_of(folder)
+    write_whole(folder / "evaluation.json", evaluation.to_json().encode("utf-8"))
+    write_whole(folder / "evaluation.md", markdown(evaluation).encode("utf-8"))
+    if find_spec("matplotlib") is not None:
+        picture = BytesIO()
+        plot(evaluation).savefig(picture, format="png", dpi=150)
+        write_whole(folder / "evaluation.png", picture.getvalue())

@@ -45,7 +45,8 @@ class PerResponse(Generic[_T]):
         self._kept: tuple[int, _T] | None = None
 
     def get(self, compute: Callable[[], _T]) -> _T:
-        """What was computed for the response that the task has now, or else what `compute` says."""
+        """What was computed for the response that the task has now; `compute` is called if nothing
+        was."""
         number, kept = self._task.response_number, self._kept
         if kept is None or kept[0] != number:
             kept = self._kept = number, compute()

@@ -77,7 +77,7 @@ class _Written:
 
 
 class HopsAttributor(Attributor):
-    """A method that weighs attention, with what it gives to statements carried on.
+    """A method that weighs attention; what it gives to statements is carried on to their sources.
 
     It takes one pass, for all hops and spans of a response.
 

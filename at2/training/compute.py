@@ -76,7 +76,7 @@ class ComputeSettings:
 
 @dataclass(frozen=True)
 class ExampleFeatures:
-    """What training needs of one example.
+    """Features and outputs of one example.
 
     Attributes:
         features: float16 [targets, masks, features], Σ over sources of ±1 × source features, with
@@ -183,7 +183,7 @@ def _example(
 
 
 def empty_features(num_masks: int, num_features: int) -> ExampleFeatures:
-    """What there is of an example without targets."""
+    """The features of an example without targets."""
     return ExampleFeatures(
         torch.zeros(0, num_masks, num_features, dtype=torch.float16), torch.zeros(0, num_masks)
     )

@@ -1,4 +1,4 @@
-"""Which examples are whose among several jobs, as the published trainer shares them.
+"""How examples are shared out among jobs, as in the published trainer.
 
 The trainer here cuts its work into shards (`at2/training/shards.py`); this is for code written for
 the published one's.

@@ -26,7 +26,7 @@ _NAME = re.compile(r"\w[\w.-]*")
 
 
 def check_name(name: str) -> None:
-    """Make sure that an estimator's name is one of a folder beside others, and no way out of it.
+    """Make sure that an estimator's name is a plain folder's, which leads nowhere else.
 
     Raises:
         InputError: it is not.
@@ -98,7 +98,7 @@ def save(
     checkpoint: Checkpoint,
     settings: dict[str, Any],
 ) -> None:
-    """Write an estimator and its record where the checkpoint is, which then goes.
+    """Write an estimator and its record in place of the checkpoint.
 
     The same fit writes the same bytes.
 

@@ -30,7 +30,7 @@ class Response:
 
 
 def prompt_fingerprint(task: AttributionTask) -> str:
-    """Other digits for any other prompt."""
+    """A fingerprint that changes with the prompt."""
     return fingerprint({"ids": task.input_ids})
 
 

@@ -44,7 +44,7 @@ def model_settings(model: Any, tokenizer: Any) -> dict[str, Any]:
 
 
 def estimator_fingerprint(estimator: LinearScoreEstimator) -> str:
-    """Other digits for any other weights or rules for them."""
+    """A fingerprint that changes with the weights or the rules for them."""
     return fingerprint(
         {
             "weights": {name: value.tolist() for name, value in estimator.state_dict().items()},
@@ -167,7 +167,7 @@ def of_targets(settings: ComputeSettings) -> dict[str, Any]:
 
 
 def json_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values as JSON has them; what it has not, as text."""
+    """Values as JSON has them; what it does not have becomes text."""
     converted: dict[str, Any] = json.loads(json.dumps(dict(values), default=str))
     return converted
 

@@ -29,7 +29,8 @@ class ClientError(Exception):
 
 
 class UnsendableError(ClientError):
-    """What was given cannot be sent: text that is none, a number that JSON has not, no address."""
+    """The arguments cannot be sent: a text with half a surrogate pair, a number that is none in
+    JSON, or a malformed address."""
 
 
 class ConnectionFailedError(ClientError):
@@ -37,7 +38,7 @@ class ConnectionFailedError(ClientError):
 
 
 class ProtocolError(ClientError):
-    """What answered does not speak as this server does."""
+    """The reply is not one of this server."""
 
 
 @dataclass(frozen=True)

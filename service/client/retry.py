@@ -10,7 +10,7 @@ RETRIED = frozenset({429, 503})
 
 @dataclass(frozen=True)
 class Retry:
-    """Waits that double, with chance in them, but never less than the server asked for.
+    """Waits that double, with jitter, and are never shorter than the server asked for.
 
     Attributes:
         attempts: how often a request is sent at most.

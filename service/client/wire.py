@@ -63,7 +63,7 @@ def request_body(
     source_messages: SourceMessagesLike | None,
     **fields: Any,
 ) -> dict[str, Any]:
-    """What is sent: the prompt, and the other fields; none that is None."""
+    """The body of a request: the prompt and other fields, without those that are None."""
     body = {
         "query": query,
         "context": context,
@@ -76,7 +76,7 @@ def request_body(
 
 
 def listed(value: str | Sequence[T] | None) -> str | list[T] | None:
-    """A text, or several values, as JSON has them."""
+    """A text as it is; several values as a list."""
     return value if value is None or isinstance(value, str) else list(value)
 
 
@@ -134,7 +134,7 @@ def transport_errors(url: httpx.URL | str) -> Iterator[None]:
 
 @contextmanager
 def sending_errors() -> Iterator[None]:
-    """Around what makes a request of values.
+    """Turn what is wrong with a caller's values into one error.
 
     Raises:
         UnsendableError: one of them cannot be sent.

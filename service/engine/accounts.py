@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass
 class Account:
-    """Of one caller, since the server began.
+    """What one caller was given since the server began.
 
     Attributes:
         prompt_tokens: of prompts that were read.

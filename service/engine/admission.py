@@ -102,7 +102,7 @@ class Admission:
 
 
 class _Places:
-    """Places of one kind."""
+    """Places for requests of one kind, of which a caller may take a part."""
 
     def __init__(self, what: str, limit: int, of_one_caller: int) -> None:
         self._what = what
@@ -136,5 +136,5 @@ class _Places:
             self._seconds += _WEIGHT * (time.monotonic() - started - self._seconds)
 
     def _wait(self) -> int:
-        """A place is free when the next request ends; on average that is soon."""
+        """Seconds until the next request is likely to end, and to leave its place."""
         return min(max(math.ceil(self._seconds), 1), _LONGEST_WAIT)

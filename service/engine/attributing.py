@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a question comes to: known before it gets its turn.
+    """How a question will be answered, and what that takes; known before its turn comes.
 
     Attributes:
         question: what is asked.
@@ -52,12 +52,13 @@ class _Plan:
 
     @property
     def tokens(self) -> int:
-        """Of each of these passes, at the most."""
+        """Tokens of one pass, at the most."""
         return len(self.attributor.task.token_ids)
 
     @property
     def only_reads(self) -> bool:
-        """Whether it takes nothing of the model, nor changes what other threads read."""
+        """Whether scores at hand answer it: no pass is taken, and nothing changes that others
+        read."""
         measures = self.question.verify or self.question.support
         return self.scored and isinstance(self.attributor, TokenScoreAttributor) and not measures
 
@@ -148,8 +149,8 @@ class Attributing:
         return await self._in_turn(await self._text.run(read, caller.name, size), caller)
 
     def of_written(self, answer: Answer, question: Question) -> Findings | None:
-        """The same, from the scores that came with an answer; None if they do not suffice. Nothing
-        is kept, and there is no pass."""
+        """Answer a question from the scores that came with an answer; None if they do not suffice.
+        There is no pass, and nothing is kept."""
         generation = answer.generation
         key = self._kept.key(question, generation.id, generation.source_type)
         if answer.task is None or answer.token_scores is None:
@@ -200,7 +201,7 @@ class Attributing:
         key: ScoreKey,
         shared: TokenScores | None,
     ) -> _Plan:
-        """What a question about a recorded generation comes to.
+        """How a question about a recorded generation will be answered.
 
         Args:
             generation: the generation.
@@ -248,7 +249,7 @@ class Attributing:
     # -- on the model's thread, unless a plan only reads ---------------------------------------
 
     def _attributor(self, plan: _Plan) -> Attributor:
-        """The method that is asked for, with what all spans share."""
+        """The attributor of the method that is asked for, with what all spans share."""
         attributor, question = plan.attributor, plan.question
         if not plan.scored and plan.key.generation_id:
             attributor = self._kept.compute(attributor, plan.key)

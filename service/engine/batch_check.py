@@ -67,7 +67,7 @@ async def choose_way(
 
 
 async def _fault(model: Any, batcher: Batcher, longest: int) -> str | None:
-    """What is wrong with a batcher, if anything is."""
+    """Why batches do not give what the model alone gives; None if they do."""
     if frequencies(model, longest) != frequencies(model, 1):
         return "the model's rotary frequencies follow the longest sequence of a batch"
     if "eager" in batcher.attention and _caps_attention(model):

@@ -255,7 +255,7 @@ class Engine:
 
     @contextmanager
     def _generation(self) -> Iterator[None]:
-        """Count a generation; nothing is prepared meanwhile, or it would be slower."""
+        """Count a generation; while there is one, nothing is prepared, which would slow it down."""
         self._generations += 1
         try:
             yield
@@ -388,7 +388,7 @@ class Engine:
 
     @contextmanager
     def _attribution(self, caller: Caller | None, question: Question) -> Iterator[Caller]:
-        """A place for an attribution, and the time that one of few passes may take."""
+        """Let an attribution in, for the time that a short one may take."""
         caller = caller or Caller()
         with (
             tracing.span("attribute", question.facts),

@@ -148,17 +148,18 @@ class KeptScores:
 
 
 def _of_tokens(generation_id: str) -> ScoreKey:
-    """Of the scores of a generation's tokens, from which those of all its sources follow."""
+    """The key of the scores of a generation's tokens, from which those of its sources follow."""
     return ScoreKey(generation_id, "", "", "")
 
 
 def _of_task(generation_id: str, source_type: str) -> ScoreKey:
-    """Of a generation as a task, with its sources."""
+    """The key of a generation as a task, with its sources."""
     return ScoreKey(generation_id, source_type, "", "")
 
 
 def use_scores(attributor: Attributor, key: ScoreKey, scores: TokenScores) -> bool:
-    """Let an attributor do with the scores of its tokens; whether it can."""
+    """Give an attributor the scores of its tokens in place of a pass; whether they are those it
+    needs."""
     name = weighing_name(key.method, key.estimator)
     if not isinstance(attributor, WeightedAttentionAttributor) or not scores.holds(name):
         return False

@@ -93,7 +93,7 @@ class ModelThread(Worker):
     async def in_turn(
         self, work: Callable[[], T], passes: int, tokens: int, caller: Caller
     ) -> Done[T]:
-        """Do a work when it is its turn.
+        """Do a work when it is the caller's turn.
 
         Args:
             work: what to do.
@@ -148,13 +148,13 @@ class ModelThread(Worker):
         self.spare(job)
 
     def forget(self, name: str) -> None:
-        """Nobody wants any more what is prepared under a name, if anything is."""
+        """Abandon what is prepared under a name, if anything is."""
         preparing = self._preparing.pop(name, None)
         if preparing is not None:
             self.abandon(preparing)
 
     def _with_checkpoints(self, work: Callable[[], T]) -> Callable[[], T]:
-        """The same work, which others may go before between its passes."""
+        """The same work, which lets others go first between its passes."""
 
         def with_checkpoints() -> T:
             with tracing.span("score"), between_passes(self.checkpoint), silent():

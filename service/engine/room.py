@@ -18,7 +18,7 @@ responses end long before their limit, and the batch copes where they do not."""
 
 
 class Room:
-    """Gives away room for so many tokens.
+    """Gives room in the cache to generations.
 
     Args:
         tokens: that the cache holds.

@@ -36,7 +36,7 @@ _Kept = Attributor | TokenScores | ContextAttributionTask
 
 @dataclass(frozen=True)
 class ScoreKey:
-    """What scores depend on; empty parts for what does not.
+    """What scores depend on; what does not apply is empty.
 
     Attributes:
         generation_id: the generation.
@@ -54,7 +54,7 @@ class ScoreKey:
 
 
 def size_of(kept: Attributor | TokenScores | AttributionTask) -> int:
-    """Bytes of memory that something kept takes, about; an attributor with its task."""
+    """About how many bytes of memory something takes; an attributor counts with its task."""
     if isinstance(kept, TokenScores):
         return kept.nbytes
     task = kept.task if isinstance(kept, Attributor) else kept
@@ -86,7 +86,7 @@ class ScoreCache:
         return self._bytes
 
     def get(self, key: ScoreKey) -> Any:
-        """What is kept under a key, which thereby is what was used last; None if nothing is."""
+        """What is kept under a key, which makes it the one used last; None if nothing is."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:

@@ -1,4 +1,4 @@
-"""Which way responses are scored here, found out by trying it.
+"""How responses are scored here, found out by trying.
 
 Scores that are taken while a response is written are used only where they equal those of a pass
 over the finished sequence. Whatever a model does to its attention that is not seen on the way, this

@@ -48,7 +48,7 @@ class SharedScores:
         self._offers: set[asyncio.Task[None]] = set()
 
     async def find(self, generation_id: str) -> TokenScores | None:
-        """The scores of a generation by such weighings as there are here, too."""
+        """A generation's scores by those weighings that there are here, too."""
         try:
             data = await self._store.get_scores(generation_id)
         except StoreError as error:
@@ -63,8 +63,8 @@ class SharedScores:
             return None
 
     def offer(self, generation_id: str, scores: TokenScores) -> None:
-        """Let the others have the scores of a generation that is kept, soon; from any thread.
-        Nobody waits for that: what cannot be written is computed again by who needs it."""
+        """Write the scores of a generation for the other replicas, soon; from any thread. Where
+        that fails, whoever needs them computes them again."""
         self._loop.call_soon_threadsafe(self._begin, generation_id, scores)
 
     def close(self) -> None:

@@ -86,5 +86,5 @@ class TokenMeter:
         self._on_tokens(new)
 
     def done(self) -> None:
-        """Nothing more is written."""
+        """The generation has ended."""
         self._speed.observe(self._count, self._last - self._first)

@@ -42,7 +42,7 @@ def adapt_threads(model: Any) -> None:
 
 
 def claim_threads() -> Callable[[], None]:
-    """What a thread calls at first, so that its passes take as many threads as this one's now.
+    """What a new thread calls first, so that its passes take as many threads as this one's do.
 
     A thread would otherwise begin with what was chosen last, in whichever thread.
     """

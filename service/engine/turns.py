@@ -66,7 +66,7 @@ class Turns:
             self._level = max(self._had.values())
 
     def give(self, turn: Turn, amount: float) -> None:
-        """Charge a work and its caller with something they are given."""
+        """Charge a work, and its caller, for what they are given."""
         self._level = self._had[turn.caller]
         self._had[turn.caller] += amount
         self._given += amount

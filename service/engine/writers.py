@@ -31,7 +31,7 @@ Writer = Batcher | OneByOne | Remote
 
 
 def writer_of(loaded: Loaded, settings: Settings) -> Batcher | Remote:
-    """What writes responses, still to be started.
+    """What writes responses by these settings, still to be started.
 
     Raises:
         ModelError: the cache does not fit the memory, or the model cannot be batched.
@@ -84,7 +84,7 @@ async def warm_up(
 
 
 async def _write(writer: Batcher | OneByOne, prompt_tokens: int, new_tokens: int) -> list[float]:
-    """Write so many tokens; when it began, and when each came."""
+    """Write so many tokens; the moment of the beginning, and that of each token."""
     moments = [time.perf_counter()]
     prompt = [0] * prompt_tokens
     async for ids in writer.submit(prompt, new_tokens, Sampling(), 0, streaming=True):

@@ -1,4 +1,5 @@
-"""Around all that answers: the request's id, its log line, metrics and trace, and the last resort.
+"""What surrounds every reply: the request's id, its log line, metrics and trace, and the last
+resort.
 
 All are concluded when the last byte is out, so a streamed reply counts for as long as it really
 took.
@@ -136,8 +137,8 @@ def _route(scope: Scope) -> str | None:
 
 
 def _describe(span: Span, scope: Scope, notes: logs.RequestNotes, status: int) -> None:
-    """Say of a request's span what its log line says, in OpenTelemetry's names where it has one.
-    No path and no query: these are the caller's words."""
+    """Set the attributes of a request's span, as its log line has them, in OpenTelemetry's names
+    where it has one. Neither path nor query is among them: these are the caller's words."""
     method, route = method_label(scope["method"]), _route(scope)
     span.rename(method if route is None else f"{method} {route}")
     span.set(
