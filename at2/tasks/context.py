@@ -26,58 +26,8 @@ class ContextAttributionTask(AttributionTaskWithChatPrompt):
         return self.generation_token_start, self.generation_token_end
 
 
-class SimpleContextAttributionTask(ContextAttributionTask):
-    """A context and a query.
-
-    Args:
-        context: the text to attribute to.
-        query: the question about it.
-        source_ranges: character ranges of the context to use as sources, instead of `source_type`.
-
-    The other arguments are those of `AttributionTaskWithChatPrompt`.
-    """
-
-    template = "Context: {context}\n\nQuery: {query}"
-
-    def __init__(
-        self,
-        context: str,
-        query: str,
-        model: Any,
-        tokenizer: Any,
-        generate_kwargs: Mapping[str, Any] = DEFAULT_GENERATE_KWARGS,
-        previous_messages: Sequence[Message] | None = None,
-        source_type: str = DEFAULT_SOURCE_TYPE,
-        cache: Mapping[str, Any] | None = None,
-        *,
-        source_ranges: Sequence[CharRange] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self.context = check_text(context, "context")
-        self.query = check_text(query, "query")
-        super().__init__(
-            model,
-            tokenizer,
-            generate_kwargs,
-            previous_messages,
-            source_type,
-            cache,
-            source_ranges=None if source_ranges is None else [source_ranges],
-            **kwargs,
-        )
-
-    @property
-    def prompt(self) -> str:
-        """The template with context and query filled in."""
-        return _fill(self.template, context=self.context, query=self.query)[0]
-
-    def _get_document_ranges(self) -> list[CharRange]:
-        start = _fill(self.template, context=self.context, query=self.query)[1]
-        return [(start, start + len(self.context))]
-
-
 class DocumentsContextAttributionTask(ContextAttributionTask):
-    """Several documents and a query, in the same words as a single context.
+    """Several documents and a query.
 
     Args:
         documents: in the order in which the model reads them: texts, or values with `text` and, if
@@ -92,7 +42,7 @@ class DocumentsContextAttributionTask(ContextAttributionTask):
         PromptError: a text, title or id is not valid Unicode.
     """
 
-    template = SimpleContextAttributionTask.template
+    template = "Context: {context}\n\nQuery: {query}"
 
     def __init__(
         self,
@@ -135,6 +85,46 @@ class DocumentsContextAttributionTask(ContextAttributionTask):
         context, ranges = self._joined()
         offset = _fill(self.template, context=context, query=self.query)[1]
         return [(offset + start, offset + end) for start, end in ranges]
+
+
+class SimpleContextAttributionTask(DocumentsContextAttributionTask):
+    """A context and a query.
+
+    Args:
+        context: the text to attribute to.
+        query: the question about it.
+        source_ranges: character ranges of the context to use as sources, instead of `source_type`.
+
+    The other arguments are those of `AttributionTaskWithChatPrompt`.
+    """
+
+    def __init__(
+        self,
+        context: str,
+        query: str,
+        model: Any,
+        tokenizer: Any,
+        generate_kwargs: Mapping[str, Any] = DEFAULT_GENERATE_KWARGS,
+        previous_messages: Sequence[Message] | None = None,
+        source_type: str = DEFAULT_SOURCE_TYPE,
+        cache: Mapping[str, Any] | None = None,
+        *,
+        source_ranges: Sequence[CharRange] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.context = check_text(context, "context")
+        super().__init__(
+            [context],
+            query,
+            model,
+            tokenizer,
+            generate_kwargs,
+            previous_messages,
+            source_type,
+            cache=cache,
+            source_ranges=None if source_ranges is None else [source_ranges],
+            **kwargs,
+        )
 
 
 def _checked(documents: Sequence[DocumentLike]) -> Iterator[Document]:

@@ -56,8 +56,7 @@ class Target:
 
     def span(self, start: int | None, end: int | None) -> TargetSpan:
         """See `AttributionTask.target_span`."""
-        text, (offset, _) = self.text, self.char_range
-        length = len(text)
+        offset, length = self.char_range[0], len(self.text)
         first = 0 if start is None else start
         last = length if end is None else end
         if not 0 <= first < last <= length:
@@ -71,15 +70,11 @@ class Target:
         token_end = min(touched[1] + self.position, self.tokens[1])
         if token_start >= token_end:
             raise SpanError(f"span ({first}, {last}) covers no token", param="start")
-        begin, stop = self.generation.text_range(
-            token_start - self.position, token_end - self.position
-        )
-        begin, stop = max(begin - offset, 0), min(stop - offset, length)
-        return TargetSpan(begin, stop, text[begin:stop], token_start, token_end)
+        return self._covering(token_start, token_end)
 
     def token_span(self, token_start: int, token_end: int) -> TargetSpan:
         """See `AttributionTask.token_span`."""
-        length, (offset, _) = self.tokens[1] - self.tokens[0], self.char_range
+        length = self.tokens[1] - self.tokens[0]
         if not 0 <= token_start < token_end <= length:
             raise SpanError(
                 f"token span ({token_start}, {token_end}) is not inside the target's "
@@ -87,9 +82,14 @@ class Target:
                 param="token_start",
             )
         first, last = self.tokens[0] + token_start, self.tokens[0] + token_end
-        begin, stop = self.generation.text_range(first - self.position, last - self.position)
-        begin, stop = max(begin - offset, 0), min(stop - offset, len(self.text))
-        return TargetSpan(begin, stop, self.text[begin:stop], first, last)
+        return self._covering(first, last)
+
+    def _covering(self, first: int, last: int) -> TargetSpan:
+        """What some tokens of the target cover, given as positions in prompt and response."""
+        text, (offset, _) = self.text, self.char_range
+        start, end = self.generation.text_range(first - self.position, last - self.position)
+        start, end = max(start - offset, 0), min(end - offset, len(text))
+        return TargetSpan(start, end, text[start:end], first, last)
 
     def find(self, quote: str, occurrence: int | None) -> CharRange:
         """See `AttributionTask.find_span`."""

@@ -17,6 +17,7 @@ LONGEST = (
     "tests/service/test_failures.py",
     "tests/service/test_load.py",
     "tests/service/test_page.py",
+    "tests/service/test_page_visits.py",
     "tests/service/test_ops_contract.py",
     "tests/at2/test_trainer_crashes.py",
     "tests/service/test_hostile.py",

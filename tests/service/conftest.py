@@ -1,17 +1,22 @@
-"""The server that tests of the clients tell what to say."""
+"""The server that tests of the clients tell what to say, and the browser of tests of the page."""
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI, Request, Response
+from playwright.sync_api import Browser, Page, expect
 
 from service.lifecycle import Lifecycle
+from tests.helpers import browser as browsers
 from tests.helpers.client_script import (
     Both,
     Script,
 )
+from tests.helpers.page_visits import DESK
 from tests.helpers.servers import serving, settings
+from tests.helpers.tiny import tiny_server
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +52,34 @@ def make_both(request: pytest.FixtureRequest, script: Script) -> Callable[..., B
 @pytest.fixture()
 def both(make_both: Callable[..., Both]) -> Both:
     return make_both()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with browsers.chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def records_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("records") / "records.db"
+
+
+@pytest.fixture(scope="module")
+def address(records_file: Path) -> Iterator[str]:
+    with tiny_server(AT2_STORE=str(records_file)) as (_, address):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def blank(browser: Browser, address: str) -> Iterator[Page]:
+    """A page that only lends its scripts."""
+    with browsers.visit(browser, address) as page:
+        expect(page.locator(".chip").first).to_be_visible()
+        yield page
+
+
+@pytest.fixture()
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    with browsers.visit(browser, address, **DESK) as page:
+        yield page
