@@ -33,6 +33,7 @@ from transformers.generation.continuous_batching.requests import FutureRequestSt
 
 from at2.errors import is_out_of_memory
 from at2.model.paged import PackedPiece, PackedStep, ScoreRecorder
+from service.engine.reading import SCHEDULER, request_name
 from service.engine.sampling import Draw, Sampling, choose, number_at
 from service.engine.sharing import PrefixSharing, Sharing, can_share
 from service.engine.threads import adapt_threads
@@ -196,6 +197,7 @@ class Batcher:
             "num_blocks": self._blocks,
             "page_size": _PAGE_TOKENS,
             "block_size": _PAGE_TOKENS,  # the name of page_size before transformers 5.18
+            "scheduler_type": SCHEDULER,
             "max_batch_tokens": _BATCH_TOKENS.get(device, _BATCH_TOKENS["cuda"]),
             "allow_block_sharing": self._sharing is not None,
             "auto_switch_to_flash": False,
@@ -372,7 +374,8 @@ class Batcher:
         *,
         streaming: bool,
         recorder: ScoreRecorder | None = None,
-        owner: str | None = None,
+        caller: str = "",
+        share: bool = False,
     ) -> TokenStream:
         """Begin a response; call it on the event loop.
 
@@ -383,8 +386,9 @@ class Batcher:
             seed: for draws.
             streaming: report every id as it is made, not all at the end.
             recorder: takes the scores of the response as it is written.
-            owner: prompts of one owner that begin alike are read once; with None, nothing is
-                shared. For others it must not be faster: that could be measured.
+            caller: who asks; prompts are read in turns.
+            share: whether prompts of this caller that begin alike are read once. For others it
+                must not be faster: that could be measured.
 
         Raises:
             EngineDownError: the loop does not run.
@@ -396,7 +400,8 @@ class Batcher:
         if not self.alive:
             raise EngineDownError()
         manager = self._manager
-        stream = TokenStream(self, f"r{next(self._numbers)}", tokens, recorder, owner)
+        name = request_name(next(self._numbers), caller)
+        stream = TokenStream(self, name, tokens, recorder, caller if share else None)
         with self._lock:
             self._streams[stream.request_id] = stream
         manager.register_result_handler(stream.request_id, stream.receive)

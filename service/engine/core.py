@@ -234,7 +234,8 @@ class Engine:
                     seed,
                     streaming=True,
                     recorder=recorder,
-                    owner=caller.name if self.settings.share_prefixes else None,
+                    caller=caller.name,
+                    share=self.settings.share_prefixes,
                 )
             work.callback(tokens.close)
             return tokens

@@ -101,13 +101,15 @@ class OneByOne:
         *,
         streaming: bool,
         recorder: ScoreRecorder | None = None,
-        owner: str | None = None,
+        caller: str = "",
+        share: bool = False,
     ) -> TokenStream:
         """Begin a response; call it on the event loop. See `Batcher.submit`.
 
         Args:
             recorder: stays empty: no scores are taken here.
-            owner: means nothing here: nothing is shared.
+            caller: means nothing here: responses are written in the order of their room.
+            share: means nothing here: nothing is shared.
         """
         tokens = len(input_ids) + max_new_tokens
         if tokens > self.capacity:

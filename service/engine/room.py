@@ -6,7 +6,7 @@ fit yet waits here instead, where whose turn it is depends on what each caller h
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from service.engine.accounts import Accounts
@@ -16,9 +16,22 @@ _SHARE_WRITTEN = 0.5
 """Of the new tokens that a request allows: for how many there has to be room before it begins. Most
 responses end long before their limit, and the batch copes where they do not."""
 
+_MUCH_SHORTER = 0.5
+"""Of a request's size: how long another may be that goes before it out of turn."""
+
+_SHORT = 1 / 16
+"""Of all room: what a request may take to be a short one."""
+
+_FOR_SHORT = 1 / 8
+"""Of all room: what only short ones may take, if anybody has room."""
+
 
 class Room:
     """Gives room in the cache to generations.
+
+    Who does not fit waits until others are done, and nobody who comes after goes first; but where
+    those that have room are long ones, the wait is long, and others that are much shorter may go
+    first. They will be done when the long ones are.
 
     Args:
         tokens: that the cache holds.
@@ -27,9 +40,10 @@ class Room:
 
     def __init__(self, tokens: int, accounts: Accounts) -> None:
         self._accounts = accounts
-        self._free = float(tokens)
+        self._tokens = float(tokens)
         self._turns = Turns()
         self._waiting: dict[Turn, asyncio.Future[None]] = {}
+        self._taken: dict[Turn, float] = {}
 
     @property
     def waiting(self) -> int:
@@ -43,8 +57,7 @@ class Room:
         """Ask for room for a generation that fits the cache: wait for the future, and leave the
         block when the room is no longer needed, or no longer wanted. Who gives up waiting may set
         an exception on it."""
-        size = prompt_tokens + new_tokens * _SHARE_WRITTEN
-        turn = self._turns.join(caller, size)
+        turn = self._turns.join(caller, prompt_tokens + new_tokens * _SHARE_WRITTEN)
         admitted = self._waiting[turn] = asyncio.get_running_loop().create_future()
         asked = time.perf_counter()
 
@@ -58,19 +71,33 @@ class Room:
         finally:
             if not admitted.cancel() and not admitted.cancelled():
                 admitted.exception()  # whoever set it was told; now nobody else asks
-            if self._waiting.pop(turn, None) is None:
-                self._free += size
+            self._waiting.pop(turn, None)
+            self._taken.pop(turn, None)
             self._turns.leave(turn)
             self._give()
 
     def _give(self) -> None:
         """Give room to those whose turn it is, as long as it lasts."""
-        while self._waiting:
-            turn = self._turns.first(self._waiting)
-            if turn.left > self._free:
-                return  # and nobody smaller goes first, or it would wait for ever
-            self._free -= turn.left
+        most = float("inf")  # what a request may take to go before those that do not fit
+        while candidates := [turn for turn in self._waiting if turn.left <= most]:
+            turn = self._turns.first(candidates)
+            taken = list(self._taken.values())
+            if not self._fits(turn.left, taken):
+                most = turn.left * _MUCH_SHORTER
+                if self._fits(turn.left, [size for size in taken if size > most]):
+                    return  # room comes soon, and those who go first would put it off
+                continue
+            self._taken[turn] = turn.left
             self._turns.give(turn, turn.left)
             admitted = self._waiting.pop(turn)
             if not admitted.done():
                 admitted.set_result(None)
+
+    def _fits(self, size: float, taken: Sequence[float]) -> bool:
+        """Whether there is room for a request beside others."""
+        short = self._tokens * _SHORT
+        kept = 0.0
+        if taken and size > short:
+            taken_by_short = sum(other for other in taken if other <= short)
+            kept = max(0.0, self._tokens * _FOR_SHORT - taken_by_short)
+        return size + sum(taken) + kept <= self._tokens

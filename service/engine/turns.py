@@ -75,8 +75,9 @@ class Turns:
 
     def first(self, turns: Iterable[Turn]) -> Turn:
         """Whose turn it is among some, of which there is at least one."""
-        return min(turns, key=self._rank)
+        return min(turns, key=self.rank)
 
-    def _rank(self, turn: Turn) -> tuple[float, float, float, int]:
+    def rank(self, turn: Turn) -> tuple[float, float, float, int]:
+        """What to sort works by, so that whose turn it is comes first."""
         waited = self._given - turn.arrived - turn.had
         return (self._had[turn.caller], -waited / turn.left, turn.left, turn.number)

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, TypeVar
@@ -257,9 +258,11 @@ def test_a_prompt_is_read_once_for_one_owner_and_again_for_another(tiny_batcher:
     prompt, new = random_ids(200).tolist(), 3
     sizes = _steps(tiny_batcher)
 
-    async def read(owner: str | None, ids: list[int] = prompt) -> tuple[list[int], int]:
+    async def read(caller: str, ids: list[int] = prompt) -> tuple[list[int], int]:
         before = sum(sizes)
-        stream = tiny_batcher.submit(ids, new, GREEDY, 0, streaming=False, owner=owner)
+        stream = tiny_batcher.submit(
+            ids, new, GREEDY, 0, streaming=False, caller=caller, share=bool(caller)
+        )
         return await _ids(stream), sum(sizes) - before - (new - 1)
 
     async def main() -> None:
@@ -271,7 +274,7 @@ def test_a_prompt_is_read_once_for_one_owner_and_again_for_another(tiny_batcher:
         assert other == first and tokens == len(prompt)
         other, tokens = await read("bob")
         assert other == first and tokens < 40
-        nobody, tokens = await read(None)
+        nobody, tokens = await read("")
         assert nobody == first and tokens == len(prompt)
         # the beginning alone is shared with what goes on differently
         _, tokens = await read("ada", prompt[:100] + random_ids(100, 1).tolist())
@@ -291,7 +294,9 @@ def test_equal_prompts_at_once_share_as_well(tiny_batcher: Batcher) -> None:
     async def main() -> None:
         try:
             streams = [
-                tiny_batcher.submit(prompt, new, GREEDY, 0, streaming=False, owner="ada")
+                tiny_batcher.submit(
+                    prompt, new, GREEDY, 0, streaming=False, caller="ada", share=True
+                )
                 for _ in range(8)
             ]
         finally:
@@ -307,14 +312,66 @@ def test_kept_prefixes_make_way_for_whoever_needs_the_room(tiny_batcher: Batcher
     async def main() -> None:
         for seed in range(6):  # more than the cache holds, one after the other
             prompt = random_ids(CACHE - 100, seed).tolist()
-            stream = tiny_batcher.submit(prompt, 3, GREEDY, 0, streaming=False, owner="ada")
+            stream = tiny_batcher.submit(
+                prompt, 3, GREEDY, 0, streaming=False, caller="ada", share=True
+            )
             assert len(await _ids(stream)) == 3
         streams = [
             tiny_batcher.submit(
-                random_ids(400, seed).tolist(), 3, GREEDY, 0, streaming=False, owner="ada"
+                random_ids(400, seed).tolist(),
+                3,
+                GREEDY,
+                0,
+                streaming=False,
+                caller="ada",
+                share=True,
             )
             for seed in range(10, 16)
         ]
         assert [len(ids) for ids in await asyncio.gather(*map(_ids, streams))] == [3] * 6
 
     _run(main())
+
+
+def _order_of_first_tokens(asked: Sequence[tuple[str, int]]) -> list[int]:
+    """Prompts of so many tokens by these callers, each there when the first piece of the first one
+    is read: the order in which they get a token."""
+    batcher = Batcher(tiny_model("llama"), [], 8 * CACHE)
+    reading, go_on = threading.Event(), hold_passes(batcher.model)
+    batcher.model.register_forward_pre_hook(lambda *_: reading.set(), prepend=True)
+    batcher.start()
+    order: list[int] = []
+
+    async def first_token(number: int, stream: TokenStream) -> None:
+        await _ids(stream)
+        order.append(number)
+
+    def submit(number: int) -> Coroutine[Any, Any, None]:
+        caller, length = asked[number]
+        prompt = random_ids(length, number).tolist()
+        stream = batcher.submit(prompt, 1, GREEDY, 0, streaming=False, caller=caller)
+        return first_token(number, stream)
+
+    async def main() -> None:
+        try:
+            first = submit(0)
+            await asyncio.to_thread(reading.wait)
+            others = [submit(number) for number in range(1, len(asked))]
+        finally:
+            go_on.set()
+        await asyncio.gather(first, *others)
+
+    try:
+        _run(main())
+    finally:
+        batcher.close()
+    return order
+
+
+def test_a_long_prompt_does_not_hold_up_the_short_ones_of_others() -> None:
+    assert _order_of_first_tokens([("long", 2000), ("a", 60), ("long", 50), ("b", 80)])[-1] == 0
+
+
+def test_the_short_prompts_of_one_caller_do_not_hold_up_the_long_one_of_another() -> None:
+    order = _order_of_first_tokens([("long", 1000), *[("many", 100)] * 40])
+    assert 5 <= order.index(0) <= 20  # by then as many tokens of the others have been read

@@ -251,7 +251,8 @@ def test_contrasts_are_there_though_the_prompt_was_found_in_the_cache() -> None:
                 0,
                 streaming=False,
                 recorder=recorder,
-                owner="ada",
+                caller="ada",
+                share=True,
             )
             response = await _ids(stream)
             scores = recorder.scores((len(prompt), len(prompt) + NEW_TOKENS))
