@@ -38,19 +38,19 @@ _KINDS = ("generate", "stream", "attribute", "attribute text", "refused")
 class Round:
     """What was seen in one round: seconds, what went wrong, and megabytes."""
 
-    good: list[float] = field(default_factory=list)
+    good: list[load.Outcome] = field(default_factory=list)
     health: list[float] = field(default_factory=list)
     wrong: Counter[str] = field(default_factory=Counter)
     memory_mb: list[float] = field(default_factory=list)
 
 
-def _attack(address: str, keys: Sequence[str], results: Connection) -> None:
+def _attack(address: str, keys: Sequence[str], names: Sequence[str], results: Connection) -> None:
     """All attackers, in a process of their own: what they do is not to slow down the watch. What
     comes on the connection ends them."""
 
     async def until_told() -> Counter[int]:
         seen = Counter[int]()
-        attacking = asyncio.create_task(hostile.attack(address, keys, seen))
+        attacking = asyncio.create_task(hostile.attack(address, keys, seen, names=names))
         await asyncio.to_thread(results.recv)
         attacking.cancel()
         await asyncio.gather(attacking, return_exceptions=True)
@@ -60,10 +60,14 @@ def _attack(address: str, keys: Sequence[str], results: Connection) -> None:
 
 
 @contextmanager
-def _attacked(address: str, keys: Sequence[str], seen: Counter[int]) -> Iterator[None]:
+def _attacked(
+    address: str, keys: Sequence[str], names: Sequence[str], seen: Counter[int]
+) -> Iterator[None]:
     """Attackers beside the block; counts the statuses of the replies that they got."""
     here, there = Pipe()
-    process = get_context("spawn").Process(target=_attack, args=(address, keys, there), daemon=True)
+    process = get_context("spawn").Process(
+        target=_attack, args=(address, keys, names, there), daemon=True
+    )
     process.start()
     try:
         yield
@@ -90,7 +94,7 @@ async def _call(
 ) -> None:
     outcomes = await load.send_all(address, jobs, len(keys), keys=keys)
     for outcome in outcomes:
-        seen.good.append(outcome.seconds)
+        seen.good.append(outcome)
         seen.wrong[f"{outcome.kind}: status {outcome.status}"] += (
             outcome.status != load.EXPECTED_STATUS[outcome.kind]
         )
@@ -111,12 +115,17 @@ async def _round(address: str, process_id: int, keys: Sequence[str], requests: i
 
 
 def _shown(name: str, seen: Round) -> str:
-    p50, p99 = _percentiles(seen.good)
+    p50, p99 = _percentiles([outcome.seconds for outcome in seen.good])
     _, health = _percentiles(seen.health)
     return (
         f"{name:<16} {p50 * 1000:9.0f} {p99 * 1000:9.0f} {health * 1000:11.0f} "
         f"{max(seen.health) * 1000:11.0f} {seen.memory_mb[0]:9.0f} {max(seen.memory_mb):9.0f}"
     )
+
+
+def _slowest(seen: Round, count: int = 4) -> str:
+    outcomes = sorted(seen.good, key=lambda outcome: -outcome.seconds)[:count]
+    return "  slowest: " + ", ".join(f"{o.kind} {o.seconds:.1f} s" for o in outcomes)
 
 
 def _percentiles(seconds: Sequence[float]) -> tuple[float, float]:
@@ -129,6 +138,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--requests", type=int, default=300, help="of the others, in each round")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--attacks", nargs="+", choices=hostile.ATTACKS, default=list(hostile.ATTACKS)
+    )
     options = parser.parse_args()
     print(f"{'':<16} {'p50 ms':>9} {'p99 ms':>9} {'health p99':>11} {'health max':>11} "
           f"{'MB before':>9} {'MB most':>9}")  # fmt: skip
@@ -141,11 +153,13 @@ def main() -> None:
             both = {}
             for name in ("alone", "beside hostile"):
                 beside = name != "alone"
-                with _attacked(address, attacking, attackers) if beside else nullcontext():
+                attacked = _attacked(address, attacking, options.attacks, attackers)
+                with attacked if beside else nullcontext():
                     both[name] = asyncio.run(_round(address, process.pid, good, options.requests))
                 print(_shown(name, both[name]), flush=True)
                 wrong += both[name].wrong
-            p99 = [_percentiles(seen.good)[1] for seen in both.values()]
+                print(_slowest(both[name]), flush=True)
+            p99 = [_percentiles([o.seconds for o in seen.good])[1] for seen in both.values()]
             ratios.append(p99[1] / p99[0])
     shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     print(f"p99 beside hostile callers / alone: {shown} (bar {P99_BAR})")

@@ -37,8 +37,7 @@ class Connections:
 
     Attributes:
         most: how many there may be.
-        backlog: how many may wait to be accepted; so many may be accepted at once, before those
-            that are too many are closed.
+        backlog: how many may wait to be accepted.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -1,9 +1,11 @@
 """Gives an application what its operator needs: keys, limits, logs, metrics, an orderly stop."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 
 from service import middleware
 from service.lifecycle import Lifecycle
@@ -40,6 +42,7 @@ def equip(app: FastAPI, settings: Settings, check: Callable[[str], None] = lambd
     )
     if keys:
         _document_keys(app, settings)
+    _write_document_once(app)
 
 
 def _document_keys(app: FastAPI, settings: Settings) -> None:
@@ -58,3 +61,22 @@ def _document_keys(app: FastAPI, settings: Settings) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _write_document_once(app: FastAPI) -> None:
+    """Serve the OpenAPI document as bytes that are made once, in another thread: making it takes
+    half a second, and writing it out some milliseconds for each reader."""
+    content: bytes | None = None
+    one_at_a_time = asyncio.Lock()
+
+    async def document(_: Request) -> Response:
+        nonlocal content
+        async with one_at_a_time:
+            if content is None:
+                content = await asyncio.to_thread(lambda: bytes(JSONResponse(app.openapi()).body))
+        return Response(content, media_type=JSONResponse.media_type)
+
+    own = [route for route in app.routes if getattr(route, "path", None) == app.openapi_url]
+    for route in own:
+        app.routes.remove(route)
+    app.add_route(str(app.openapi_url), document, include_in_schema=False)

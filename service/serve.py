@@ -3,6 +3,7 @@
 Settings are read and judged before anything that imports a model library, which takes seconds.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -64,6 +65,7 @@ def serve(flags: Sequence[str], program: str) -> int:
         app = create_app(Engine(settings))
     except (At2Error, StoreError) as error:
         raise CommandError(f"cannot start: {error}") from error
+    gc.freeze()  # what is loaded stays: to look through it for garbage took a third of a second
     if settings.api_keys_file is not None:
         keyring: Keyring = app.state.keys
         signal.signal(signal.SIGHUP, lambda *_: keyring.look_again())

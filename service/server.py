@@ -21,6 +21,9 @@ from service.settings import Settings
 
 logger = logging.getLogger("at2.service")
 
+_ACCEPTED_AT_ONCE = 8
+"""Connections, before the event loop gets round to those that it has."""
+
 _CANCEL_SECONDS = 2
 """For requests that outlived the limit and were cancelled, to end."""
 
@@ -45,7 +48,7 @@ class Server(uvicorn.Server):
                 app,
                 http=http,
                 ws="none",
-                backlog=connections.backlog,
+                backlog=_ACCEPTED_AT_ONCE,
                 host=settings.host,
                 port=settings.port,
                 log_config=None,  # ours
@@ -56,6 +59,16 @@ class Server(uvicorn.Server):
         )
         self._lifecycle = lifecycle
         self._shutdown_seconds = settings.shutdown_seconds
+        self._backlog = connections.backlog
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, with a longer queue than is accepted in one round of the event loop: asyncio
+        has one number for both."""
+        await super().startup(sockets)
+        for listener in self.servers:
+            for place in listener.sockets:
+                with place.dup() as same:
+                    same.listen(self._backlog)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Readiness fails from here on; a second signal stops without waiting."""

@@ -6,6 +6,7 @@ much waits for themselves and not before others.
 
 import asyncio
 import functools
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -26,6 +27,10 @@ class TextThreads:
 
     def __init__(self, count: int) -> None:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="text")
+        # Now, and not when a work comes: the event loop would wait until a new thread has run.
+        all_there = threading.Barrier(count)
+        for _ in range(count):
+            self._pool.submit(all_there.wait)
         self._free = count
         self._turns = Turns()
         self._waiting: dict[Turn, asyncio.Future[None]] = {}

@@ -77,6 +77,10 @@ class Turns:
         """Whose turn it is among some, of which there is at least one."""
         return min(turns, key=self.rank)
 
+    def had(self, turn: Turn) -> float:
+        """What the caller of a work has had."""
+        return self._had[turn.caller]
+
     def rank(self, turn: Turn) -> tuple[float, float, float, int]:
         """What to sort works by, so that whose turn it is comes first."""
         waited = self._given - turn.arrived - turn.had

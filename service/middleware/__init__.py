@@ -1,7 +1,8 @@
 """What happens to every request around the routes, as plain ASGI: no reply is ever buffered.
 
 From the outside in: headers → cross-origin → observe (id, log line, metrics, trace, the last
-resort) → host → key → drain (no new work while stopping) → full → body size → routes.
+resort) → host → key → pace (a few begin at a time) → drain (no new work while stopping) → full →
+body size → routes.
 """
 
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from service.middleware.headers import SecurityHeaders
 from service.middleware.hosts import RequireHost
 from service.middleware.key import RequireKey
 from service.middleware.observe import REQUEST_ID_HEADER, Observe
+from service.middleware.pace import Pace
 from service.security import Keyring, TrustedHosts, origins
 from service.settings import USUAL_SECONDS, Settings
 from service.tracing import Traces
@@ -50,6 +52,7 @@ def install(
     )
     app.add_middleware(RefuseWhenFull, check=check)
     app.add_middleware(Drain, lifecycle=lifecycle)
+    app.add_middleware(Pace)
     if keys:
         app.add_middleware(RequireKey, keys=keys, open_metrics=settings.open_metrics)
     hosts = TrustedHosts.of(settings)

@@ -182,10 +182,13 @@ ATTACKS: Mapping[str, Attack] = {
 
 
 async def _attacker(
-    address: str, key: str, first: int, rounds: int | None, connections: int, seen: Counter[int]
+    address: str,
+    key: str,
+    attacks: Sequence[Attack],
+    rounds: int | None,
+    connections: int,
+    seen: Counter[int],
 ) -> None:
-    attacks = list(ATTACKS.values())
-    attacks = attacks[first:] + attacks[:first]
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(base_url=address, timeout=_TIMEOUT_S, headers=headers) as http:
         target = Target(http, address, key, connections, seen)
@@ -201,6 +204,7 @@ async def attack(
     keys: Sequence[str],
     seen: Counter[int],
     *,
+    names: Sequence[str] = tuple(ATTACKS),
     rounds: int | None = None,
     connections: int = 75,
 ) -> None:
@@ -211,13 +215,15 @@ async def attack(
         address: of the server.
         keys: of the attackers.
         seen: counts the statuses of the replies that they get.
+        names: of the attacks.
         rounds: how often each makes all attacks; by default until it is cancelled.
         connections: how many one of them opens where each of these does nothing.
     """
-    apart = len(ATTACKS) / len(keys)
+    attacks = [ATTACKS[name] for name in names]
+    firsts = [round(place * len(attacks) / len(keys)) for place in range(len(keys))]
     await asyncio.gather(
         *(
-            _attacker(address, key, round(place * apart), rounds, connections, seen)
-            for place, key in enumerate(keys)
+            _attacker(address, key, attacks[first:] + attacks[:first], rounds, connections, seen)
+            for key, first in zip(keys, firsts, strict=True)
         )
     )

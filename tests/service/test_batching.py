@@ -375,3 +375,28 @@ def test_a_long_prompt_does_not_hold_up_the_short_ones_of_others() -> None:
 def test_the_short_prompts_of_one_caller_do_not_hold_up_the_long_one_of_another() -> None:
     order = _order_of_first_tokens([("long", 1000), *[("many", 100)] * 40])
     assert 5 <= order.index(0) <= 20  # by then as many tokens of the others have been read
+
+
+def test_a_long_prompt_is_read_in_small_pieces_while_others_write() -> None:
+    batcher = Batcher(tiny_model("llama"), [], 8 * CACHE)
+    sizes, go_on = _steps(batcher), hold_passes(batcher.model)
+    batcher.start()
+
+    async def main() -> None:
+        def submit(caller: str, length: int, new: int) -> TokenStream:
+            prompt = random_ids(length).tolist()
+            return batcher.submit(prompt, new, GREEDY, 0, streaming=True, caller=caller)
+
+        try:
+            streams = [submit("short", 20, 40), submit("long", 2000, 1)]
+            streams.append(submit("short", 20, 40))
+        finally:
+            go_on.set()
+        await asyncio.gather(*map(_ids, streams))
+
+    try:
+        _run(main())
+    finally:
+        batcher.close()
+    assert max(sizes) > 200  # as long as it is level with the others
+    assert sum(60 <= size <= 66 for size in sizes) >= 15
