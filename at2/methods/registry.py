@@ -44,6 +44,11 @@ class Passes:
     backward_per_span: int = 0
 
 
+_NO_PASS = Passes()
+_ONE_PASS = Passes(forward=1)
+_PASSES_PER_SPAN = Passes(forward_per_span=1, backward_per_span=1)
+
+
 @dataclass(frozen=True)
 class AttributionMethod:
     """A way to attribute.
@@ -119,25 +124,21 @@ def _needed(estimator: LinearScoreEstimator | None, method: str = "at2") -> Line
     return estimator
 
 
-def _at2(task: AttributionTask, estimator: LinearScoreEstimator | None) -> Attributor:
-    return AT2Attributor(task, _needed(estimator))
-
-
-def _fusion(task: AttributionTask, estimator: LinearScoreEstimator | None) -> Attributor:
-    return FusionAttributor(AT2Attributor(task, _needed(estimator, "fusion")))
-
-
-def _plain(
+def _without_estimator(
+    name: str,
+    description: str,
     kind: Callable[[AttributionTask], Attributor],
-    task: AttributionTask,
-    _: LinearScoreEstimator | None,
-) -> Attributor:
-    return kind(task)
+    passes: Passes = _NO_PASS,
+    weighing: Callable[[Any], Weighing] | None = None,
+) -> AttributionMethod:
+    return AttributionMethod(
+        name,
+        description,
+        lambda task, _: kind(task),
+        lambda _: passes,
+        weighing=None if weighing is None else lambda model, _: weighing(model),
+    )
 
-
-_ONE_PASS = Passes(forward=1)
-_PASSES_PER_SPAN = Passes(forward_per_span=1, backward_per_span=1)
-_NO_PASS = Passes()
 
 METHODS: Mapping[str, AttributionMethod] = MappingProxyType(
     {
@@ -146,68 +147,57 @@ METHODS: Mapping[str, AttributionMethod] = MappingProxyType(
             AttributionMethod(
                 "at2",
                 "attention weighted by a trained score estimator",
-                _at2,
+                lambda task, estimator: AT2Attributor(task, _needed(estimator)),
                 lambda _: _ONE_PASS,
                 needs_estimator=True,
                 weighing=lambda _, estimator: _needed(estimator).weighing,
             ),
-            AttributionMethod(
+            _without_estimator(
                 "average_attention",
                 "attention averaged over all layers and heads",
-                partial(_plain, AverageAttentionAttributor),
-                lambda _: _ONE_PASS,
-                weighing=lambda model, _: average_weighing(model),
+                AverageAttentionAttributor,
+                _ONE_PASS,
+                average_weighing,
             ),
-            AttributionMethod(
+            _without_estimator(
                 "contrastive_attention",
                 "attention averaged over all layers and heads, less that of the query",
-                partial(_plain, ContrastiveAttentionAttributor),
-                lambda _: _ONE_PASS,
-                weighing=lambda model, _: average_weighing(model, contrast=True),
+                ContrastiveAttentionAttributor,
+                _ONE_PASS,
+                partial(average_weighing, contrast=True),
             ),
             AttributionMethod(
                 "fusion",
                 "shares of at2 and of shared words, and of a retriever's scores, in one",
-                _fusion,
+                lambda task, estimator: FusionAttributor(
+                    AT2Attributor(task, _needed(estimator, "fusion"))
+                ),
                 lambda _: _ONE_PASS,
                 needs_estimator=True,
             ),
             AttributionMethod(
                 "leave_one_out",
                 "drop in log-probability when one source is hidden",
-                partial(_plain, LeaveOneOutAttributor),
+                lambda task, _: LeaveOneOutAttributor(task),
                 lambda num_sources: Passes(forward=num_sources + 1),
             ),
             context_cite_method(NUM_ABLATIONS, "context_cite"),
-            AttributionMethod(
+            _without_estimator(
                 "gradient_norm",
                 "length of the log-probability's gradient",
-                partial(_plain, GradientNormAttributor),
-                lambda _: _PASSES_PER_SPAN,
+                GradientNormAttributor,
+                _PASSES_PER_SPAN,
             ),
-            AttributionMethod(
+            _without_estimator(
                 "input_x_gradient",
                 "embedding times the log-probability's gradient",
-                partial(_plain, InputTimesGradientAttributor),
-                lambda _: _PASSES_PER_SPAN,
+                InputTimesGradientAttributor,
+                _PASSES_PER_SPAN,
             ),
-            AttributionMethod(
-                "random",
-                "control: random scores",
-                partial(_plain, RandomAttributor),
-                lambda _: _NO_PASS,
-            ),
-            AttributionMethod(
-                "position",
-                "control: later sources first",
-                partial(_plain, PositionAttributor),
-                lambda _: _NO_PASS,
-            ),
-            AttributionMethod(
-                "lexical_overlap",
-                "control: words shared with the span",
-                partial(_plain, LexicalOverlapAttributor),
-                lambda _: _NO_PASS,
+            _without_estimator("random", "control: random scores", RandomAttributor),
+            _without_estimator("position", "control: later sources first", PositionAttributor),
+            _without_estimator(
+                "lexical_overlap", "control: words shared with the span", LexicalOverlapAttributor
             ),
         )
     }
