@@ -12,7 +12,8 @@ from typing import Any
 
 from at2.errors import EstimatorError, EstimatorMismatchError, InputError
 from at2.estimator.identity import ModelIdentity
-from at2.estimator.linear import LinearScoreEstimator
+from at2.estimator.linear import PUBLISHED_FILE, SAFETENSORS_FILE, LinearScoreEstimator
+from at2.files import Place, exists, folders_in
 
 LOCAL_FOLDER = Path("estimators")
 """In the working directory: a folder of estimators, each a folder, as a trainer writes them."""
@@ -77,17 +78,30 @@ def _trained_for(
     folder: Path, identity: ModelIdentity
 ) -> Iterator[tuple[str, LinearScoreEstimator]]:
     """The estimators of a folder that say that they were trained for a model."""
-    places = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    for place in places:
-        try:
-            estimator = LinearScoreEstimator.load(place)
-        except EstimatorError as error:
-            warnings.warn(f"estimator passed over: {error}", stacklevel=4)
+    for name, found in estimators_in(folder, identity):
+        if isinstance(found, EstimatorMismatchError):
             continue
-        if estimator.identity is None:
-            continue
-        try:
-            estimator.check_fits(identity)
-        except EstimatorMismatchError:
-            continue
-        yield place.name, estimator
+        if isinstance(found, EstimatorError):
+            warnings.warn(f"estimator passed over: {found}", stacklevel=4)
+        elif found.identity is not None:
+            yield name, found
+
+
+def estimators_in(
+    folder: Place, identity: ModelIdentity
+) -> Iterator[tuple[str, LinearScoreEstimator | EstimatorError]]:
+    """Each estimator in a folder's folders by name, or why it cannot be used with a model. What is
+    still being trained is left out.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
+    for place in folders_in(folder):
+        if any(exists(place / file) for file in (SAFETENSORS_FILE, PUBLISHED_FILE)):
+            try:
+                estimator = LinearScoreEstimator.load(place)
+                estimator.check_fits(identity)
+            except EstimatorError as error:
+                yield place.name, error
+            else:
+                yield place.name, estimator

@@ -9,14 +9,10 @@ import torch
 
 from at2.errors import EstimatorError, InputError
 from at2.estimator.identity import ModelIdentity
-from at2.estimator.linear import (
-    PUBLISHED_FILE,
-    SAFETENSORS_FILE,
-    LinearScoreEstimator,
-    load_estimator,
-)
+from at2.estimator.known import estimators_in
+from at2.estimator.linear import LinearScoreEstimator, load_estimator
 from at2.evaluation.verdicts import Calibration, load_calibration
-from at2.files import exists, folders_in, place_of
+from at2.files import place_of
 from at2.fingerprints import weights_fingerprint
 from at2.methods import METHODS, Attributor, HopsAttributor
 from at2.model import default
@@ -316,16 +312,11 @@ def _in_folder(folder: str, identity: ModelIdentity) -> dict[str, LinearScoreEst
     """The estimators in a folder's folders, by name; what cannot be used here is passed over."""
     estimators = {}
     try:
-        for place in folders_in(place_of(folder)):
-            if not any(exists(place / file) for file in (SAFETENSORS_FILE, PUBLISHED_FILE)):
-                continue  # it is still being trained
-            try:
-                estimator = load_estimator(place)
-                estimator.check_fits(identity)
-            except EstimatorError as error:
-                logger.warning("estimator %r is not used: %s", place.name, error)
+        for name, found in estimators_in(place_of(folder), identity):
+            if isinstance(found, EstimatorError):
+                logger.warning("estimator %r is not used: %s", name, found)
             else:
-                estimators[place.name] = estimator
+                estimators[name] = found
     except (OSError, InputError) as error:
         raise EstimatorError(f"estimators_folder={folder}: {error}") from error
     return estimators
