@@ -19,6 +19,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from at2.estimator.linear import LinearScoreEstimator, load_estimator
+from at2.evaluation.verdicts import Share
 from at2.methods import Attributor, method_named
 from at2.methods.weighted_attention import WeightedAttentionAttributor
 from at2.model import default
@@ -41,7 +42,6 @@ HELD_OUT_ARTICLES = slice(32, 40)
 PARAGRAPHS = (1, 2, 3, 5)
 BATCH = 8
 """Responses that are written together."""
-_RESAMPLES = 2_000
 
 
 @dataclass(frozen=True)
@@ -165,19 +165,15 @@ def table(title: str, answered: Sequence[Answered], names: Sequence[str]) -> lis
 
 
 def share(answered: Sequence[Answered], method: str, whole: bool) -> str:
-    """How often a method's first source is right, with the 95 % interval of samples of questions:
-    a question that is asked in several contexts is drawn with all of them."""
+    """How often a method's first source is right, with a 95 % interval. Answers to one question in
+    several contexts hang together: the interval is that of as many answers as there are questions.
+    """
     if not answered:
         return ""
     hits = [one.hit(method, whole=whole) for one in answered]
-    places = {query: place for place, query in enumerate({one.query for one in answered})}
-    found = np.zeros((len(places), 2))  # per question: hits, answers
-    for one, hit in zip(answered, hits, strict=True):
-        found[places[one.query]] += hit, 1
-    draws = np.random.default_rng(0).integers(len(found), size=(_RESAMPLES, len(found)))
-    sums = found[draws].sum(axis=1)
-    low, high = np.quantile(sums[:, 0] / sums[:, 1], (0.025, 0.975))
-    return f"{np.mean(hits):.3f} [{low:.2f}, {high:.2f}] ({sum(hits)} of {len(hits)})"
+    mean, questions = float(np.mean(hits)), len({one.query for one in answered})
+    interval = Share.counted(round(mean * questions), questions)
+    return f"{mean:.3f} [{interval.low:.2f}, {interval.high:.2f}] ({sum(hits)} of {len(hits)})"
 
 
 def read(path: Path | None) -> list[Answered]:
@@ -195,7 +191,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--estimator", default=str(default.ESTIMATOR_PATH))
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--squad", type=Path, help="a file in the layout of SQuAD")
-    parser.add_argument("--count", type=int, help="questions in contexts of each length; else all")
+    parser.add_argument(
+        "--count",
+        type=int,
+        nargs=len(PARAGRAPHS),
+        default=[None] * len(PARAGRAPHS),
+        help="questions in contexts of each length; else all",
+    )
     parser.add_argument("--passages", type=int, help="questions about passages; else all")
     parser.add_argument("--keep", type=Path, help="a file of what was found, to go on after a stop")
     given = parser.parse_args(arguments)
@@ -206,9 +208,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.squad is not None:
         sets |= {
             f"Articles, paragraphs: {number}": from_squad(
-                given.squad, HELD_OUT_ARTICLES, (number,), given.count
+                given.squad, HELD_OUT_ARTICLES, (number,), count
             )
-            for number in PARAGRAPHS
+            for number, count in zip(PARAGRAPHS, given.count, strict=True)
         }
     known = {(one.title, one.query): one for one in read(given.keep)}
     for title, questions in sets.items():

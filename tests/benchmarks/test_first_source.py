@@ -33,7 +33,7 @@ def test_shares_are_of_right_answers_and_then_of_those_that_rest_on_the_sentence
     assert counts == ["1 of 3", "3 of 3", "1 of 2", "2 of 2"]
 
 
-def test_a_question_asked_in_several_contexts_is_drawn_with_all_of_them() -> None:
+def test_answers_to_one_question_do_not_narrow_an_interval() -> None:
     def width(answered: list[Answered]) -> float:
         low, high = share(answered, "at2", False).split("[")[1].split("]")[0].split(", ")
         return float(high) - float(low)
