@@ -48,9 +48,14 @@ class Examples:
     bad_rows: Sequence[BadRow] = ()
 
     @property
+    def num_train(self) -> int:
+        """How many are trained on."""
+        return len(self.examples) - self.num_held_out
+
+    @property
     def held_out(self) -> range:
         """The examples that are not trained on."""
-        return range(len(self.examples) - self.num_held_out, len(self.examples))
+        return range(self.num_train, len(self.examples))
 
     def with_place(self, message: str) -> str:
         """A message that begins with the number of an example, with its row added."""

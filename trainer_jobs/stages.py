@@ -178,18 +178,13 @@ def _summarise_what_there_is(job: Job) -> None:
 def _write_what_was_not_used(job: Job, error: NothingToUseError) -> None:
     """A summary of a run in which nothing could be done."""
     listed = [f"{place}: {reason}" for place, reason in error.reasons.items()]
-    examples = job.__dict__.get("examples")
-    if examples is not None:  # then it is they that were passed over
-        listed = [examples.with_place(line) for line in listed]
-    summary = Summary(
-        settings=job.settings.model_dump(mode="json"),
-        num_train=0 if examples is None else len(examples.examples) - examples.num_held_out,
-        num_held_out=0 if examples is None else examples.num_held_out,
-        bad_rows=listed if examples is None else [str(row) for row in examples.bad_rows],
-        skipped=[] if examples is None else listed,
-        training=None,
-        evaluation=None,
-    )
+    settings, examples = job.settings.model_dump(mode="json"), job.__dict__.get("examples")
+    if examples is None:  # no row of the data set could be used
+        summary = Summary(settings, 0, 0, bad_rows=listed, skipped=[])
+    else:
+        bad_rows = [str(row) for row in examples.bad_rows]
+        skipped = [examples.with_place(line) for line in listed]
+        summary = Summary(settings, examples.num_train, examples.num_held_out, bad_rows, skipped)
     print(*summary.lines(), sep="\n")
     try:
         summary.write(job.folder)
@@ -268,7 +263,7 @@ def summarise(job: Job) -> Summary:
     folder = evaluation.folder(job)
     return Summary(
         settings=job.settings.model_dump(mode="json"),
-        num_train=len(examples.examples) - examples.num_held_out,
+        num_train=examples.num_train,
         num_held_out=examples.num_held_out,
         bad_rows=[str(row) for row in examples.bad_rows],
         skipped=[

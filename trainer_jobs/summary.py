@@ -38,8 +38,8 @@ class Summary:
     num_held_out: int
     bad_rows: Sequence[str]
     skipped: Sequence[str]
-    training: Mapping[str, Any] | None
-    evaluation: str | None
+    training: Mapping[str, Any] | None = None
+    evaluation: str | None = None
     stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

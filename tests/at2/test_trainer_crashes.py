@@ -15,7 +15,6 @@ from tests.helpers.training import (
     Workers,
     WorkerTask,
     folder_contents,
-    make_model,
 )
 from tests.helpers.training import make_trainer as trainer_of
 
@@ -36,11 +35,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, workers: Workers) -> P
     for stage in STAGES:
         assert workers.run(WorkerTask(folder, stage))[0].refused is None
     return folder
-
-
-@pytest.fixture
-def model() -> Any:
-    return make_model()
 
 
 def before(stage: str, undisturbed: Path, folder: Path) -> Path:
