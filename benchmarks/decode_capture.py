@@ -115,6 +115,7 @@ class Writers:
 
 def rates(writers: Writers, rounds: int, new_tokens: int) -> dict[bool, list[float]]:
     """Tokens per second with and without scores, by turns that change places every round."""
+    asyncio.run(writers.write(2, scores=True))  # the first prompts take longer
     found: dict[bool, list[float]] = {False: [], True: []}
     for turn in range(rounds):
         for scores in (False, True) if turn % 2 else (True, False):
