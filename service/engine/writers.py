@@ -71,10 +71,10 @@ async def warm_up(
     Raises:
         ServerFailure: nothing can be generated.
     """
-    await _write(writer, _WARM_UP_TOKENS, _WARM_UP_TOKENS)
     if isinstance(writer, Batcher):
         scoring = await check_scores_as_written(loaded, writer, text.run)
     else:
+        await _write(writer, _WARM_UP_TOKENS, _WARM_UP_TOKENS)
         scoring = Scoring(False, "scores take a pass: responses are written one by one")
     prompt_tokens = min(_MEASURED_PROMPT, writer.capacity - _MEASURED_TOKENS)
     moments = await _write(writer, prompt_tokens, _MEASURED_TOKENS)
