@@ -79,6 +79,7 @@ class KeptScores:
         Raises:
             OtherModelError: its ids are of another model.
         """
+        self._loaded.check_model(generation)
         kept = self._cache.get(_of_task(generation.id, source_type))
         return kept or self._loaded.task_of(generation, source_type)
 
