@@ -1,44 +1,41 @@
 """Generation of many responses at once, by transformers' continuous batching.
 
-The one module that knows that interface, which moves between versions. Knows models, ids and
-sampling; nothing of text, records or HTTP. A loop runs in a thread of its own: every step feeds all
-running sequences through the model together, new ones join as soon as the cache has room.
+Only this module, `batch_scheduler`, `batch_sampler` and `sharing` know that interface, which moves
+between versions. They know models, ids and sampling; nothing of text, records or HTTP. A loop runs
+in a thread of its own: every step feeds all running sequences through the model together, new ones
+join as soon as the cache has room.
 
 Its traps, and what is done here: a request larger than the cache ends the loop, so it is refused
 before; a cancelled request never ends, so its stream ends itself; what the loop holds when it dies
 is failed by a supervisor, which starts another one where memory was the cause.
 """
 
-import asyncio
 import functools
 import itertools
 import logging
 import queue
 import threading
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList
+from transformers import GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
-from transformers.generation.continuous_batching.cb_logits_processors import (
-    ContinuousBatchingLogitsProcessor,
-    ContinuousBatchingLogitsProcessorList,
-)
 from transformers.generation.continuous_batching.requests import FutureRequestState
 
 from at2.errors import is_out_of_memory
 from at2.model.paged import PackedPiece, PackedStep, ScoreRecorder
-from service.engine.reading import SCHEDULER, request_name
-from service.engine.sampling import Draw, Sampling, choose, number_at
+from service.engine.batch_sampler import DrawSettings, Sampler, sampler_list
+from service.engine.batch_scheduler import SCHEDULER, request_name
+from service.engine.sampling import Sampling
 from service.engine.sharing import PrefixSharing, Sharing, can_share
 from service.engine.threads import adapt_threads
+from service.engine.token_stream import TokenStream
 from service.failures import EngineDownError, NoMemoryError, ServerFailure
-from service.records import FinishReason
 
 logger = logging.getLogger("at2.service")
 
@@ -78,80 +75,6 @@ class BatcherLoad:
     capacity: int
 
 
-class _Writer(Protocol):
-    """What writes responses: the batcher or what stands in for it."""
-
-    def release(self, stream: "TokenStream") -> bool: ...
-    def forgive(self) -> None: ...
-    def cancel(self, request_id: str) -> None: ...
-
-
-class TokenStream:
-    """The ids of one response, as they are made. Iterate over it once, on the event loop.
-
-    Iteration ends with the response; it raises a `ServerFailure` where the response cannot be
-    finished. `close` ends it early and frees its place in the batch.
-    """
-
-    def __init__(
-        self,
-        batcher: _Writer,
-        request_id: str,
-        tokens: int,
-        recorder: ScoreRecorder | None = None,
-        owner: str | None = None,
-    ) -> None:
-        self._batcher = batcher
-        self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[list[int] | ServerFailure | None] = asyncio.Queue()
-        self._given = 0
-        self.request_id = request_id
-        self.tokens = tokens
-        self.recorder = recorder
-        self.owner = owner
-        self.finish_reason: FinishReason | None = None  # the ids say it
-
-    def receive(self, output: Any) -> None:
-        """Take what the loop reports: all ids so far, and whether that was the end."""
-        if output.error is not None:
-            self._end(NoMemoryError() if is_out_of_memory(output.error) else EngineDownError())
-            return
-        new = output.generated_tokens[self._given :]
-        self._given += len(new)
-        if new:
-            self._events.put_nowait(list(new))
-        if output.is_finished():
-            self._end(None)
-
-    def hand_over(self, output: Any) -> None:
-        """`receive`; safe to call from any thread."""
-        self._loop.call_soon_threadsafe(self.receive, output)
-
-    def fail(self, failure: ServerFailure) -> None:
-        """End the iteration with a failure; safe to call from any thread."""
-        self._loop.call_soon_threadsafe(self._end, failure)
-
-    def _end(self, failure: ServerFailure | None) -> None:
-        self._batcher.release(self)
-        if failure is None:
-            self._batcher.forgive()
-        self._events.put_nowait(failure)
-
-    def close(self) -> None:
-        """Stop making ids that nobody waits for."""
-        if self._batcher.release(self):
-            self._batcher.cancel(self.request_id)
-
-    async def __aiter__(self) -> AsyncGenerator[list[int], None]:
-        while True:
-            event = await self._events.get()
-            if event is None:
-                return
-            if isinstance(event, ServerFailure):
-                raise event
-            yield event
-
-
 class Batcher:
     """Generates with one model, many sequences at a time.
 
@@ -188,7 +111,7 @@ class Batcher:
         self._supervisor: threading.Thread | None = None
         self._restarts = 0
         self._dead = False
-        self._sampler = _Sampler()
+        self._sampler = Sampler()
         self._manager = self._new_manager()
 
     def _new_manager(self) -> Any:
@@ -201,7 +124,7 @@ class Batcher:
             "max_batch_tokens": _BATCH_TOKENS.get(device, _BATCH_TOKENS["cuda"]),
             "allow_block_sharing": self._sharing is not None,
             "auto_switch_to_flash": False,
-            # `_Sampler` decides on the CPU which rows are drawn.
+            # `Sampler` decides on the CPU which rows are drawn.
             "use_cuda_graph": False,
             "use_async_batching": False,
             "cpu_offload_space": 0.0,
@@ -216,7 +139,7 @@ class Batcher:
             ),
             continuous_batching_config=config,
         )
-        manager.logit_processor = _sampler_list(self._sampler)
+        manager.logit_processor = sampler_list(self._sampler)
         return manager
 
     # -- to be tested --------------------------------------------------------------------------
@@ -405,7 +328,7 @@ class Batcher:
         with self._lock:
             self._streams[stream.request_id] = stream
         manager.register_result_handler(stream.request_id, stream.receive)
-        drawn = {} if sampling.temperature == 0 else {"draw": _DrawSettings(sampling, seed)}
+        drawn = {} if sampling.temperature == 0 else {"draw": DrawSettings(sampling, seed)}
         accepted = manager.add_request(
             list(input_ids),
             request_id=stream.request_id,
@@ -435,65 +358,3 @@ class Batcher:
         router = self._manager.output_router
         with router._lock:
             router.result_handlers.pop(request_id, None)
-
-
-@dataclass(frozen=True)
-class _DrawSettings:
-    """What travels with a request that is drawn."""
-
-    sampling: Sampling
-    seed: int
-
-
-class _Sampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]  # it has no types
-    """Leaves only the drawn token in rows that are drawn; the loop then takes the best of each row.
-
-    Greedy rows are not touched.
-    """
-
-    supported_kwargs: dict[str, type] = {"draw": _DrawSettings}  # noqa: RUF012 (as its base has it)
-    ignored_kwargs: tuple[str, ...] = ()
-
-    def __init__(self) -> None:
-        self._draws: list[Draw] = []
-        self.watch: Callable[[Tensor], None] | None = None
-
-    def fill_defaults(self, int32_tensor: Tensor) -> None:
-        """Nothing travels in the tensor: batches are prepared and run in turn, by one thread."""
-        int32_tensor.zero_()
-
-    def prepare_tensor_args(self, requests_with_new_token: Sequence[Any]) -> Tensor:
-        """Note which rows of the next batch are drawn, and how."""
-        draws = []
-        for row, request in enumerate(requests_with_new_token):
-            state = request.state
-            settings: _DrawSettings | None = state.logit_processor_kwargs.get("draw")
-            if settings is not None:
-                # All ids so far: a request that was taken out of the cache comes back with its
-                # response as a part of its prompt.
-                position = len(state.initial_tokens) + len(state.generated_tokens)
-                number = number_at(settings.seed, position)
-                sampling = settings.sampling
-                draws.append(Draw(row, sampling.temperature, sampling.top_p, number))
-        self._draws = draws
-        return torch.zeros(len(requests_with_new_token), dtype=torch.int32)
-
-    def __call__(self, scores: Tensor, tensor_arg: Tensor) -> Tensor:
-        """Scores [rows, vocabulary] with minus infinity for all but the token, where drawn."""
-        draws = self._draws
-        if self.watch is not None:
-            self.watch(scores)
-        if not draws:
-            return scores
-        rows = torch.tensor([draw.row for draw in draws], device=scores.device)
-        tokens = choose(scores, draws)
-        scores = scores.clone()
-        scores[rows] = -torch.inf
-        scores[rows, tokens] = 0.0
-        return scores
-
-
-def _sampler_list(sampler: _Sampler) -> ContinuousBatchingLogitsProcessorList:
-    processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([sampler]))
-    processors.tensors_required = 1
-    return processors

@@ -20,7 +20,7 @@ from service.engine.accounts import Accounts
 from service.engine.admission import Admission
 from service.engine.attributing import Attributing
 from service.engine.batch_check import GenerationWay, choose_way
-from service.engine.batching import Batcher, TokenStream
+from service.engine.batching import Batcher
 from service.engine.generating import Generating
 from service.engine.kept_scores import KeptScores
 from service.engine.limits import Limits
@@ -34,6 +34,7 @@ from service.engine.sampling import Sampling
 from service.engine.scoring import Scoring
 from service.engine.speed import Speed, TokenMeter
 from service.engine.text import TextThreads
+from service.engine.token_stream import TokenStream
 from service.engine.writers import Writer, warm_up, writer_of
 from service.failures import EngineDownError
 from service.records import Generation, Prompt, ScoreStore

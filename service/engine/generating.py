@@ -9,10 +9,10 @@ from contextlib import ExitStack, aclosing, closing
 from at2.tasks import ContextAttributionTask, ThoughtSources
 from at2.text.decoding import TextStream
 from service.caller import Caller, Departure
-from service.engine.batching import TokenStream
 from service.engine.remote import RemoteStream
 from service.engine.requests import Answer
 from service.engine.stopping import StopFinder
+from service.engine.token_stream import TokenStream
 from service.failures import DeadlineError
 from service.records import FinishReason, Generation, Prompt
 

@@ -25,9 +25,10 @@ from transformers import (
 from at2.model.capture import input_device
 from at2.model.paged import ScoreRecorder
 from at2.model.twin import twin_for_pass
-from service.engine.batching import BatcherLoad, TokenStream
+from service.engine.batching import BatcherLoad
 from service.engine.sampling import Draw, Sampling, choose, number_at
 from service.engine.threads import adapt_threads
+from service.engine.token_stream import TokenStream
 from service.failures import EngineDownError
 
 logger = logging.getLogger("at2.service")

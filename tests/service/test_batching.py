@@ -12,8 +12,9 @@ import torch
 
 from at2.model.twin import same_weights
 from at2.tasks import SimpleContextAttributionTask
-from service.engine.batching import Batcher, TokenStream
+from service.engine.batching import Batcher
 from service.engine.sampling import Sampling
+from service.engine.token_stream import TokenStream
 from service.failures import EngineDownError, NoMemoryError
 from tests.helpers.engines import hold_passes
 from tests.helpers.models import random_ids, tiny_model

@@ -12,9 +12,10 @@ import torch
 from at2.model.twin import same_weights
 from service.engine import Engine
 from service.engine.batch_check import GenerationWay, choose_way
-from service.engine.batching import Batcher, TokenStream
+from service.engine.batching import Batcher
 from service.engine.one_by_one import OneByOne
 from service.engine.sampling import Sampling
+from service.engine.token_stream import TokenStream
 from service.failures import EngineDownError
 from service.settings import Settings
 from tests.helpers.models import random_ids, tiny_model
