@@ -3,9 +3,11 @@
 `python -m benchmarks.serving`: a real server process, called over a socket.
 """
 
+import argparse
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -124,18 +126,24 @@ def mixed_load(process_id: int, address: str) -> None:
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Measure and print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--only", choices=("speed", "load"))
+    only = parser.parse_args(arguments).only
     logging.disable_progress_bar()
-    started = time.perf_counter()
-    with running_server(AT2_MAX_REQUESTS=str(_SLOTS), AT2_PREPARE="false") as (_, address):
-        seconds = time.perf_counter() - started
-        print(f"start to ready: {seconds:.1f} s (bar ≤ {START_BAR_S:g})\n")
-        rates = speed(address)
-        one = rates["one at a time"]
-        print(f"| responses | tokens/s | beside one (bar ≥ {SPEEDUP_BAR:g}) |\n|---|---|---|")
-        for name, rate in rates.items():
-            print(f"| {name} | {rate:.0f} | {rate / one:.2f} |")
+    if only != "load":
+        started = time.perf_counter()
+        with running_server(AT2_MAX_REQUESTS=str(_SLOTS), AT2_PREPARE="false") as (_, address):
+            seconds = time.perf_counter() - started
+            print(f"start to ready: {seconds:.1f} s (bar ≤ {START_BAR_S:g})\n")
+            rates = speed(address)
+            one = rates["one at a time"]
+            print(f"| responses | tokens/s | beside one (bar ≥ {SPEEDUP_BAR:g}) |\n|---|---|---|")
+            for name, rate in rates.items():
+                print(f"| {name} | {rate:.0f} | {rate / one:.2f} |")
+    if only == "speed":
+        return
     # stores that are soon full, so that memory which goes on growing is lost
     limits = {"AT2_MAX_RECORDS": "50", "AT2_SCORE_CACHE_MB": "2"}
     with running_server(AT2_MAX_REQUESTS=str(_SLOTS), **limits) as (process, address):
@@ -143,4 +151,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
