@@ -12,7 +12,7 @@ from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessorList,
 )
 
-from service.engine.sampling import Draw, Sampling, choose, number_at
+from service.engine.sampling import Draw, Sampling, choose, key_at
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Sampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]  # it ha
                 # All ids so far: a request that was taken out of the cache comes back with its
                 # response as a part of its prompt.
                 position = len(state.initial_tokens) + len(state.generated_tokens)
-                number = number_at(settings.seed, position)
+                key = key_at(settings.seed, position)
                 sampling = settings.sampling
-                draws.append(Draw(row, sampling.temperature, sampling.top_p, number))
+                draws.append(Draw(row, sampling.temperature, sampling.top_p, key))
         self._draws = draws
         return torch.zeros(len(requests_with_new_token), dtype=torch.int32)
 

@@ -26,7 +26,7 @@ from at2.model.capture import input_device
 from at2.model.paged import ScoreRecorder
 from at2.model.twin import twin_for_pass
 from service.engine.batching import BatcherLoad
-from service.engine.sampling import Draw, Sampling, choose, number_at
+from service.engine.sampling import Draw, Sampling, choose, key_at
 from service.engine.threads import adapt_threads
 from service.engine.token_stream import TokenStream
 from service.failures import EngineDownError
@@ -207,8 +207,8 @@ class _Drawn(LogitsProcessor):  # type: ignore[misc]  # it has no types
         sampling = self._sampling
         if sampling.temperature == 0:
             return scores
-        number = number_at(self._seed, input_ids.shape[1])
-        token = choose(scores, [Draw(0, sampling.temperature, sampling.top_p, number)])
+        key = key_at(self._seed, input_ids.shape[1])
+        token = choose(scores, [Draw(0, sampling.temperature, sampling.top_p, key)])
         return torch.full_like(scores, -torch.inf).index_fill(1, token, 0.0)
 
 

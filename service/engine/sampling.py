@@ -6,16 +6,14 @@ the server is doing.
 """
 
 import hashlib
-import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-
-_NUMBER_BITS = 53
-"""Random bits of a number in [0, 1): as many as a float holds."""
 
 _LOWEST_TEMPERATURE = 1e-6
 """Colder draws are the same: all but the best logits have no chance left."""
@@ -43,29 +41,37 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Draw:
-    """One token to be drawn: row of the logits, settings, and a number in [0, 1)."""
+    """One token to be drawn: row of the logits, settings, and what decides."""
 
     row: int
     temperature: float
     top_p: float
-    number: float
+    key: int
 
 
-def number_at(seed: int, position: int) -> float:
-    """The number in [0, 1) that decides the token at a position, for a seed.
+def key_at(seed: int, position: int) -> int:
+    """What decides the token at a position, for a seed: 64 bits.
 
-    A hash of both: any position's number costs the same, a few microseconds, and needs no others.
+    A hash of both: any position's key costs the same, a few microseconds, and needs no others.
     """
     digest = hashlib.blake2b(struct.pack("<QQ", seed, position), digest_size=8).digest()
-    return math.ldexp(int.from_bytes(digest, "little") >> (64 - _NUMBER_BITS), -_NUMBER_BITS)
+    return int.from_bytes(digest, "little")
+
+
+def waits(key: int, count: int) -> NDArray[np.float32]:
+    """Numbers above zero of the standard exponential distribution, [count]."""
+    generator = np.random.Generator(np.random.Philox(key=key))
+    found = generator.standard_exponential(count, dtype=np.float32)
+    return np.maximum(found, np.finfo(np.float32).tiny, out=found)
 
 
 def choose(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     """The tokens that are drawn, one for each draw.
 
-    By inversion: the number says how far to go along the cumulated probability of the tokens that
-    may be drawn. Where all may (`top_p` 1) they stand as in the vocabulary; otherwise in the order
-    of their probability, which takes a sort.
+    A race: each token that may be drawn waits for an exponential time, divided by its probability,
+    and the first one is drawn (Gumbel-max). The first two are seldom close, so a draw is the same
+    where logits differ by rounding, as they do between batches. Going along the cumulated
+    probability would meet borders of tokens that are close to each other.
 
     Args:
         logits: [rows, vocabulary].
@@ -74,44 +80,24 @@ def choose(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     Returns:
         Token ids [draws].
     """
-    chosen = torch.empty(len(draws), dtype=torch.long, device=logits.device)
-    for choose_some, some in (
-        (_of_all, [place for place, draw in enumerate(draws) if draw.top_p >= 1]),
-        (_of_the_likeliest, [place for place, draw in enumerate(draws) if draw.top_p < 1]),
-    ):
-        if some:
-            chosen[some] = choose_some(logits, [draws[place] for place in some])
-    return chosen
-
-
-def _of_all(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    return _invert(_probabilities(logits, draws), draws)[:, 0]
-
-
-def _of_the_likeliest(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    ordered, tokens = _probabilities(logits, draws).sort(dim=-1, descending=True, stable=True)
-    # The likeliest token is always in: nothing stands before it.
-    inside = ordered.cumsum(-1) - ordered < _column([draw.top_p for draw in draws], logits)
-    return tokens.gather(-1, _invert(ordered * inside, draws))[:, 0]
-
-
-def _probabilities(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """[draws, vocabulary], at each draw's temperature."""
     rows = logits[[draw.row for draw in draws]].float()
     # The best logit is 0 and stays it, however small what it is divided by.
     below = rows - rows.amax(-1, keepdim=True)
     temperatures = _column([draw.temperature for draw in draws], logits)
-    return (below / temperatures.clamp_min(_LOWEST_TEMPERATURE)).softmax(-1)
+    log_weights = below / temperatures.clamp_min(_LOWEST_TEMPERATURE)
+    for place, draw in enumerate(draws):
+        if draw.top_p < 1:
+            _leave_the_likeliest(log_weights[place], draw.top_p)
+    logs = [np.log(waits(draw.key, rows.shape[1])) for draw in draws]
+    return (log_weights - torch.from_numpy(np.stack(logs)).to(rows.device)).argmax(-1)
 
 
-def _invert(weights: Tensor, draws: Sequence[Draw]) -> Tensor:
-    """Where along the weights [draws, tokens] the numbers fall, [draws, 1]."""
-    cumulated = weights.cumsum(-1)
-    total = cumulated[:, -1:]
-    goal = _column([draw.number for draw in draws], weights) * total
-    # A number that is rounded to 1 falls on the last token that has any weight.
-    last = (cumulated < total).sum(-1, keepdim=True)
-    return torch.minimum((cumulated <= goal).sum(-1, keepdim=True), last)
+def _leave_the_likeliest(log_weights: Tensor, top_p: float) -> None:
+    """Take all tokens out, in place, but the likeliest that have `top_p` of the probability."""
+    ordered, tokens = log_weights.softmax(-1).sort(descending=True, stable=True)
+    # The likeliest token is always in: nothing stands before it.
+    outside = ordered.cumsum(-1) - ordered >= top_p
+    log_weights[tokens[outside]] = -torch.inf
 
 
 def _column(values: Sequence[float], like: Tensor) -> Tensor:
