@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import signal
+import threading
 from collections.abc import Sequence
 
 from at2.command_line import CommandError
@@ -65,6 +66,8 @@ def serve(flags: Sequence[str], program: str) -> int:
         app = create_app(Engine(settings))
     except (At2Error, StoreError) as error:
         raise CommandError(f"cannot start: {error}") from error
+    # half a second of work, which nobody is to wait for who asks later
+    threading.Thread(target=app.openapi, name="openapi", daemon=True).start()
     gc.freeze()  # what is loaded stays: to look through it for garbage took a third of a second
     if settings.api_keys_file is not None:
         keyring: Keyring = app.state.keys

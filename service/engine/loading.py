@@ -31,6 +31,7 @@ from at2.tasks import (
     ThoughtSources,
 )
 from at2.tasks.generation import end_ids
+from at2.text.encoding import codec_of
 from service.failures import SHOWN, OtherModelError
 from service.records import Generation, Prompt
 from service.settings import Settings
@@ -213,6 +214,7 @@ def load(settings: Settings) -> Loaded:
     model, tokenizer = get_model_and_tokenizer(
         settings.model, dtype=dtype, device=settings.device, revision=settings.revision
     )
+    codec_of(tokenizer)  # now: making it holds up every thread for a sixth of a second
     if settings.max_context_tokens is not None:
         _set_context(model, settings.max_context_tokens)
     check_capture(model)
