@@ -222,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 ("ranks", {"loss": "rank"}),
                 ("correlation, weights ≥ 0", {"non_negative": True}),
             ):
-                weights = fit(sets, **options)  # type: ignore[arg-type]
+                weights = fit(sets, **options)
                 found = judge(check, lambda t, q, w=weights, kind=kind: kind_of(t, q, kind) @ w)  # type: ignore[misc]
                 print(f"| {kind} | {ablated} | {name} | {found} |", flush=True)
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import psutil
@@ -145,7 +146,7 @@ def main(arguments: Sequence[str] = ()) -> None:
     if only == "speed":
         return
     # stores that are soon full, so that memory which goes on growing is lost
-    limits = {"AT2_MAX_RECORDS": "50", "AT2_SCORE_CACHE_MB": "2"}
+    limits: dict[str, Any] = {"AT2_MAX_RECORDS": "50", "AT2_SCORE_CACHE_MB": "2"}
     with running_server(AT2_MAX_REQUESTS=str(_SLOTS), **limits) as (process, address):
         mixed_load(process.pid, address)
 

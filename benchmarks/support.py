@@ -72,7 +72,8 @@ class Measured:
 
 def cases(squad: Path | None, passages: int, articles: int) -> list[Case]:
     """So many questions about passages and about held-out articles, as many of each article."""
-    found, numbers = [], {}
+    found: list[Case] = []
+    numbers: dict[tuple[Document, ...], int] = {}
     asked = from_passages()
     for one in asked[:: max(1, len(asked) // max(1, passages))][:passages]:
         number = numbers.setdefault(one.documents, len(numbers))
