@@ -58,7 +58,7 @@ def key_at(seed: int, position: int) -> int:
     return int.from_bytes(digest, "little")
 
 
-def waits(key: int, count: int) -> NDArray[np.float32]:
+def waiting_times(key: int, count: int) -> NDArray[np.float32]:
     """Numbers above zero of the standard exponential distribution, [count]."""
     generator = np.random.Generator(np.random.Philox(key=key))
     found = generator.standard_exponential(count, dtype=np.float32)
@@ -88,7 +88,7 @@ def choose(logits: Tensor, draws: Sequence[Draw]) -> Tensor:
     for place, draw in enumerate(draws):
         if draw.top_p < 1:
             _leave_the_likeliest(log_weights[place], draw.top_p)
-    logs = [np.log(waits(draw.key, rows.shape[1])) for draw in draws]
+    logs = [np.log(waiting_times(draw.key, rows.shape[1])) for draw in draws]
     return (log_weights - torch.from_numpy(np.stack(logs)).to(rows.device)).argmax(-1)
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.sampling import Draw, choose, key_at, waits
+from service.engine.sampling import Draw, choose, key_at, waiting_times
 
 _LOGITS = st.lists(st.floats(-8, 8, width=32), min_size=1, max_size=12)
 _KEYS = st.integers(0, 2**64 - 1)
@@ -24,7 +24,7 @@ def _slow(logits: list[float], temperature: float, top_p: float, key: int) -> se
             break
         kept.append(token)
         mass += weights[token]
-    times = waits(key, len(logits)).tolist()
+    times = waiting_times(key, len(logits)).tolist()
     arrivals = {token: times[token] / max(weights[token], 1e-300) for token in kept}
     first = min(arrivals.values())
     return {token for token, arrival in arrivals.items() if arrival <= first * (1 + 1e-4)}
@@ -82,9 +82,11 @@ def test_draws_follow_the_distribution(top_p: float) -> None:
 
 @given(_KEYS)
 def test_times_to_wait_are_above_zero_and_repeat(key: int) -> None:
-    times = waits(key, 100)
+    times = waiting_times(key, 100)
     assert times.min() > 0 and times.max() < 100
-    assert times.tolist() == waits(key, 100).tolist() == waits(key, 200)[:100].tolist()
+    assert (
+        times.tolist() == waiting_times(key, 100).tolist() == waiting_times(key, 200)[:100].tolist()
+    )
 
 
 @given(st.integers(0, 2**63 - 1), st.integers(0, 100_000))
