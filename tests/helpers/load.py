@@ -23,7 +23,7 @@ _BUILDINGS = ["library", "museum", "swimming pool", "town hall"]
 _HOURS = ["seven", "eight", "nine", "ten", "eleven"]
 _NEW_IN_EVERY_REPLY = ("id", "created", "expires")
 
-ENDLESS = {"temperature": 5.0, "seed": 1, "max_new_tokens": 1000}
+ENDLESS: dict[str, Any] = {"temperature": 5.0, "seed": 1, "max_new_tokens": 1000}
 """As good as endless: at this temperature, the end is hardly ever drawn."""
 
 Body = dict[str, Any]

@@ -6,6 +6,7 @@ import, little of which is needed here: stand-ins take their place. Knows nothin
 that process the name is the published package's.
 """
 
+import importlib
 import json
 import os
 import statistics
@@ -18,6 +19,11 @@ from pathlib import Path
 from typing import Any
 
 PEERS = Path(__file__).parents[2] / ".peers" / "at2"
+
+
+def _published(module: str = "at2") -> Any:
+    """A module of the published package; type checkers would take ours for it."""
+    return importlib.import_module(module)
 
 
 def published_scores(folder: Path) -> None:
@@ -141,9 +147,7 @@ def _load(folder: Path, job: dict[str, Any]) -> tuple[Any, Any]:
 
 def _task(job: dict[str, Any], model: Any, tokenizer: Any, source_type: str) -> Any:
     """The job's task; without a response in the job, one that has yet to generate it."""
-    from at2.tasks import SimpleContextAttributionTask
-
-    task = SimpleContextAttributionTask(
+    task = _published("at2.tasks").SimpleContextAttributionTask(
         context=job["context"],
         query=job["query"],
         model=model,
@@ -158,10 +162,8 @@ def _task(job: dict[str, Any], model: Any, tokenizer: Any, source_type: str) -> 
 def _scores(folder: Path, job: dict[str, Any]) -> None:
     import numpy as np
 
-    from at2 import AT2Attributor
-
     task = _task(job, *_load(folder, job), "token")
-    attributor = AT2Attributor.from_path(task, folder / "score_estimator.pt")
+    attributor = _published().AT2Attributor.from_path(task, folder / "score_estimator.pt")
     np.save(folder / "scores.npy", attributor.scores.numpy())
     (folder / "ids.json").write_text(
         json.dumps(
@@ -177,16 +179,15 @@ def _scores(folder: Path, job: dict[str, Any]) -> None:
 def _attribution(folder: Path, job: dict[str, Any]) -> None:
     import torch
 
-    from at2 import AT2Attributor, AT2ScoreEstimator
-
+    at2 = _published()
     model, tokenizer = _load(folder, job)
-    estimator = AT2ScoreEstimator.load(folder / "score_estimator.pt")
+    estimator = at2.AT2ScoreEstimator.load(folder / "score_estimator.pt")
     with torch.no_grad():  # weights are read from the file when they are first used
         model(torch.arange(16)[None])
 
     def attribute() -> None:
         task = _task(job, model, tokenizer, "sentence")
-        AT2Attributor(task, estimator).get_attribution_scores()
+        at2.AT2Attributor(task, estimator).get_attribution_scores()
 
     (folder / "result.json").write_text(json.dumps(median_measured(attribute, job["repeats"])))
 
@@ -194,9 +195,6 @@ def _attribution(folder: Path, job: dict[str, Any]) -> None:
 def _training(folder: Path, job: dict[str, Any]) -> None:
     import numpy as np
     import torch
-
-    from at2 import AT2Trainer
-    from at2.tasks import SimpleContextAttributionTask
 
     model, tokenizer = _load(folder, job)
     run = folder / "run"
@@ -206,12 +204,12 @@ def _training(folder: Path, job: dict[str, Any]) -> None:
         json.dumps({index: example["generation"] for index, example in enumerate(examples)})
     )
 
-    def task_from_example(example: dict[str, str], *rest: Any) -> SimpleContextAttributionTask:
-        return SimpleContextAttributionTask(
+    def task_from_example(example: dict[str, str], *rest: Any) -> Any:
+        return _published("at2.tasks").SimpleContextAttributionTask(
             example["context"], example["query"], *rest, source_type="token"
         )
 
-    trainer = AT2Trainer(
+    trainer = _published().AT2Trainer(
         save_path=run,
         dataset=examples,
         model=model,
