@@ -180,6 +180,7 @@ def lds_table(
     count: int,
     num_masks: int,
     keep: Path | None,
+    cases: Sequence[tuple[str, int]],
 ) -> list[str]:
     """LDS of some methods by the length of the context and by what the sources are."""
     methods = [method_named(name) for name in LDS_METHODS]
@@ -188,7 +189,7 @@ def lds_table(
     lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     print(*lines, sep="\n", flush=True)
     settings = EvaluationSettings(num_masks=num_masks, top_k=(), ablations=("mask",))
-    for source_type, paragraphs in CASES:
+    for source_type, paragraphs in cases:
         title = f"{source_type}s, paragraphs: {paragraphs or 'passages'}"
         if paragraphs:
             asked = from_squad(squad, HELD_OUT_ARTICLES, (paragraphs,), count, seed=1)
@@ -199,6 +200,12 @@ def lds_table(
         lines.append(lds_row(title, summarise(found, settings=settings)))
         print(lines[-1], flush=True)
     return lines
+
+
+def case(text: str) -> tuple[str, int]:
+    """A row of the second table from the command line."""
+    source_type, paragraphs = text.split(":")
+    return source_type, int(paragraphs)
 
 
 def drawn(asked: Sequence[Asked], count: int) -> list[Asked]:
@@ -216,6 +223,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--passages", type=int, default=24, help="questions about passages")
     parser.add_argument("--articles", type=int, default=24, help="questions about articles")
     parser.add_argument("--lengths", type=int, default=12, help="responses a row of table 2")
+    parser.add_argument(
+        "--cases",
+        type=case,
+        nargs="+",
+        default=CASES,
+        metavar="SOURCES:PARAGRAPHS",
+        help="rows of table 2, such as word:1; 0 paragraphs are the passages",
+    )
     parser.add_argument("--masks", type=int, default=128, help="ablations per response")
     parser.add_argument("--dtype", default="float32", help="of the weights")
     parser.add_argument("--methods", default=",".join(METHODS))
@@ -242,7 +257,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(markdown(found), flush=True)
     if given.squad is not None and given.lengths:
         rows = lds_table(
-            model, tokenizer, estimator, given.squad, given.lengths, given.masks, given.keep
+            model,
+            tokenizer,
+            estimator,
+            given.squad,
+            given.lengths,
+            given.masks,
+            given.keep,
+            given.cases,
         )
         (given.out / "sources.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
     versions = {
