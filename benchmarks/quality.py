@@ -3,8 +3,9 @@
 `python -m benchmarks.quality --squad FILE --out docs/quality`: LDS, top-k drops, precision and
 recall of the sentence that holds the answer, and the passes that each method takes, on questions
 about the passages of the tests and about articles of XQuAD from the 33rd on; then LDS by the length
-of the context and for words and tokens. FlashTrace is compared where `--flashtrace FOLDER` names a
-folder with the package, installed by `pip install --no-deps --target FOLDER flashtrace`.
+of the context and for words and tokens, of all statements and of those that are supported by the
+context, as `at2.evaluation.verdicts` judges. FlashTrace is compared where `--flashtrace FOLDER`
+names a folder with the package, installed by `pip install --no-deps --target FOLDER flashtrace`.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from tqdm.auto import tqdm
 
 from at2.estimator.linear import LinearScoreEstimator, load_estimator
 from at2.evaluation import (
+    Estimate,
     Evaluation,
     EvaluationExample,
     EvaluationSettings,
@@ -32,6 +34,7 @@ from at2.evaluation import (
     save,
     summarise,
 )
+from at2.evaluation.verdicts import load_calibration
 from at2.methods import AttributionMethod, Attributor, method_named
 from at2.methods.registry import Passes
 from at2.model import default
@@ -55,7 +58,13 @@ METHODS = (
     "position",
     "random",
 )
-LDS_METHODS = ("at2", "average_attention", "contrastive_attention", "context_cite_32")
+LDS_METHODS = (
+    "at2",
+    "average_attention",
+    "contrastive_attention",
+    "context_cite_8",
+    "context_cite_32",
+)
 CASES = (
     ("sentence", 0),
     ("sentence", 1),
@@ -161,15 +170,24 @@ def results(
 
 def lds_row(title: str, found: Evaluation) -> str:
     """LDS of each method, and the lead of the first over the others."""
+    if not found.metrics:
+        return f"| {title} | 0 |" + " |" * (2 * len(found.methods) - 1)
     cells = [found.values[name]["lds/mask"] for name in found.methods]
     leads = [found.differences[name]["lds/mask"] for name in found.methods[1:]]
     return (
         f"| {title} | {cells[0].sentences} | "
-        + " | ".join(f"{cell.mean:.3f} [{cell.low:.2f}, {cell.high:.2f}]" for cell in cells)
+        + " | ".join(interval(cell, "") for cell in cells)
         + " | "
-        + " | ".join(f"{lead.mean:+.3f} [{lead.low:+.2f}, {lead.high:+.2f}]" for lead in leads)
+        + " | ".join(interval(lead, "+") for lead in leads)
         + " |"
     )
+
+
+def interval(found: Estimate, sign: str) -> str:
+    """A mean with its interval, if there is one."""
+    if found.low is None or found.high is None:
+        return f"{found.mean:{sign}.3f}"
+    return f"{found.mean:{sign}.3f} [{found.low:{sign}.2f}, {found.high:{sign}.2f}]"
 
 
 def lds_table(
@@ -181,8 +199,10 @@ def lds_table(
     num_masks: int,
     keep: Path | None,
     cases: Sequence[tuple[str, int]],
+    supported: float | None,
 ) -> list[str]:
-    """LDS of some methods by the length of the context and by what the sources are."""
+    """LDS of some methods by the length of the context and by what the sources are: of all
+    statements, and of those that the context supports by so many nats a token."""
     methods = [method_named(name) for name in LDS_METHODS]
     leads = [f"{methods[0].name} less {method.name}" for method in methods[1:]]
     names = ["sources", "statements", *(method.name for method in methods), *leads]
@@ -197,8 +217,13 @@ def lds_table(
             asked = drawn(from_passages(), count)
         given = (EvaluationExample(one.task(model, tokenizer, source_type)) for one in asked)
         found = results(title, given, methods, estimator, settings, keep)
-        lines.append(lds_row(title, summarise(found, settings=settings)))
-        print(lines[-1], flush=True)
+        rows = [lds_row(title, summarise(found))]
+        if supported is not None:
+            rows.append(
+                lds_row("of these, supported", summarise(found, min_context_support=supported))
+            )
+        print(*rows, sep="\n", flush=True)
+        lines += rows
     return lines
 
 
@@ -239,6 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     model, tokenizer = get_model_and_tokenizer(default.NAME, device="cpu", dtype=given.dtype)
     estimator = load_estimator(given.estimator)
+    calibration = load_calibration(given.estimator)
     methods = [method_named(name) for name in given.methods.split(",")]
     if given.flashtrace is not None:
         methods.insert(2, flashtrace_method(given.flashtrace))
@@ -265,6 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             given.masks,
             given.keep,
             given.cases,
+            None if calibration is None else calibration.supported,
         )
         (given.out / "sources.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
     versions = {

@@ -113,6 +113,7 @@ def ask(
     temperature: float | None = None,
     top_p: float | None = None,
     seed: int | None = None,
+    stop: Annotated[list[str] | None, Parameter(allow_leading_hyphen=True)] = None,
 ) -> None:
     """Have a question answered from files, with citations.
 
@@ -126,6 +127,7 @@ def ask(
         temperature: 0, the default, is greedy
         top_p: share of probability to sample from
         seed: makes sampling repeatable
+        stop: ends the answer before this text; several if given again
     """
     documents = _documents(asking.context)
     with asking.client() as client:
@@ -137,6 +139,7 @@ def ask(
             temperature=temperature,
             top_p=top_p,
             seed=seed,
+            stop=stop,
         )
         how = {"split_by": "sentence", "top_k": top_k, **asking.how}
         attribution: AttributeReply | None = None

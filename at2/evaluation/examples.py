@@ -6,6 +6,10 @@ With keep-vector v and f(v) the log-probability of the sentence with the sources
 - `drop@k/<ablation>`: (f(all) - f(all but the top k)) / tokens, in nats.
 - `precision@k`, `recall@k`: the top k against the sources that are known to support the sentence.
 
+Beside these stands how much the context supports the sentence, (f(all) - f(none)) / tokens in nats
+(see `at2.evaluation.support`). A sentence that is as likely without the context has no source to be
+found, and its LDS asks for the order of effects near zero.
+
 A sentence for which f is constant has no LDS; one with fewer than k sources has no metric at k; one
 whose support is not known, or is empty, has no precision or recall. Whether a sentence counts never
 depends on the method, so methods are always compared on the same sentences.
@@ -21,6 +25,7 @@ from pydantic import TypeAdapter
 
 from at2.errors import InputError
 from at2.estimator.linear import LinearScoreEstimator
+from at2.evaluation.verify import all_and_none
 from at2.methods import AttributionMethod
 from at2.metrics import linear_datamodeling_score, precision_at, recall_at
 from at2.model.ablation import Method, ablated_logit_probs, sample_masks, sequence_log_probs
@@ -96,11 +101,14 @@ class SentenceResult:
         statement: its place among `task.statements`.
         num_tokens: its length.
         values: by method, then by metric, those that apply.
+        context_support: what its log-probability loses with all sources hidden, in nats a token,
+            by the first way of hiding; None where nothing was hidden.
     """
 
     statement: int
     num_tokens: int
     values: Mapping[str, Mapping[str, float]]
+    context_support: float | None = None
 
 
 @dataclass(frozen=True)
@@ -167,26 +175,30 @@ def evaluate_example(
     hidden = [
         best_sources(scores[name][i], k) for i in range(len(spans)) for name in names for k in ks
     ]
-    keep_all = np.ones((1 + len(hidden), task.num_sources), dtype=np.bool_)
-    for row, sources in enumerate(hidden, start=1):
-        keep_all[row, sources] = False
+    chosen = np.ones((len(hidden), task.num_sources), dtype=np.bool_)
+    for row, sources in enumerate(hidden):
+        chosen[row, sources] = False
+    supports: list[float | None] = [None] * len(spans)
     for ablation in settings.ablations:
         logit_probs = ablated_logit_probs(
             task.model,
             task.marked_tokens,
-            np.concatenate([masks, keep_all]),
+            np.concatenate([masks, all_and_none(task.num_sources), chosen]),
             method=ablation,
         )
-        row = len(masks)
+        row = len(masks) + 1
         for i, (start, end) in enumerate(spans):
             log_probs = sequence_log_probs(logit_probs[:, start:end])
+            full, none = log_probs[len(masks) : len(masks) + 2]
+            if supports[i] is None:
+                supports[i] = float(full - none) / (end - start)
             for name in names:
                 lds = linear_datamodeling_score(scores[name][i], masks, log_probs[: len(masks)])
                 if lds is not None:
                     values[i][name][f"lds/{ablation}"] = lds
                 for k in ks:
                     row += 1
-                    drop = (log_probs[len(masks)] - log_probs[row]) / (end - start)
+                    drop = (full - log_probs[row]) / (end - start)
                     values[i][name][f"drop@{k}/{ablation}"] = float(drop)
 
     # 3. What is known.
@@ -202,8 +214,10 @@ def evaluate_example(
         task.num_sources,
         {method.name: _passes(method, task.num_sources, len(spans)) for method in methods},
         tuple(
-            SentenceResult(i, end - start, of_sentence)
-            for i, ((start, end), of_sentence) in enumerate(zip(spans, values, strict=True))
+            SentenceResult(i, end - start, of_sentence, support)
+            for i, ((start, end), of_sentence, support) in enumerate(
+                zip(spans, values, supports, strict=True)
+            )
         ),
     )
 

@@ -17,6 +17,7 @@ def evaluate(
     estimator: LinearScoreEstimator | None = None,
     settings: EvaluationSettings | None = None,
     reference: str | None = None,
+    min_context_support: float | None = None,
     total: int | None = None,
 ) -> Evaluation:
     """Measure methods on examples, with a progress bar.
@@ -31,6 +32,7 @@ def evaluate(
         estimator: for the methods that need one.
         settings: what is measured.
         reference: the method that the others are compared with; by default the first.
+        min_context_support: leave out sentences that the context supports less, see `summarise`.
         total: the number of examples, for the progress bar.
 
     Raises:
@@ -44,4 +46,9 @@ def evaluate(
         evaluate_example(example, chosen, index=index, estimator=estimator, settings=settings)
         for index, example in enumerate(tqdm(examples, total=total, desc="Evaluating"))
     ]
-    return summarise(results, settings=settings, reference=reference)
+    return summarise(
+        results,
+        settings=settings,
+        reference=reference,
+        min_context_support=min_context_support,
+    )

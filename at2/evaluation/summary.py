@@ -6,7 +6,7 @@ all methods, which makes differences between two methods paired. Knows numbers o
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -98,6 +98,7 @@ def summarise(
     *,
     settings: EvaluationSettings | None = None,
     reference: str | None = None,
+    min_context_support: float | None = None,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Evaluation:
@@ -107,6 +108,8 @@ def summarise(
         results: of different examples, in any order, each with the same methods.
         settings: under which they were measured.
         reference: the method that the others are compared with; by default the first.
+        min_context_support: leave out sentences whose context supports them less, in nats a token,
+            and those of which it is not known.
         resamples: draws of the bootstrap.
         seed: of these draws.
 
@@ -131,6 +134,8 @@ def summarise(
         raise InputError(
             f"reference {reference!r} is not one of {', '.join(methods)}", param="reference"
         )
+    if min_context_support is not None:
+        ordered = [_supported(result, min_context_support) for result in ordered]
     draws = _draws(len(ordered), resamples, seed)
     metrics = _metrics(ordered)
     measured = [result for result in ordered if result.sentences]
@@ -149,6 +154,14 @@ def summarise(
         values=values,
         differences=differences,
     )
+
+
+def _supported(result: ExampleResult, least: float) -> ExampleResult:
+    """The result with those sentences only that the context supports."""
+    sentences = (
+        s for s in result.sentences if s.context_support is not None and s.context_support >= least
+    )
+    return replace(result, sentences=tuple(sentences))
 
 
 def _metrics(results: Sequence[ExampleResult]) -> list[str]:

@@ -1,6 +1,7 @@
 """Evaluation equals its definitions computed pass by pass; intervals equal plain loops."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -57,7 +58,13 @@ def test_metrics_equal_their_definitions_one_pass_at_a_time(model: Any, ablation
         span = task.target_range_to_token_range(start, end, relative=True)
         assert sentence.num_tokens == span[1] - span[0]
         measured = [span_log_prob(task, span, mask.tolist(), ablation) for mask in masks]
-        full = span_log_prob(task, span, [True] * task.num_sources, ablation)
+        full, none = (
+            span_log_prob(task, span, [kept] * task.num_sources, ablation) for kept in (True, False)
+        )
+        if ablation == SETTINGS.ablations[0]:
+            assert sentence.context_support == pytest.approx(
+                (full - none) / sentence.num_tokens, abs=1e-4
+            )
         for method in methods:
             scores = method.build(task).get_attribution_scores(start, end)
             values = sentence.values[method.name]
@@ -174,6 +181,26 @@ def _results(values: list[list[dict[str, float]]]) -> list[ExampleResult]:
         )
         for index, example in enumerate(values)
     ]
+
+
+def test_sentences_that_the_context_does_not_support_can_be_left_out() -> None:
+    results = _results([[{"ours": 0.1}, {"ours": 0.2}, {"ours": 0.4}], [{"ours": 0.7}]])
+    supports = [[0.3, 0.0, None], [-0.3]]
+    results = [
+        replace(
+            result,
+            sentences=tuple(
+                replace(sentence, context_support=support)
+                for sentence, support in zip(result.sentences, of_result, strict=True)
+            ),
+        )
+        for result, of_result in zip(results, supports, strict=True)
+    ]
+    for least, expected in ((None, 0.35), (-1.0, 1 / 3), (0.0, 0.15), (0.3, 0.1)):
+        evaluation = summarise(results, min_context_support=least)
+        assert evaluation.values["ours"]["lds/mask"].mean == pytest.approx(expected)
+    nothing = summarise(results, min_context_support=1.0)
+    assert nothing.num_sentences == 0 and not nothing.metrics
 
 
 def _random_values(num_examples: int, most: int, seed: int) -> list[list[dict[str, float]]]:

@@ -196,15 +196,18 @@ def scripted(
 def test_ask_sends_files_as_documents_byte_by_byte(
     scripted: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        cli.main(["ask", "--context", "a.txt", "--context", "b.txt", "Where?", "--seed", "0"]) == 0
-    )
+    flags = ["--seed", "0", "--stop", "\n", "--stop", "- "]
+    assert cli.main(["ask", "--context", "a.txt", "--context", "b.txt", "Where?", *flags]) == 0
     documents = [
         {"id": "a.txt", "text": "Ann works in Rome.\r\nÉté 😀."},
         {"id": "b.txt", "text": SECOND},
     ]
     assert scripted["asked"] == [
-        ("generate", {"query": "Where?", "documents": documents, "seed": 0}, None),
+        (
+            "generate",
+            {"query": "Where?", "documents": documents, "seed": 0, "stop": ["\n", "- "]},
+            None,
+        ),
         ("attribute", {"id": "gen-1", "split_by": "sentence", "top_k": 3}, None),
     ]
     assert "Ann lives in Oslo. [1]" in capsys.readouterr().out
