@@ -38,6 +38,15 @@ class TurnsScheduler(FIFOScheduler):  # type: ignore[misc]  # it has no types
         self._turns = Turns()
         self._turn_of: dict[str, Turn] = {}
 
+    def clear_cancelled_requests(self) -> Any:
+        """As the base class has it. Where the cache was full, nothing begins until a response ends;
+        one that is given up leaves as much room as one that is finished."""
+        before = len(self.active_requests)
+        cancelled = super().clear_cancelled_requests()
+        if len(self.active_requests) < before:
+            self.block_new_requests = False
+        return cancelled
+
     def _process_candidates(
         self, candidates: list[RequestState], token_budget: int, *rest: Any
     ) -> tuple[Any, ...]:

@@ -170,6 +170,37 @@ def test_a_closed_stream_gives_up_its_place(batcher: Batcher, prompts: list[list
     _run(main())
 
 
+def test_what_was_put_out_of_a_full_cache_goes_on_when_the_others_are_given_up() -> None:
+    batcher = Batcher(tiny_model("llama"), [], 128)
+    batcher.start()
+    prompt, new_tokens = random_ids(8).tolist(), 120
+
+    async def main() -> None:
+        streams = [batcher.submit(prompt, new_tokens, GREEDY, 0, streaming=True) for _ in range(2)]
+        written: list[list[int]] = [[], []]
+        too_many = asyncio.Event()  # for the cache to hold both: one was put out
+
+        async def read(number: int) -> None:
+            async for new in streams[number]:
+                written[number] += new
+                if len(written[number]) > batcher.capacity // 2:
+                    too_many.set()
+
+        reading = [asyncio.create_task(read(number)) for number in range(2)]
+        await too_many.wait()
+        ahead, behind = sorted(range(2), key=lambda number: -len(written[number]))
+        reading[ahead].cancel()
+        streams[ahead].close()
+        await reading[behind]
+        assert len(written[behind]) == new_tokens
+        assert written[behind][: len(written[ahead])] == written[ahead]
+
+    try:
+        _run(main())
+    finally:
+        batcher.close()
+
+
 def test_an_error_of_the_model_ends_the_engine_for_good(
     batcher: Batcher, prompts: list[list[int]]
 ) -> None:
