@@ -129,21 +129,28 @@ class _FastReader(gguf.GGUFReader):
 
 
 @contextmanager
-def parsed_once() -> Iterator[None]:
+def parsed_once() -> Iterator[list[gguf.GGUFReader]]:
     """Let transformers parse a GGUF file once for configuration, tokenizer and weights together.
 
     By itself it parses the file for each, and builds the table of the tensors' names anew for every
     module: on the default model's 98,000 strings and 272 tensors that is most of the loading time.
+
+    Yields:
+        The files parsed so far.
     """
-    faster = {
-        "GGUFReader": cache(_FastReader),
-        "get_tensor_name_map": cache(gguf.get_tensor_name_map),
-    }
+    parsed: list[gguf.GGUFReader] = []
+
+    @cache
+    def read(path: str) -> gguf.GGUFReader:
+        parsed.append(_FastReader(path))
+        return parsed[-1]
+
+    faster = {"GGUFReader": read, "get_tensor_name_map": cache(gguf.get_tensor_name_map)}
     originals = {name: getattr(gguf, name) for name in faster}
     for name, function in faster.items():
         setattr(gguf, name, function)
     try:
-        yield
+        yield parsed
     finally:
         for name, original in originals.items():
             setattr(gguf, name, original)

@@ -1,6 +1,7 @@
 """Loading a model with its tokenizer, ready for attribution."""
 
-from contextlib import nullcontext
+from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from transformers import (
 from at2.errors import InputError, ModelError, UnsupportedModelError
 from at2.model import default
 from at2.model.gguf import find_gguf, finish_loading, parsed_once
+from at2.model.gguf_positions import stretch_positions
 from at2.model.positions import set_context_length
 
 Quantization = Literal["4bit", "8bit"]
@@ -103,14 +105,20 @@ def get_model_and_tokenizer(
                 "a GGUF file is dequantised: give no quantization", param="quantization"
             )
         place, common["gguf_file"] = gguf.place, gguf.file
+    reading: AbstractContextManager[list[Any]] = nullcontext([]) if gguf is None else parsed_once()
     try:
-        with parsed_once() if gguf is not None else nullcontext():
+        with reading as parsed:
             config = AutoConfig.from_pretrained(place, **common)
+            for reader in parsed:
+                stretch_positions(config, reader)
             tokenizer = AutoTokenizer.from_pretrained(place, padding_side="left", **common)
             if is_multimodal is None:
                 is_multimodal = _is_multimodal(config)
             auto = AutoModelForImageTextToText if is_multimodal else AutoModelForCausalLM
-            model = auto.from_pretrained(place, config=config, **common, **kwargs)
+            model, report = auto.from_pretrained(
+                place, config=config, output_loading_info=True, **common, **kwargs
+            )
+        _check_complete(report["missing_keys"], in_parts=gguf is not None)
     except Exception as error:
         raise _cannot_load(model_name, error) from error
     if not tokenizer.is_fast:
@@ -152,6 +160,21 @@ def check_model_name(model_name: str) -> None:
 def _place(model_name: str) -> str:
     """Where a model is: the default one has a file."""
     return str(default.default_model_path()) if model_name == default.NAME else model_name
+
+
+def _check_complete(missing: Collection[str], *, in_parts: bool) -> None:
+    """Refuse a checkpoint without all weights: transformers makes up the others.
+
+    Args:
+        missing: names of those that are not there.
+        in_parts: whether a part may have been taken for the whole.
+
+    Raises:
+        ModelError: some are missing.
+    """
+    if missing:
+        merge = "; parts have to be merged (llama-gguf-split --merge)" if in_parts else ""
+        raise ModelError(f"it lacks {len(missing)} weights, such as {min(missing)}{merge}")
 
 
 def _cannot_load(model_name: str, error: Exception) -> ModelError:

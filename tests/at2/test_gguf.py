@@ -27,14 +27,28 @@ TEXTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def wide_pair() -> tuple[Any, Any]:
-    """A tiny model whose matrices have rows of whole blocks of 32."""
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def tiny_like(**settings: Any) -> tuple[Any, Any]:
+    """A tiny model with some settings of its own."""
     model, tokenizer = tiny_pair()
-    config = type(model.config)(**model.config.to_dict() | {"intermediate_size": 64})
+    config = type(model.config)(**model.config.to_dict() | settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
         return type(model)(config).eval(), tokenizer
+
+
+@pytest.fixture(scope="module")
+def wide_pair() -> tuple[Any, Any]:
+    """A tiny model whose matrices have rows of whole blocks of 32."""
+    return tiny_like(intermediate_size=64)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +162,46 @@ def test_tokenizer_template_and_ends_are_those_written(
         AverageAttentionAttributor(other).get_attribution_scores(),
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        LLAMA3,
+        {"rope_type": "linear", "factor": 4.0},
+        {
+            "rope_type": "yarn",
+            "factor": 4.0,
+            "original_max_position_embeddings": 512,
+            "beta_fast": 24.0,
+        },
+    ],
+    ids=lambda rope: rope["rope_type"],
+)
+def test_positions_are_stretched_as_the_file_says(rope: dict[str, Any], tmp_path: Path) -> None:
+    pair = tiny_like(head_dim=32, rope_parameters={"rope_theta": 500_000.0, **rope})
+    write_gguf(tmp_path / "tiny.gguf", *pair)
+    loaded, _ = get_model_and_tokenizer(str(tmp_path / "tiny.gguf"), device="cpu")
+    ids = torch.arange(5, 1_500)[None]
+    with torch.no_grad():
+        expected, found = (model(ids, logits_to_keep=20).logits for model in (pair[0], loaded))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    frequencies = [m.model.rotary_emb.inv_freq.numpy() for m in (loaded, pair[0])]
+    np.testing.assert_allclose(*frequencies, rtol=1e-4)
+
+
+def test_positions_that_are_stretched_in_an_unknown_way_are_refused(tmp_path: Path) -> None:
+    odd = {"rope_theta": 500_000.0, **LLAMA3, "original_max_position_embeddings": 1_000}
+    write_gguf(tmp_path / "odd.gguf", *tiny_like(head_dim=32, rope_parameters=odd))
+    _refused(tmp_path / "odd.gguf", "rotary frequencies")
+
+
+def test_a_file_that_lacks_weights_is_refused_in_one_line(
+    wide_pair: tuple[Any, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "tiny-00001-of-00002.gguf"
+    write_gguf(path, *wide_pair, without="blk.2.")
+    _refused(path, r"lacks 9 weights, such as model\.layers\.2\..*merged")
 
 
 def test_the_end_of_a_turn_ends_a_response_though_the_file_names_another(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -88,6 +89,15 @@ def task_of(model: Any, tokenizer: Any) -> SimpleContextAttributionTask:
     )
     task.set_generation("Ada did.")
     return task
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
+    file = save_text_model(tmp_path) / "model.safetensors"
+    name = "model.layers.1.mlp.up_proj.weight"
+    rest = {key: value for key, value in load_file(file).items() if key != name}
+    save_file(rest, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=f"it lacks 1 weights, such as {name}"):
+        get_model_and_tokenizer(str(tmp_path))
 
 
 @pytest.mark.parametrize("family", ["gemma3", "llava"])

@@ -43,6 +43,7 @@ def write_gguf(
     *,
     architecture: str = "llama",
     end: str | None = None,
+    without: str = "",
 ) -> None:
     """Write a model and its byte-level tokenizer.
 
@@ -50,6 +51,7 @@ def write_gguf(
         kind: of the matrices; vectors stay in float32.
         architecture: what the file says that it holds.
         end: the token that the file names as the end; by default the tokenizer's own.
+        without: the beginning of the names of tensors that are left out; by default none is.
     """
     config = model.config
     writer = gguf.GGUFWriter(path, architecture)
@@ -67,7 +69,10 @@ def write_gguf(
     writer.add_value_length(config.head_dim)
     writer.add_vocab_size(config.vocab_size)
     _add_tokenizer(writer, tokenizer, end or tokenizer.eos_token)
+    _add_stretch(writer, model)
     for name, parameter in model.state_dict().items():
+        if without and gguf_name(name).startswith(without):
+            continue
         values = parameter.to(torch.float32).numpy()
         if name.endswith("q_proj.weight"):
             values = _paired(values, config.num_attention_heads)
@@ -79,6 +84,23 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _add_stretch(writer: gguf.GGUFWriter, model: Any) -> None:
+    """Say how positions are stretched: by keys, or for Llama 3 by what divides each frequency."""
+    rope = model.config.rope_parameters
+    kind = rope["rope_type"]
+    if kind == "llama3":
+        count = model.config.head_dim // 2
+        plain = rope["rope_theta"] ** -(np.arange(count) / count)
+        factors = plain / model.model.rotary_emb.inv_freq.numpy()
+        writer.add_tensor("rope_freqs.weight", factors.astype(np.float32))
+    elif kind != "default":
+        writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
+        writer.add_rope_scaling_factor(rope["factor"])
+    if kind == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        writer.add_rope_scaling_yarn_beta_fast(rope["beta_fast"])
 
 
 def rounded(values: NDArray[np.float32]) -> NDArray[np.float32]:
