@@ -74,7 +74,8 @@ def calibrate(
 ) -> Calibration:
     """Train an estimator for a model on a few prompts.
 
-    What is finished is on disk, so a call that was stopped goes on where it was.
+    What is finished is on disk, so a call that was stopped goes on where it was, and one with more
+    prompts from what is there; its estimator takes the place of the one before.
 
     Args:
         model, tokenizer: the model to train for.
@@ -116,7 +117,7 @@ def calibrate(
     average = measure(start.to(checked.linear.weight.device), table, held_out, model.device)
     metrics = {"held_out": measured.to_dict(), "average_attention": average.to_dict()}
     estimator = trainer.train(
-        start, print_every=1_000, save_name=_NAME, extras={"calibration": metrics}
+        start, print_every=1_000, save_name=_NAME, replace=True, extras={"calibration": metrics}
     )
     folder = Path(save_path) / "estimators" / _NAME
     return Calibration(estimator, folder, measured, average)

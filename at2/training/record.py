@@ -44,6 +44,12 @@ def is_begun(folder: Place) -> bool:
     return any(exists(folder / name) for name in (RECORD_FILE, CHECKPOINT_FILE))
 
 
+def forget(folder: Place) -> None:
+    """Make room for another fit. The estimator's files stay until that one is finished."""
+    for name in (RECORD_FILE, CHECKPOINT_FILE):
+        remove(folder / name)
+
+
 def read(folder: Place, settings: str | None = None) -> dict[str, Any]:
     """The record of a finished estimator, checked together with the estimator's files.
 
@@ -73,9 +79,11 @@ def read(folder: Place, settings: str | None = None) -> dict[str, Any]:
 
 
 def steps_taken(folder: Place) -> int:
-    """How far an unfinished fit had come at its last checkpoint."""
+    """How far an unfinished fit had come at its last checkpoint: nowhere if that is damaged."""
     path = folder / CHECKPOINT_FILE
-    if not exists(path):
+    try:
+        check_seal(path, None)
+    except DamagedFileError:
         return 0
     with local_copy(path) as copy, safe_open(copy, framework="pt") as file:
         return int(file.get_slice("losses").get_shape()[0])

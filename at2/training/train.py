@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from at2.errors import TrainingError, check_count
+from at2.errors import InputError, TrainingError, check_count
 from at2.estimator.features import AttentionFeatureExtractor
 from at2.estimator.identity import ModelIdentity
 from at2.estimator.linear import LinearScoreEstimator
@@ -20,7 +20,7 @@ from at2.fingerprints import fingerprint
 from at2.training import record
 from at2.training.compute import ComputeSettings
 from at2.training.fit import Checkpoint, FitSettings, Loss, Report, fit
-from at2.training.manifest import claim
+from at2.training.manifest import claim, differences
 from at2.training.run import Run
 from at2.training.settings import environment, estimator_fingerprint
 
@@ -46,6 +46,7 @@ def train(
     device: torch.device,
     print_every: int,
     save_name: str | None,
+    replace: bool,
     memory_limit: int | None,
     checkpoint_every: int,
     extras: Mapping[str, Any],
@@ -60,6 +61,11 @@ def train(
         estimators: the folder of all estimators.
         start: the estimator to start from; None for weights of 1/n.
         train_indices: None for all.
+        replace: take a name that was used with other settings.
+
+    Raises:
+        InputError: an argument is out of range, or `start` is for other features.
+        TrainingError: see `AT2Trainer.train`.
     """
     check_count(print_every, "print_every")
     if save_name is not None:
@@ -73,6 +79,9 @@ def train(
 
     # 1. The features, and who is trained on: examples with targets.
     features, made_with = run.computed(extractor, targets)
+    extractor = extractor or AttentionFeatureExtractor.deserialize(made_with["features"])
+    if start is not None:
+        _check_features(start.feature_extractor, extractor)
     table = run.table(extractor, targets)
     left_out = set(held_out_examples)
     held_out = [index for index in held_out_examples if table.counts[index] > 0]
@@ -82,7 +91,6 @@ def train(
         raise TrainingError("no example has a target to train on")
 
     # 2. Where it starts, and everything that the weights depend on.
-    extractor = extractor or AttentionFeatureExtractor.deserialize(made_with["features"])
     estimator = deepcopy(start) or LinearScoreEstimator(extractor)
     estimator = estimator.to(device, torch.float32)
     for name in _OF_ANOTHER_TRAINING:
@@ -103,7 +111,7 @@ def train(
     if save_name is not None:
         digest, folder = fingerprint(described), estimators / save_name
         checkpoint = Checkpoint(folder / record.CHECKPOINT_FILE, digest, checkpoint_every)
-        _claim(folder, described, device)
+        _claim(folder, described, device, replace=replace)
         finished = _finished(checkpoint)
         if finished is not None:
             print(f"Found estimator in {checkpoint.path.parent}")
@@ -142,17 +150,36 @@ def train(
     return estimator
 
 
-def _claim(folder: Place, described: Mapping[str, Any], device: torch.device) -> None:
+def _check_features(
+    started: AttentionFeatureExtractor, computed: AttentionFeatureExtractor
+) -> None:
+    """Raises: InputError: an estimator to start from is for other features than those on disk."""
+    names = ("num_layers", "num_heads", "exponents", "contrast")
+    theirs, ours = ({name: getattr(one, name) for name in names} for one in (started, computed))
+    different = differences(ours, theirs)
+    if different:
+        raise InputError(
+            f"score_estimator is for other features: {different} when they were computed",
+            param="score_estimator",
+        )
+
+
+def _claim(
+    folder: Place, described: Mapping[str, Any], device: torch.device, *, replace: bool
+) -> None:
     """Take the folder of an estimator for a fit.
 
     Raises:
-        TrainingError: its name was used with other settings.
+        TrainingError: its name was used with other settings, and is not to be replaced.
     """
     name, anew = f"estimator {folder.name!r}", not record.is_begun(folder)
     try:
         claim(folder, described, environment(device), name, anew=anew)
     except TrainingError as error:
-        raise TrainingError(f"{error}; train it under another save_name") from error
+        if not replace:
+            raise TrainingError(f"{error}; train it under another save_name") from error
+        record.forget(folder)
+        claim(folder, described, environment(device), name, anew=True)
     remove_leftovers(folder)
 
 

@@ -239,6 +239,7 @@ class AT2Trainer:
         save_name: str | None = None,
         *,
         held_out_indices: Iterable[int] = (),
+        replace: bool = False,
         memory_limit: int | None = None,
         checkpoint_every: int = CHECKPOINT_EVERY,
         extras: dict[str, Any] | None = None,
@@ -264,6 +265,7 @@ class AT2Trainer:
                 checkpoints there. Once there is one, a name is for one set of settings; what is
                 finished is read and returned.
             held_out_indices: examples to report on, which are not trained on.
+            replace: where the name was used with other settings, train again in its place.
             memory_limit: bytes that features may take in memory; by default half of what is free.
                 Where they need more, each step reads its own from disk.
             checkpoint_every: steps between two checkpoints.
@@ -271,7 +273,8 @@ class AT2Trainer:
             report: gets the number of steps taken and named figures after each.
 
         Raises:
-            InputError: an index or a setting is out of range, or `save_name` is not a name.
+            InputError: an index or a setting is out of range, `save_name` is not a name, or
+                `score_estimator` is for other features.
             TrainingError: features are missing or damaged, no example has a target, a loss is not
                 finite, the name was used with other settings, or the folder cannot be written to.
         """
@@ -290,6 +293,7 @@ class AT2Trainer:
             device=self._device(device),
             print_every=print_every,
             save_name=save_name,
+            replace=replace,
             memory_limit=memory_limit,
             checkpoint_every=checkpoint_every,
             extras=extras or {},

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from at2.errors import InputError, TrainingError
+from at2.errors import InputError
 from at2.estimator.linear import load_estimator
 from at2.training.calibrate import calibrate
 from at2.training.heldout import HeldOut
@@ -45,7 +45,7 @@ def test_the_estimator_is_saved_for_the_model_with_what_was_measured(tmp_path: P
     assert saved.extras["training"]["examples"] == 8  # what is saved has seen every prompt
 
 
-def test_a_second_run_changes_nothing_and_other_prompts_are_refused(tmp_path: Path) -> None:
+def test_a_second_run_changes_nothing(tmp_path: Path) -> None:
     first = run(tmp_path)
     before = folder_contents(tmp_path)
 
@@ -53,8 +53,18 @@ def test_a_second_run_changes_nothing_and_other_prompts_are_refused(tmp_path: Pa
 
     assert folder_contents(tmp_path) == before
     assert again.held_out == first.held_out
-    with pytest.raises(TrainingError, match="other"):
-        run(tmp_path, EXAMPLES[1:9])
+
+
+def test_more_prompts_go_on_from_what_is_there(tmp_path: Path) -> None:
+    run(tmp_path / "grown")
+    before = folder_contents(tmp_path / "grown/features_and_outputs")
+
+    grown = run(tmp_path / "grown", EXAMPLES[:9])
+
+    assert grown.estimator.extras["training"]["examples"] == 9
+    assert before.items() <= folder_contents(tmp_path / "grown/features_and_outputs").items()
+    fresh = run(tmp_path / "fresh", EXAMPLES[:9])
+    assert folder_contents(grown.folder) == folder_contents(fresh.folder)
 
 
 def test_too_few_prompts_are_refused_before_anything_is_written(tmp_path: Path) -> None:

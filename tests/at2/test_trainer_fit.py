@@ -14,7 +14,7 @@ from at2 import AT2Trainer, AttentionFeatureExtractor, LinearScoreEstimator
 from at2.errors import InputError, TrainingError
 from at2.estimator.identity import ModelIdentity
 from at2.fingerprints import dataset_fingerprint
-from at2.training.fit import pearson_loss, rank_loss
+from at2.training.fit import Loss, pearson_loss, rank_loss
 from at2.training.record import RECORD_FILE
 from tests.helpers.tokenizers import tiny_tokenizer
 from tests.helpers.training import (
@@ -215,6 +215,25 @@ def test_targets_may_be_drawn_from_all_examples_alike(trained: AT2Trainer) -> No
     assert not torch.equal(by_example.linear.weight, by_instance.linear.weight)
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"contrast": True}, "contrast is True, but was False"),
+        ({"exponents": (1, 0.5)}, "exponents is "),
+        ({"num_heads": 3}, "num_heads is 3, but was "),
+    ],
+)
+def test_an_estimator_for_other_features_is_no_start(
+    change: dict[str, Any], named: str, trained: AT2Trainer
+) -> None:
+    features = trained.feature_extractor
+    shape = {"num_layers": features.num_layers, "num_heads": features.num_heads}
+    start = LinearScoreEstimator(AttentionFeatureExtractor(**shape | change))
+    with pytest.raises(InputError, match=named) as caught:
+        trained.train(start, num_iterations=1)
+    assert caught.value.param == "score_estimator"
+
+
 def test_training_starts_from_the_given_estimator(trained: AT2Trainer) -> None:
     start = LinearScoreEstimator(trained.feature_extractor, normalize=False, non_negative=True)
     with torch.no_grad():
@@ -342,9 +361,20 @@ def test_the_rank_loss_is_the_negative_correlation_with_ranks() -> None:
     assert rank_loss(predictions, outputs.exp()) == rank_loss(predictions, outputs)
 
 
+def test_equal_outputs_share_their_rank() -> None:
+    generator = torch.Generator().manual_seed(0)
+    predictions = torch.randn(1, 9, generator=generator, dtype=torch.float64)
+    outputs = torch.tensor([[3.0, 1, 1, 2, 3, 1, 2, 3, 3]])
+    expected = pearsonr(predictions[0], rankdata(outputs[0])).statistic
+    assert rank_loss(predictions, outputs).item() == pytest.approx(-expected, abs=1e-6)
+
+
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e30])
 @pytest.mark.parametrize("constant", ["predictions", "outputs", "both"])
-def test_an_instance_without_a_correlation_counts_nothing(constant: str, value: float) -> None:
+@pytest.mark.parametrize("loss_of", [pearson_loss, rank_loss])
+def test_an_instance_without_a_correlation_counts_nothing(
+    constant: str, value: float, loss_of: Loss
+) -> None:
     """Of 7 masks, whose mean is rounded."""
     generator = torch.Generator().manual_seed(0)
     predictions, outputs = torch.randn(2, 3, 7, generator=generator)
@@ -353,9 +383,9 @@ def test_an_instance_without_a_correlation_counts_nothing(constant: str, value: 
     if constant != "predictions":
         outputs[1] = value
     predictions.requires_grad_()
-    loss = pearson_loss(predictions, outputs)
-    loss.backward()
+    loss = loss_of(predictions, outputs)
+    loss.backward()  # type: ignore[no-untyped-call]
     assert predictions.grad is not None and torch.isfinite(predictions.grad).all()
     assert not predictions.grad[1].any() and predictions.grad[0].any()
-    others = pearson_loss(predictions[[0, 2]], outputs[[0, 2]])
+    others = loss_of(predictions[[0, 2]], outputs[[0, 2]])
     assert loss.item() == pytest.approx(others.item() * 2 / 3, rel=1e-6)
