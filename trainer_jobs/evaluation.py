@@ -58,13 +58,19 @@ def examples_to_evaluate(job: Job) -> list[int]:
         InputError: there is no estimator, nothing is held out, or all of it was passed over.
     """
     _ = job.estimator  # the first thing to be missed
-    skipped = job.trainer.skipped()
-    held_out = [i for i in job.examples.held_out if i not in skipped]
-    if not held_out:
+    chosen = held_out_examples(job)
+    if not chosen:
         raise InputError(
             f"held_out={job.settings.held_out}: no example to evaluate with", param="held_out"
         )
-    return held_out[: job.settings.evaluate_examples]
+    return chosen
+
+
+def held_out_examples(job: Job) -> list[int]:
+    """The examples to evaluate with, if any: those held out that were not passed over."""
+    skipped = job.trainer.skipped()
+    usable = [index for index in job.examples.held_out if index not in skipped]
+    return usable[: job.settings.evaluate_examples]
 
 
 def evaluate_one(job: Job, index: int, progress: Progress) -> None:

@@ -308,6 +308,8 @@ class JobSettings(ProgramSettings):
                 )
         if "context" not in allowed and self.join_contexts > 1:
             raise ValueError(f"join_contexts={self.join_contexts}: a {self.task} task has none")
+        if "context" not in allowed and self.contrast:
+            raise ValueError(f"contrast: no query stands behind the sources of a {self.task} task")
         return self
 
     @property

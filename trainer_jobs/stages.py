@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -233,7 +234,7 @@ def status_lines(job: Job) -> list[str]:
         "generate": (range(plan.num_shards), job.trainer.run.has_responses),
         "compute": (range(plan.num_shards), job.trainer.run.has_features),
         "evaluate": (
-            job.examples.held_out[: job.settings.evaluate_examples],
+            _to_evaluate(job),
             lambda index: exists(evaluated / f"{index:05d}.json"),
         ),
     }
@@ -247,6 +248,13 @@ def status_lines(job: Job) -> list[str]:
         status = StageStatus(stage, done_items, missing, examples, accounts(job, stage))
         lines += status.lines(now)
     return lines
+
+
+def _to_evaluate(job: Job) -> Sequence[int]:
+    try:
+        return evaluation.held_out_examples(job)
+    except At2Error:  # responses that the stages will refuse: which were passed over is not known
+        return job.examples.held_out[: job.settings.evaluate_examples]
 
 
 def _training_status(job: Job) -> str:

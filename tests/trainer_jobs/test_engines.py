@@ -149,46 +149,6 @@ def test_an_evaluation_is_shared_and_finished_by_whoever_is_last(
     assert (tmp_path / "out" / name).read_bytes() == (finished / name).read_bytes()
 
 
-def test_the_status_tells_what_is_done_and_by_whom(
-    tmp_path: Path, run: Callable[..., tuple[int, str, str]]
-) -> None:
-    status, output, _ = run("status")
-    assert status == 0
-    assert output.splitlines() == [
-        "generate: 0 of 7 examples, 0 of 4 items; missing: 0, 1, 2, 3",
-        "compute: 0 of 7 examples, 0 of 4 items; missing: 0, 1, 2, 3",
-        "train: estimator 'default', 0 of 6 steps",
-        "evaluate: 0 of 2 examples, 0 of 2 items; missing: 5, 6",
-    ]
-    assert run("generate", "--num-jobs", "2", "--job-index", "1")[0] == 0
-    lines = run("status")[1].splitlines()
-    assert lines[0] == "generate: 3 of 7 examples, 2 of 4 items; missing: 0, 2"
-    assert re.fullmatch(
-        rf"  worker 1 of 2, {os.uname().nodename}: done, 2 items, last heard of 0:\d\d ago",
-        lines[1],
-    )
-    # A worker that is at work: two examples in ten seconds, four left.
-    path = tmp_path / "out/status/generate-0-of-2.json"
-    said = json.loads((tmp_path / "out/status/generate-1-of-2.json").read_text())
-    now = time.time()
-    busy = {"worker": "worker 0 of 2", "state": "running", "begun": now - 10, "heard": now}
-    path.write_text(json.dumps(said | busy | {"examples": 2, "items": [0]}))
-    lines = run("status")[1].splitlines()
-    assert "worker 0 of 2" in lines[1] and ": running, 1 items" in lines[1]
-    assert re.fullmatch(r"  time left: 0:[2-5]\d", lines[3])
-    path.write_text(json.dumps(said | busy | {"heard": now - 9_000, "begun": now - 9_010}))
-    lines = run("status")[1].splitlines()
-    assert re.search(r": perhaps dead, 2 items, last heard of 2:30:\d\d ago$", lines[1])
-    assert run("generate")[0] == run("compute")[0] == run("train")[0] == run("evaluate")[0] == 0
-    lines = [line for line in run("status")[1].splitlines() if not line.startswith(" ")]
-    assert lines == [
-        "generate: 7 of 7 examples, 4 of 4 items",
-        "compute: 7 of 7 examples, 4 of 4 items",
-        "train: estimator 'default' is finished",
-        "evaluate: 2 of 2 examples, 2 of 2 items",
-    ]
-
-
 # -- other storages --------------------------------------------------------------------------------
 
 

@@ -94,6 +94,7 @@ def test_tables_and_lists_are_written_alike_everywhere(
         (["--columns", "query=a,query=b"], "columns='query=a,query=b': a name is given twice"),
         (["--columns", "text=a"], "columns='text': a context task reads context and query"),
         (["--task", "thought", "--columns", "context=a"], "columns='context': a thought task"),
+        (["--task", "thought", "--contrast"], "contrast: no query stands behind the sources"),
         (["--shorter-than", "a=b"], "shorter_than.a='b': Input should be a valid integer"),
         (["--methods", "at2,at2"], "methods='at2,at2': something is given twice"),
         (["--methods", ","], "methods=(): Tuple should have at least 1 item"),
