@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -26,7 +26,8 @@ _MB = 2**20
 
 
 def create_app(engine: Engine) -> FastAPI:
-    """The application that serves an engine; it starts the engine, and closes it at the end.
+    """The application that serves an engine; it starts the engine, and closes it at the end, or if
+    it does not start.
 
     Raises:
         StoreError: the place of the records cannot be used.
@@ -42,20 +43,17 @@ def create_app(engine: Engine) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await engine.start()
-        if isinstance(store, ScoreStore):
-            engine.share_scores(store)
-        sweeping = asyncio.create_task(_sweep(app.state.generations))
-        try:
-            yield
-        finally:
-            sweeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await sweeping
-            await asyncio.to_thread(engine.close)
-            await store.close()
+        async with AsyncExitStack() as begun:
             if app.state.traces is not None:
-                await asyncio.to_thread(app.state.traces.close)
+                begun.push_async_callback(asyncio.to_thread, app.state.traces.close)
+            begun.push_async_callback(store.close)
+            # whether it starts or not: a thread that is left would keep the process from ending
+            begun.push_async_callback(asyncio.to_thread, engine.close)
+            await engine.start()
+            if isinstance(store, ScoreStore):
+                engine.share_scores(store)
+            await begun.enter_async_context(_swept(app.state.generations))
+            yield
 
     app = FastAPIOffline(  # its /docs takes its scripts from this server, not from a CDN
         redoc_url=None,
@@ -82,6 +80,18 @@ def create_app(engine: Engine) -> FastAPI:
         accounts=lambda: engine.accounts.all,
     )
     return app
+
+
+@asynccontextmanager
+async def _swept(generations: Generations) -> AsyncIterator[None]:
+    """Inside the block, what has expired is forgotten, again and again."""
+    sweeping = asyncio.create_task(_sweep(generations))
+    try:
+        yield
+    finally:
+        sweeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await sweeping
 
 
 async def _sweep(generations: Generations) -> None:

@@ -1,15 +1,20 @@
 """A server that cannot start says why in one line and ends."""
 
+import asyncio
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from service.app import create_app
 from service.cli import main
+from service.engine import Engine
+from service.settings import Settings
 from tests.helpers.processes import start_server
 from tests.helpers.servers import logging_restored
 from tests.helpers.tiny import tiny_environment, tiny_folder
@@ -39,6 +44,28 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "text.pt").write_bytes(b"not an estimator")
     (tmp_path / "torn.pt").write_bytes(b"PK\x03\x04 torn")
     return tmp_path
+
+
+def test_a_start_that_fails_leaves_no_thread_that_keeps_the_process() -> None:
+    before = set(threading.enumerate())
+    engine = Engine(Settings(model=str(tiny_folder())))
+    app = create_app(engine)
+
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7.00 GiB")
+
+    async def start() -> None:
+        async with app.router.lifespan_context(app):
+            pass
+
+    engine.loaded.model.register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(torch.OutOfMemoryError):
+            asyncio.run(start())
+        left = [thread for thread in threading.enumerate() if thread not in before]
+        assert not [thread for thread in left if not thread.daemon]
+    finally:
+        engine.close()
 
 
 @pytest.mark.parametrize(
