@@ -39,13 +39,13 @@ def linear_datamodeling_score(
 
     Returns:
         None if the measured values are all equal: there is nothing to predict. 0 if only the
-        predictions are: a method gains nothing by abstaining.
+        predictions are, or one is not a number: a method gains nothing by abstaining.
     """
     measured = np.asarray(log_probs, dtype=np.float64)
     if len(measured) < 2 or np.ptp(measured) == 0:
         return None
     predicted = np.asarray(masks, dtype=np.float64) @ np.asarray(scores, dtype=np.float64)
-    return spearman(predicted, measured) or 0.0
+    return (np.isfinite(predicted).all() and spearman(predicted, measured)) or 0.0
 
 
 def precision_at(scores: ArrayLike, support: Collection[int], k: int) -> float:

@@ -10,11 +10,13 @@ Beside these stands how much the context supports the sentence, (f(all) - f(none
 (see `at2.evaluation.support`). A sentence that is as likely without the context has no source to be
 found, and its LDS asks for the order of effects near zero.
 
-A sentence for which f is constant has no LDS; one with fewer than k sources has no metric at k; one
-whose support is not known, or is empty, has no precision or recall. Whether a sentence counts never
-depends on the method, so methods are always compared on the same sentences.
+A sentence for which f is constant has no LDS, and one for which it is not finite no drops either;
+one with fewer than k sources has no metric at k; one whose support is not known, or is empty, has
+no precision or recall. Whether a sentence counts never depends on the method, so methods are always
+compared on the same sentences.
 """
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, get_args
@@ -33,6 +35,8 @@ from at2.ranges import TokenRange
 from at2.ranking import best_sources
 from at2.seeds import EVALUATION_SEEDS, check_seeds
 from at2.tasks import AttributionTask
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -188,6 +192,12 @@ def evaluate_example(
         )
         row = len(masks) + 1
         for i, (start, end) in enumerate(spans):
+            if not np.isfinite(logit_probs[:, start:end]).all():
+                logger.warning(
+                    "example %d, sentence %d: the model gives numbers that are not finite", index, i
+                )
+                row += len(names) * len(ks)
+                continue
             log_probs = sequence_log_probs(logit_probs[:, start:end])
             full, none = log_probs[len(masks) : len(masks) + 2]
             if supports[i] is None:

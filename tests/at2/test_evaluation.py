@@ -1,6 +1,7 @@
 """Evaluation equals its definitions computed pass by pass; intervals equal plain loops."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -8,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import scipy.stats
+import torch
 
 from at2 import AttentionFeatureExtractor, LinearScoreEstimator
 from at2.errors import InputError
@@ -26,6 +28,7 @@ from at2.evaluation import (
 )
 from at2.methods import METHODS, AttributionMethod, RandomAttributor
 from at2.model.ablation import Method, sample_masks
+from at2.model.hiding import can_drop
 from at2.seeds import EVALUATION_SEEDS
 from at2.tasks import SimpleContextAttributionTask
 from tests.helpers.attribution import RESPONSE, small_llama, small_task, span_log_prob
@@ -131,6 +134,24 @@ def test_examples_without_sources_or_response_have_no_sentences(model: Any) -> N
     for task in (no_sources, small_task(model, response="")):
         result = evaluate_example(EvaluationExample(task), _methods("random", "leave_one_out"))
         assert result.sentences == () and set(result.passes.values()) == {(0, 0)}
+
+
+def test_numbers_that_are_not_finite_are_left_out(model: Any) -> None:
+    methods = _methods("average_attention", "leave_one_out")
+    good = evaluate_example(EvaluationExample(small_task(model)), methods, settings=SETTINGS)
+    spoilt = deepcopy(model)
+    task = small_task(spoilt)
+    assert can_drop(spoilt, len(task.token_ids))  # found with the weights as they are
+    with torch.no_grad():
+        spoilt.get_output_embeddings().weight[5] = torch.nan
+    bad = evaluate_example(EvaluationExample(task), methods, index=1, settings=SETTINGS)
+    assert len(bad.sentences) == 2
+    for sentence in bad.sentences:
+        assert sentence.context_support is None and not any(sentence.values.values())
+    both, alone = summarise([good, bad]), summarise([good])
+    for method, metrics in alone.values.items():
+        for metric, estimate in metrics.items():
+            assert both.values[method][metric].mean == estimate.mean
 
 
 def test_each_example_draws_its_own_masks_within_the_evaluations_seeds() -> None:

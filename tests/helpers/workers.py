@@ -13,6 +13,7 @@ from xdist.scheduler import LoadScopeScheduling
 LONGEST = (
     "tests/trainer_jobs/test_engines.py",
     "tests/trainer_jobs/test_jobs.py",
+    "tests/trainer_jobs/test_processes.py",
     "tests/service/test_written_scores.py",
     "tests/service/test_failures.py",
     "tests/service/test_load.py",

@@ -1,11 +1,7 @@
-"""The command line of the jobs on a tiny model: results, summaries, workers, failures."""
+"""The command line of the jobs on a tiny model: results, summaries, workers, errors."""
 
 import json
 import re
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +11,10 @@ import torch
 
 from at2 import LinearScoreEstimator
 from tests.helpers.jobs import (
-    ROOT,
     SMALL,
-    fork,
     model_folder,
     results,
     row,
-    start,
-    write_config,
     write_rows,
 )
 from trainer_jobs import cli, stages
@@ -337,91 +329,6 @@ def test_wrong_settings_are_one_line_and_status_2(
     assert shown.err.startswith(message) and shown.err.count("\n") == 1
 
 
-# -- real processes --------------------------------------------------------------------------------
-
-
-def test_help_names_commands_and_configurations() -> None:
-    process = start("--help")
-    output, _ = process.communicate()
-    assert process.returncode == 0
-    for word in (*cli.COMMANDS, "smollm2", "phi4_mini_dolly", "thought_attribution"):
-        assert re.search(rf"\b{word}\b", output)
-    process = start()
-    _, errors = process.communicate()
-    assert process.returncode == 2 and errors == output
-
-
-def test_wrong_settings_are_told_before_models_are_imported() -> None:
-    code = (
-        "import sys; from trainer_jobs import cli; "
-        "status = cli.main(['run', '--out', 'x', '--dataset', 'x', '--limit', '0']); "
-        "print(status, 'torch' in sys.modules, 'transformers' in sys.modules)"
-    )
-    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert ended.stdout == "2 False False\n"
-
-
-def test_a_job_that_is_told_to_stop_ends_and_goes_on_later(tmp_path: Path, finished: Path) -> None:
-    config = write_config(tmp_path / "small.toml", tmp_path / "out")
-    process = start("run", "--config", config)
-    while process.poll() is None and not list((tmp_path / "out").glob("generations/0*")):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate()
-    assert process.returncode in (128 + signal.SIGTERM, 0), errors
-    # Nobody watches: plain lines, with the time.
-    assert any(line.endswith(" INFO generate: worker 0 of 1") for line in errors.splitlines())
-    assert "\r" not in errors and "it/s" not in errors
-    assert "Traceback" not in errors
-    assert cli.main(["run", "--config", config]) == 0
-    assert results(tmp_path / "out") == results(finished)
-
-
-def test_killed_at_every_stage_a_run_ends_with_the_same_bytes(
-    tmp_path: Path, finished: Path
-) -> None:
-    out = tmp_path / "out"
-    config = write_config(tmp_path / "small.toml", out, checkpoint_every=1, num_iterations=400)
-    whole = tmp_path / "whole"
-    undisturbed = write_config(
-        tmp_path / "whole.toml", whole, checkpoint_every=1, num_iterations=400
-    )
-    assert cli.main(["run", "--config", undisturbed]) == 0
-    for reached in (
-        "generations/0*",
-        "features_and_outputs/0*",
-        "estimators/default/checkpoint.safetensors",
-        "evaluation/default/examples/0*",
-    ):
-        process = fork("run", "--config", config)
-        found: list[Path] = []
-        while not found and process.poll() is None:
-            found = list(out.glob(reached))
-            time.sleep(0.002)
-        process.kill()
-        process.communicate()
-        assert found or process.returncode == 0
-    assert cli.main(["run", "--config", config]) == 0
-    assert results(out) == results(whole)
-    name = "evaluation/default/evaluation.json"
-    assert (out / name).read_bytes() == (whole / name).read_bytes()
-    assert not list(out.rglob("*.tmp"))
-
-
-def test_two_processes_at_once_make_the_same_bytes(tmp_path: Path, finished: Path) -> None:
-    config = write_config(tmp_path / "small.toml", tmp_path / "out")
-    for stage in ("generate", "compute"):
-        both = [
-            fork(stage, "--config", config, "--num-jobs", "2", "--job-index", str(index))
-            for index in range(2)
-        ]
-        for process in both:
-            process.communicate()
-            assert process.returncode == 0
-    assert cli.main(["train", "--config", config]) == 0
-    assert results(tmp_path / "out") == results(finished)
-
-
 @pytest.mark.parametrize("name", ["training.json", "score_estimator.safetensors"])
 def test_a_damaged_estimator_is_one_line_and_stops_no_other_stage(
     name: str, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
@@ -448,44 +355,6 @@ def test_a_device_that_there_is_not_is_one_line(
     status, _, errors = run("generate", "--device", device)
     assert status == 1
     assert errors.splitlines()[-1].startswith(f"error: device '{device}' cannot be used: ")
-
-
-# -- how it ends -----------------------------------------------------------------------------------
-
-
-def test_a_run_that_is_terminated_says_so(tmp_path: Path) -> None:
-    config = write_config(tmp_path / "small.toml", tmp_path / "out", num_iterations=1_000_000)
-    process = start("run", "--config", config, "--held-out", "0")
-    while process.poll() is None and not list((tmp_path / "out").glob("estimators/default/ch*")):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, errors = process.communicate()
-    assert process.returncode == 128 + signal.SIGTERM
-    assert errors.splitlines()[-1] == "stopped by SIGTERM; the same command goes on from here"
-
-
-def test_output_that_nobody_reads_any_longer_ends_the_run_in_one_line(tmp_path: Path) -> None:
-    config = write_config(tmp_path / "small.toml", tmp_path / "out")
-    process = start("run", "--config", config, PYTHONUNBUFFERED="1")
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.close()
-    errors = process.stderr.read().splitlines()
-    assert process.wait() == 128 + signal.SIGPIPE
-    assert errors[-1] == (
-        "stopped: nobody reads the output any longer; the same command goes on from here"
-    )
-    assert not any("Traceback" in line or "Exception ignored" in line for line in errors)
-    process.stderr.close()
-
-
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"]])
-def test_help_that_is_cut_short_is_no_error(arguments: list[str]) -> None:
-    process = start(*arguments)
-    assert process.stdout is not None and process.stderr is not None
-    process.stdout.close()
-    assert process.stderr.read() == ""
-    process.wait()
-    process.stderr.close()
 
 
 def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
