@@ -103,8 +103,8 @@ def measure(model: Any, tokenizer: Any, given: Sequence[Case]) -> Iterator[Measu
         zip(tqdm(given, "Measuring"), tasks, without, strict=True)
     ):
         answer = case.asked.answer_range(task.target)
-        if answer is not None:
-            place = next(i for i, (s, e) in enumerate(task.statements) if s <= answer[0] < e)
+        place = None if answer is None else _statement_at(task, answer[0])
+        if place is not None:
             yield _measured(case, FROM_CONTEXT, task, place)
             other = _other_text(given, number)
             if other is not None:
@@ -112,6 +112,12 @@ def measure(model: Any, tokenizer: Any, given: Sequence[Case]) -> Iterator[Measu
                 yield _measured(case, FROM_ANOTHER, swapped, place)
         if alone.target.strip() and case.asked.answer_range(alone.target) is None:
             yield _measured(case, WITHOUT, _read_with(task, task.documents, alone.target), 0)
+
+
+def _statement_at(task: DocumentsContextAttributionTask, character: int) -> int | None:
+    """The statement that holds a character of the response; None for the number of a list."""
+    places = (i for i, (start, end) in enumerate(task.statements) if start <= character < end)
+    return next(places, None)
 
 
 def _measured(
