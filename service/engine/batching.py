@@ -13,8 +13,10 @@ is failed by a supervisor, which starts another one where memory was the cause.
 import functools
 import itertools
 import logging
+import math
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
@@ -58,6 +60,15 @@ _WATCH_SECONDS = 0.1
 
 _MOST_RESTARTS = 5
 """Loops started anew before the engine gives up; a success in between resets the count."""
+
+
+def _spare_blocks(config: Any) -> int:
+    """Blocks that the cache needs beside those of the longest sequence. It gives itself out in
+    sectors, whole numbers of blocks of each kind of layer, so that of all kinds but one a sector
+    may be left as good as empty."""
+    layers = Counter(getattr(config.get_text_config(), "layer_types", None) or ["all"]).values()
+    sector = math.lcm(*layers)  # in blocks of a single layer
+    return (len(layers) - 1) * -(-sector // sum(layers))
 
 
 @dataclass(frozen=True)
@@ -117,7 +128,7 @@ class Batcher:
     def _new_manager(self) -> Any:
         device = self._model.device.type
         wanted = {
-            "num_blocks": self._blocks,
+            "num_blocks": self._blocks + _spare_blocks(self._model.config),
             "page_size": _PAGE_TOKENS,
             "block_size": _PAGE_TOKENS,  # the name of page_size before transformers 5.18
             "scheduler_type": SCHEDULER,

@@ -151,6 +151,22 @@ def test_a_request_that_fills_the_cache_runs_and_a_larger_one_is_refused(
     _run(main())
 
 
+def test_a_request_fills_the_cache_of_a_model_with_uneven_kinds_of_layers() -> None:
+    kinds = ["sliding_attention"] * 5 + ["full_attention"] * 2
+    model = tiny_model("gemma3_text", num_hidden_layers=7, layer_types=kinds, sliding_window=512)
+    batcher = Batcher(model, [], 352)  # less than the window
+    batcher.start()
+
+    async def main() -> None:
+        prompt = random_ids(batcher.capacity - 4).tolist()
+        assert len(await _ids(batcher.submit(prompt, 4, GREEDY, 0, streaming=False))) == 4
+
+    try:
+        _run(main())
+    finally:
+        batcher.close()
+
+
 def test_a_closed_stream_gives_up_its_place(batcher: Batcher, prompts: list[list[int]]) -> None:
     # as good as endless: at this temperature the end has one chance in two thousand
     endless = Sampling(temperature=5.0)
