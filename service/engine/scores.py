@@ -12,7 +12,12 @@ from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Any
 
-from at2.methods import Attributor, TokenScoreAttributor
+from at2.methods import (
+    Attributor,
+    HopsAttributor,
+    TokenScoreAttributor,
+    WeightedAttentionAttributor,
+)
 from at2.model.weighing import TokenScores
 from at2.tasks import AttributionTask, ContextAttributionTask
 
@@ -59,11 +64,15 @@ def size_of(kept: Attributor | TokenScores | AttributionTask) -> int:
         return kept.nbytes
     task = kept.task if isinstance(kept, Attributor) else kept
     size = task.num_sources * _BYTES_PER_SOURCE + len(task.token_ids) * _BYTES_PER_TOKEN
-    if isinstance(kept, Attributor):
-        in_matrix = isinstance(kept, TokenScoreAttributor)
-        rows = len(task.target_ids) if in_matrix else _RECENT_SPANS
-        size += rows * task.num_sources * _FLOAT_BYTES
-    return size
+    targets, numbers = len(task.target_ids), 0
+    if isinstance(kept, TokenScoreAttributor):
+        numbers = 2 * targets * task.num_sources  # it has its matrix both ways round
+    elif isinstance(kept, Attributor):
+        rows = _RECENT_SPANS + (targets if isinstance(kept, HopsAttributor) else 0)
+        numbers = rows * task.num_sources
+    if isinstance(kept, WeightedAttentionAttributor):  # with what its matrix was summed from
+        numbers += targets * max((end for _, end in task.source_token_ranges), default=0)
+    return size + numbers * _FLOAT_BYTES
 
 
 class ScoreCache:

@@ -1,7 +1,10 @@
 """The engine without HTTP: text as it is written, attribution prepared and kept, limits held."""
 
 import asyncio
+import gc
+import itertools
 import threading
+import tracemalloc
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -225,6 +228,30 @@ def test_nothing_of_a_forgotten_generation_is_kept(engine: Engine, run: Any) -> 
         engine.forget(answer.generation.id)  # while its scores are being prepared, or just after
         await _settled(engine)
         assert engine.load.score_bytes == before
+
+    run(main())
+
+
+def test_kept_scores_take_no_more_memory_than_is_said(engine: Engine, run: Any) -> None:
+    context = " ".join(f"Ann Lee lives in house {number}." for number in range(60))
+    prompt = Prompt((Document(context),), "Where does Ann Lee live?", ())
+    methods = ("at2", "contrastive_attention")
+
+    async def main() -> None:
+        answer = await answer_of(engine, prompt, temperature=5.0, seed=1, max_new_tokens=100)
+        assert len(answer.generation.response_ids) == 100
+        tracemalloc.start()
+        try:
+            said, taken = engine.load.score_bytes, tracemalloc.get_traced_memory()[0]
+            for method, source_type in itertools.product(methods, ("document", "sentence", "word")):
+                question = _question(method=method, source_type=source_type)
+                await engine.attribute_generation(answer.generation, question)
+            gc.collect()
+            said, taken = engine.load.score_bytes - said, tracemalloc.get_traced_memory()[0] - taken
+        finally:
+            tracemalloc.stop()
+        assert 0 < taken < 1.2 * said
+        engine.forget(answer.generation.id)
 
     run(main())
 
