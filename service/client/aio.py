@@ -42,7 +42,10 @@ class AsyncClient:
     ) -> None:
         with wire.transport_errors(url), wire.sending_errors():
             self._http = httpx.AsyncClient(
-                base_url=url, headers=wire.headers(key), timeout=timeout, transport=transport
+                base_url=wire.address(url),
+                headers=wire.headers(key),
+                timeout=timeout,
+                transport=transport,
             )
         self._retry = retry or Retry()
 

@@ -43,7 +43,10 @@ class Client:
     ) -> None:
         with wire.transport_errors(url), wire.sending_errors():
             self._http = httpx.Client(
-                base_url=url, headers=wire.headers(key), timeout=timeout, transport=transport
+                base_url=wire.address(url),
+                headers=wire.headers(key),
+                timeout=timeout,
+                transport=transport,
             )
         self._retry = retry or Retry()
 

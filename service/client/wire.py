@@ -43,6 +43,8 @@ DEFAULT_TIMEOUT = httpx.Timeout(300.0, connect=10.0)
 """Longer than the server's usual limit for a request, which gives the better message. Give more for
 a request that a slow machine takes longer for: the server's limit follows its speed."""
 
+_MOST_PORT = 65_535
+
 R = TypeVar("R", bound=BaseModel)
 T = TypeVar("T")
 
@@ -50,8 +52,34 @@ _EVENT: TypeAdapter[Delta | Done | ErrorReply] = TypeAdapter(Delta | Done | Erro
 _LAST_EVENT = "[DONE]"
 
 
+def address(url: str) -> httpx.URL:
+    """Where a server is.
+
+    Raises:
+        UnsendableError: the address is none.
+    """
+    with transport_errors(url):
+        found = httpx.URL(url)
+        try:
+            found.raw_host.decode("ascii").encode("idna")  # as it will be looked up
+        except UnicodeError as error:
+            raise httpx.InvalidURL(str(error)) from error
+        if (found.port or 0) > _MOST_PORT:
+            raise httpx.InvalidURL(f"port {found.port}")
+    return found
+
+
 def headers(key: str | None) -> dict[str, str]:
-    """Headers of every request."""
+    """Headers of every request.
+
+    Raises:
+        UnsendableError: the key is none that a header can have; the message does not show it.
+    """
+    if key and not (key.isascii() and key.isprintable() and key == key.strip()):
+        raise UnsendableError(
+            "the key cannot be sent: it has white space around it, or a character that is not "
+            "printable ASCII"
+        )
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 

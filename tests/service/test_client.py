@@ -237,9 +237,23 @@ def test_what_cannot_be_sent_is_told_as_such(both: Both, given: dict[str, Any]) 
     assert "\n" not in str(caught.value)
 
 
-def test_a_key_that_is_no_header_is_told_as_such(make_both: Callable[..., Both]) -> None:
-    with pytest.raises(UnsendableError, match="ascii"):
-        make_both(key="ключ").call("info")
+@pytest.mark.parametrize(
+    "key", ["geheimer-schlüssel", "secret-key\n", " secret-key", "secret\0key"]
+)
+def test_a_key_that_is_no_header_is_told_as_such_and_not_shown(
+    make_both: Callable[..., Both], key: str
+) -> None:
+    with pytest.raises(UnsendableError, match="the key cannot be sent") as caught:
+        make_both(key=key).call("info")
+    assert "geheim" not in str(caught.value) and "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:65536", "http://a..b", "localhost:8000"])
+def test_an_address_that_is_none_is_told_as_such(
+    make_both: Callable[..., Both], address: str
+) -> None:
+    with pytest.raises(UnsendableError, match="is not an address such as"):
+        make_both(address=address).call("info")
 
 
 def test_a_server_that_falls_silent_is_given_up(
