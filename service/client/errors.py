@@ -115,7 +115,11 @@ _BY_STATUS: dict[int, type[ApiError]] = {
 _BY_CODE: dict[str | None, type[ApiError]] = {  # in a stream there is no status to go by
     "deadline_exceeded": DeadlineError,
     "engine_down": UnavailableError,
+    "generator_late": DeadlineError,
+    "generator_unavailable": UnavailableError,
+    "server_busy": BusyError,
     "server_stopping": UnavailableError,
+    "store_unavailable": UnavailableError,
 }
 
 
@@ -139,4 +143,5 @@ def of_response(response: httpx.Response, retry_after: float | None) -> ApiError
 
 def of_event(error: ErrorBody, request_id: str | None) -> ApiError:
     """The exception for an error in the middle of a stream."""
-    return _BY_CODE.get(error.code, ServerError)(Refusal(None, error, request_id))
+    default = BadRequestError if error.type == "invalid_request_error" else ServerError
+    return _BY_CODE.get(error.code, default)(Refusal(None, error, request_id))

@@ -16,14 +16,20 @@ export const key = {
   set: (value) => (value ? sessionStorage.setItem(KEY, value) : sessionStorage.removeItem(KEY)),
 };
 
-/** Statuses that errors in the middle of a stream would have had, by code; all others are bugs. */
+/** Statuses that errors in the middle of a stream would have had, by code. */
 const STREAMED = {
   server_busy: 429,
+  generator_failed: 502,
   engine_down: 503,
+  generator_unavailable: 503,
+  server_stopping: 503,
   store_unavailable: 503,
   deadline_exceeded: 504,
+  generator_late: 504,
   out_of_memory: 507,
 };
+
+const streamed = ({ code, type }) => STREAMED[code] ?? (type === "invalid_request_error" ? 400 : 500);
 
 /** Say what went wrong, and what to do about it. */
 function sentence(status, error, retryAfter) {
@@ -110,7 +116,7 @@ export async function generate(body, onText, signal) {
     for await (const data of events(response.body)) {
       if (data === "[DONE]") break;
       const event = JSON.parse(data);
-      if (event.error) throw new ApiError(sentence(STREAMED[event.error.code] ?? 500, event.error, 0));
+      if (event.error) throw new ApiError(sentence(streamed(event.error), event.error, 0));
       if (event.type === "delta") onText(event.text);
       if (event.type === "done") record = event.generation;
     }

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from service.client import (
     ApiError,
+    BadRequestError,
+    BusyError,
     ConnectionFailedError,
     DeadlineError,
     ProtocolError,
@@ -59,18 +61,24 @@ def test_leaving_early_leaves_no_generation(both: Both, script: Script) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"),
+    ("code", "kind", "says"),
     [
-        ("deadline_exceeded", DeadlineError),
-        ("engine_down", UnavailableError),
-        ("out_of_memory", ServerError),
-        ("of_a_newer_server", ServerError),
+        ("deadline_exceeded", DeadlineError, "server_error"),
+        ("engine_down", UnavailableError, "server_error"),
+        ("generator_failed", ServerError, "server_error"),
+        ("generator_late", DeadlineError, "server_error"),
+        ("generator_unavailable", UnavailableError, "server_error"),
+        ("out_of_memory", ServerError, "server_error"),
+        ("of_a_newer_server", ServerError, "server_error"),
+        ("server_busy", BusyError, "rate_limit_error"),
+        ("store_unavailable", UnavailableError, "server_error"),
+        ("invalid_value", BadRequestError, "invalid_request_error"),
     ],
 )
 def test_an_error_in_the_middle_is_raised_there(
-    both: Both, script: Script, code: str, kind: type[ApiError]
+    both: Both, script: Script, code: str, kind: type[ApiError], says: str
 ) -> None:
-    error = {"error": {"message": "late", "type": "server_error", "param": None, "code": code}}
+    error = {"error": {"message": "late", "type": says, "param": None, "code": code}}
     script.replies = [stream_reply(TEXTS[0], sse_event(error), b"data: [DONE]\n\n")]
     with pytest.raises(kind, match="late") as caught:
         both.read()

@@ -105,8 +105,18 @@ def test_errors_are_sentences_to_act_on(page: Page) -> None:
     expect(page.locator("#notice")).to_contain_text("no longer kept")
 
 
-def test_an_error_in_the_middle_of_an_answer_is_told_and_keeps_the_text(page: Page) -> None:
-    error = {"message": "no", "type": "server_error", "param": None, "code": "deadline_exceeded"}
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        ("deadline_exceeded", "server_error", "took longer than the server allows"),
+        ("generator_unavailable", "server_error", "The server cannot answer just now"),
+        ("invalid_value", "invalid_request_error", "The server refused this: no."),
+    ],
+)
+def test_an_error_in_the_middle_of_an_answer_is_told_and_keeps_the_text(
+    page: Page, code: str, kind: str, words: str
+) -> None:
+    error = {"message": "no", "type": kind, "param": None, "code": code}
     events = [{"type": "delta", "text": "On Satur"}, {"error": error}]
     stream = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
     page.route(
@@ -115,7 +125,7 @@ def test_an_error_in_the_middle_of_an_answer_is_told_and_keeps_the_text(page: Pa
         times=1,
     )
     page.locator(".chip").first.click()
-    expect(page.locator("#notice")).to_contain_text("took longer than the server allows")
+    expect(page.locator("#notice")).to_contain_text(words)
     expect(page.locator("#answer")).to_have_text("On Satur")
     expect(page.locator("#ask")).to_be_enabled()
 
