@@ -146,7 +146,9 @@ def _digests(setting: str, keys: list[str]) -> list[bytes]:
         raise ValueError(f"{setting}: there is no key in it")
     for place, key in enumerate(keys, 1):
         if not _KEY.fullmatch(key):
-            raise ValueError(f"{setting}: key {place} has a character that is not printable ASCII")
+            raise ValueError(
+                f"{setting}: key {place} has a blank, or a character that is not printable ASCII"
+            )
         if len(key) < MIN_KEY_LENGTH:
             raise ValueError(
                 f"{setting}: key {place} has {len(key)} characters, at least {MIN_KEY_LENGTH} are "

@@ -246,7 +246,10 @@ class Settings(ProgramSettings):
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("not an address that begins with http:// or https://")
-        if "@" in parts.netloc or parts.query or parts.fragment:
+        if not value.isprintable() or " " in value:
+            raise ValueError("an address has no white space")
+        parts.port  # noqa: B018 (raises where it is no number, or none of a port)
+        if "@" in parts.netloc or "?" in value or "#" in value:
             raise ValueError("an address has no key or query; AT2_GENERATOR_KEY is the key")
         return value.rstrip("/")
 
@@ -255,8 +258,10 @@ class Settings(ProgramSettings):
     def _printable(cls, value: SecretStr | None) -> SecretStr | None:
         """A key that can be sent."""
         key = "" if value is None else value.get_secret_value()
-        if not (key.isascii() and key.isprintable()):
-            raise ValueError("the key has a character that is not printable ASCII")
+        if not (key.isascii() and key.isprintable() and key == key.strip()):
+            raise ValueError(
+                "the key has white space around it, or a character that is not printable ASCII"
+            )
         return value
 
     @field_validator("estimators", mode="before")

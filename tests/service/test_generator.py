@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from service.app import create_app
 from service.engine import Engine, Sampling
@@ -314,11 +315,27 @@ def test_info_names_the_server_and_metrics_count(at2: httpx.Client, other: Stand
 
 
 @pytest.mark.parametrize(
-    "wrong", ["vllm:8000", "ftp://vllm/v1", "http://user:secret@vllm/v1", "http://vllm/v1?key=x"]
+    "wrong",
+    [
+        "vllm:8000",
+        "ftp://vllm/v1",
+        "http://user:secret@vllm/v1",
+        "http://vllm/v1?key=x",
+        "http://vllm/v1?",
+        "http://vllm:65536/v1",
+        "http://vllm:port/v1",
+        "http://vl\tlm/v1",
+    ],
 )
 def test_an_address_that_is_none_is_refused(wrong: str) -> None:
     with pytest.raises(ValueError, match="generator"):
         Settings(generator=wrong)
+
+
+@pytest.mark.parametrize("wrong", ["ключ", "a key\n", "a key "])
+def test_a_key_that_cannot_be_sent_is_refused(wrong: str) -> None:
+    with pytest.raises(ValueError, match="generator_key"):
+        Settings(generator_key=SecretStr(wrong))
 
 
 def test_transformers_own_server_writes_and_this_one_attributes(client: httpx.Client) -> None:

@@ -159,7 +159,7 @@ def test_the_document_says_which_operations_need_a_key(keyed_call: Call, open_ca
         (" , ", "no key"),
         ("short", "5 characters"),
         (f"{KEY},tiny", "key 2"),
-        (f"{KEY} with a blank", "key 1"),
+        (f"{KEY} with a blank", "key 1 has a blank"),
         ("ключ-ключ-ключ-ключ", "key 1"),
     ],
 )
