@@ -8,8 +8,12 @@ from pydantic import (
     Field,
     JsonValue,
     StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
 )
+from pydantic_core import PydanticCustomError
 
 SourceType = Literal["document", "paragraph", "sentence", "word", "token"]
 
@@ -130,8 +134,22 @@ Stop = Annotated[
 ]
 """Texts before which a response ends."""
 
+
+def _messages(value: object, choose: ValidatorFunctionWrapHandler) -> object:
+    """One error for both forms, under the field's own name."""
+    try:
+        return choose(value)
+    except ValidationError:
+        raise PydanticCustomError(
+            "source_messages",
+            "neither 'all', nor 'tool', nor a list of at most {most} numbers of messages",
+            {"most": MAX_ITEMS},
+        ) from None
+
+
 SourceMessages = Annotated[
     Literal["all", "tool"] | BoundedList[int],
+    WrapValidator(_messages),
     Field(
         description="Messages that are sources: all, those of role `tool`, or their numbers, "
         "from 0. By default none beside documents; without documents, all."

@@ -207,6 +207,8 @@ class ChatRequest(RequestModel):
     metadata: dict[str, str] | None = None
     store: bool | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_options: Any = None
+    prompt_cache_retention: str | None = None
     safety_identifier: str | None = None
     service_tier: str | None = None
     parallel_tool_calls: bool | None = None
@@ -224,6 +226,7 @@ class ChatRequest(RequestModel):
     presence_penalty: Annotated[Any, AcceptOnly(0)] = None
     frequency_penalty: Annotated[Any, AcceptOnly(0)] = None
     modalities: Annotated[Any, AcceptOnly(["text"])] = None
+    moderation: Annotated[Any, AcceptOnly()] = None
     audio: Annotated[Any, AcceptOnly()] = None
     prediction: Annotated[Any, AcceptOnly()] = None
     reasoning_effort: Annotated[Any, AcceptOnly("none")] = None

@@ -1,13 +1,18 @@
 """From what OpenAI's clients send to what the engine is asked, and back."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
+from at2.errors import InputError
 from at2.tasks import Document
 from service.citation_formats import Citations
 from service.citation_schemas import CitationFormat
 from service.engine import Answer, Findings
 from service.openai_schemas import (
+    AttributionOptions,
     ChatReply,
     ChatRequest,
     ChatUsage,
@@ -18,6 +23,23 @@ from service.openai_schemas import (
 from service.records import Prompt
 from service.reply_schemas import ErrorBody
 from service.translation import chosen_messages
+
+
+@contextmanager
+def own_names() -> Iterator[None]:
+    """Let errors of the block name fields as these requests have them.
+
+    Raises:
+        InputError: one of the block's; what says how to cite is a field of `attribution`.
+    """
+    try:
+        yield
+    except InputError as error:
+        if error.param in AttributionOptions.model_fields:
+            renamed = copy(error)  # others may wait for the same work
+            renamed.param = f"attribution.{error.param}"
+            raise renamed from error
+        raise
 
 
 def prompt_of(request: ChatRequest) -> Prompt:

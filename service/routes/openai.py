@@ -16,7 +16,7 @@ from service.generations import Writing
 from service.logs import note, note_text
 from service.openai_schemas import ChatReply, ChatRequest, ModelReply, ModelsReply
 from service.openai_stream import ChunkStream
-from service.openai_translation import Cited, prompt_of, reply_of
+from service.openai_translation import Cited, own_names, prompt_of, reply_of
 from service.records import Prompt
 from service.stream import EventStream, documented
 
@@ -89,9 +89,11 @@ async def chat_completions(
     with `attribution.support` all come once more when that is measured.
     Where citing fails, the response comes without annotations, and `attribution_error` says why.
     """
-    _check(body, engine)
     note_text(query=body.messages[-1].text)
     model, prompt = engine.settings.model, prompt_of(body)
+    with own_names():
+        _check(body, engine)
+        question = _question(body, engine, prompt)
     sampling = Sampling(
         body.new_tokens,
         body.temperature or 0.0,
@@ -99,13 +101,14 @@ async def chat_completions(
         body.seed,
         tuple(body.stop or ()),
     )
-    question, shape = _question(body, engine, prompt), body.attribution.citation_format
+    shape = body.attribution.citation_format
 
     async def cited(writing: Writing) -> Cited:
         if question is None or not (writing.answer.sources and writing.answer.statements):
             return Cited()
         try:
-            findings = await writing.attribute(question)
+            with own_names():
+                findings = await writing.attribute(question)
         except Exception as error:  # it must not cost the response
             return Cited(error=of_part(error))
         metrics.observe_attribution(method=question.method, seconds=findings.seconds)
@@ -116,7 +119,10 @@ async def chat_completions(
         return await writing.finished(), await cited(writing)
 
     async with connected(request.receive, caller):
-        writing = await generations.begin(prompt, body.attribution.source_type, sampling, caller)
+        with own_names():
+            writing = await generations.begin(
+                prompt, body.attribution.source_type, sampling, caller
+            )
         if not body.stream:
             with closing(writing):
                 answer, found = await caller.result_of(whole(writing), though_late=True)

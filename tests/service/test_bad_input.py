@@ -42,6 +42,8 @@ def _error(response: httpx.Response) -> dict[str, Any]:
         ({"max_new_tokens": 1_000_000}, "1024"),
         ({"seed": -1}, "seed"),
         ({"source_type": "paragraphs"}, "source_type"),
+        ({"source_messages": "some"}, "source_messages: neither 'all', nor 'tool'"),
+        ({"source_messages": [True]}, "source_messages: neither 'all', nor 'tool'"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
     ],
 )

@@ -1,14 +1,17 @@
 """/v1 as the protocol says: what is taken, what is refused by name, and what is cited."""
 
+import inspect
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
+from openai.resources.chat.completions import Completions
 
 from service.app import create_app
 from service.engine import Engine, limits
+from service.openai_schemas import ChatRequest
 from service.settings import Settings
 from tests.helpers.servers import serving
 from tests.helpers.tiny import tiny_folder, tiny_settings
@@ -225,9 +228,18 @@ def test_values_that_clients_send_and_that_change_nothing_are_taken(client: http
         store=True,
         user="u",
         metadata={"a": "b"},
+        prompt_cache_retention="24h",
+        prompt_cache_options={"ttl": 60},
         logit_bias={},
     )
     assert reply["choices"] == _chat(client)["choices"]
+
+
+def test_every_parameter_of_openais_client_is_known_by_name() -> None:
+    """And taken or refused as what it is, not as a mistake in spelling."""
+    parameters = set(inspect.signature(Completions.create).parameters)
+    own = {"self", "extra_headers", "extra_query", "extra_body", "timeout"}
+    assert parameters - own <= set(ChatRequest.model_fields)
 
 
 def test_content_in_parts_is_its_lines_and_a_reply_can_be_sent_back(client: httpx.Client) -> None:
@@ -252,8 +264,11 @@ def test_content_in_parts_is_its_lines_and_a_reply_can_be_sent_back(client: http
         ({"reasoning_effort": "high"}, "reasoning_effort"),
         ({"repetition_penalty": 1.1}, "repetition_penalty"),
         ({"attribution": {"method": "leave_one_out"}}, "attribution.method"),
-        ({"attribution": {"estimator": "none"}}, "estimator"),
-        ({"attribution": {"method": "average_attention", "estimator": "any"}}, "estimator"),
+        ({"attribution": {"estimator": "none"}}, "attribution.estimator"),
+        (
+            {"attribution": {"method": "average_attention", "estimator": "any"}},
+            "attribution.estimator",
+        ),
         ({"attribution": {"top_k": 0}}, "attribution.top_k"),
         ({"attribution": {"support": 1}}, "attribution.support"),
         ({"attribution": {"support": True, "citation_format": "cohere"}}, "attribution"),
@@ -279,7 +294,13 @@ def test_content_in_parts_is_its_lines_and_a_reply_can_be_sent_back(client: http
         ({"messages": TURNS[:3]}, None),
         ({"messages": [USER | {"content": " "}]}, None),
         ({"max_tokens": 1, "max_completion_tokens": 2}, None),
-        ({"documents": DOCUMENTS, "attribution": {"source_messages": [0]}}, "source_messages"),
+        (
+            {"documents": DOCUMENTS, "attribution": {"source_messages": [0]}},
+            "attribution.source_messages",
+        ),
+        ({"attribution": {"source_messages": "some"}}, "attribution.source_messages"),
+        ({"attribution": {"source_messages": [0, True]}}, "attribution.source_messages"),
+        ({"moderation": {"model": "m"}}, "moderation"),
     ],
 )
 def test_what_would_change_the_reply_is_refused_by_name(
@@ -401,7 +422,8 @@ def test_where_citing_fails_the_response_is_there_and_says_why(
     options = {"min_share": 0.0, "source_type": "word", "citation_format": shape}
     reply = _chat(small_replies, documents=DOCUMENTS, attribution=options)
     error = reply["attribution_error"]
-    assert (error["code"], error["param"]) == ("invalid_value", "top_k") and "3" in error["message"]
+    assert (error["code"], error["param"]) == ("invalid_value", "attribution.top_k")
+    assert "3" in error["message"]
     assert _annotations(reply) == [] and reply["choices"][0]["message"]["content"]
     chunks = _chunks(small_replies, attribution=options)
     assert chunks[-1]["attribution_error"] == error
