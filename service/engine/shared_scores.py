@@ -58,7 +58,7 @@ class SharedScores:
             return None
         try:
             return await asyncio.to_thread(self._unpacked, data)
-        except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile) as error:
             logger.error("scores of generation %s are damaged: %s", generation_id, error)
             return None
 

@@ -1,7 +1,7 @@
 """Scores go to the store of the replicas behind the reply, and are used as they come from there."""
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -106,5 +106,30 @@ def test_scores_that_do_not_fit_the_memory_are_used_as_they_come(
         for method, expected in zip(methods, shared, strict=True):
             assert await scores(method) == pytest.approx(expected, rel=1e-3, abs=1e-6)
         assert engine.load.scoring_passes > before
+
+    _run(runner, main())
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-40], lambda data: b"{}"])
+def test_damaged_scores_are_computed_again(
+    engine: Engine,
+    runner: asyncio.Runner,
+    caplog: pytest.LogCaptureFixture,
+    damage: Callable[[bytes], bytes],
+) -> None:
+    async def main() -> None:
+        shelf = Shelf()
+        shelf.open.set()
+        engine.share_scores(shelf)
+        generation = (await answer_of(engine, PROMPT)).generation
+        while generation.id not in shelf.kept:
+            await asyncio.sleep(0.01)
+        expected = await engine.attribute_generation(generation, STATEMENTS)
+        shelf.kept[generation.id] = damage(shelf.kept[generation.id])
+        found = await engine.attribute_generation(generation, STATEMENTS)
+        assert [one.sources[0].source for one in found.attributions] == [
+            one.sources[0].source for one in expected.attributions
+        ]
+        assert f"scores of generation {generation.id} are damaged" in caplog.text
 
     _run(runner, main())
