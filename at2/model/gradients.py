@@ -28,6 +28,7 @@ from at2.model.capture import input_device
 from at2.model.output_layer import output_only
 from at2.model.passes import BACKWARD_COST, before_pass
 from at2.model.tokens import MarkedTokens
+from at2.model.twin import twin_for_pass
 
 # Memory for the target tokens' logits of one pass: in float32, with their gradient and a temporary.
 _LOGIT_BYTES = 512 * 2**20
@@ -81,8 +82,9 @@ def embedding_gradients(
     total: Tensor | None = None
     for first in range(start, end, step):
         before_pass((min(first + step, end) - 1) * (1 + BACKWARD_COST))
-        with _lock_of(model):
-            embeddings, gradients = _one_pass(model, ids[:end], first, min(first + step, end))
+        # A twin has its first rotary frequencies, whatever the model has read before.
+        with _lock_of(model), twin_for_pass(model) as twin:
+            embeddings, gradients = _one_pass(twin, ids[:end], first, min(first + step, end))
         # Gradients that barely differ from zero in half precision are added up in full.
         part = torch.zeros(end - 1, gradients.shape[-1], dtype=dtype)
         part[: len(gradients)] = gradients.to(part)
@@ -92,7 +94,7 @@ def embedding_gradients(
     return EmbeddingGradients(embeddings.to("cpu", dtype), total)
 
 
-# A pass changes layers and flags of the model, and afterwards puts back what it found there.
+# A pass changes flags of the weights, and afterwards puts back what it found there.
 _locks: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
 _locks_lock = threading.Lock()
 

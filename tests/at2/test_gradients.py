@@ -148,6 +148,21 @@ def test_threads_take_turns_and_leave_the_model_as_it_was() -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+def test_gradients_do_not_depend_on_what_was_read_before_nor_change_what_is_read_next() -> None:
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 8.0}
+    model = tiny_model("llama", rope_parameters=rope, max_position_embeddings=16)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    short, long = random_ids(NUM_TOKENS), random_ids(3 * NUM_TOKENS)
+    expected = embedding_gradients(model, MarkedTokens(short, TARGETS)).gradients
+    embedding_gradients(model, MarkedTokens(long, (60, 62)))
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, buffers[name])
+    with torch.no_grad():
+        model(input_ids=long[None])  # frequencies are now those of a long sequence
+    found = embedding_gradients(model, MarkedTokens(short, TARGETS)).gradients
+    assert torch.equal(found, expected)
+
+
 def test_half_precision_gives_finite_gradients_in_float32() -> None:
     model = tiny_model("llama", dtype=torch.bfloat16)
     found = embedding_gradients(model, MarkedTokens(random_ids(NUM_TOKENS), TARGETS))
