@@ -20,6 +20,9 @@ DEFAULT_GENERATE_KWARGS: Mapping[str, Any] = {
 }
 """Arguments of `model.generate`: greedy, up to 512 tokens."""
 
+_OTHER_STOPS = ("stop_strings", "stopping_criteria")
+"""Arguments that end a response without a token that says so."""
+
 _ENDLESS = 2**31
 """The length of a sequence whose response has no limit."""
 
@@ -65,7 +68,9 @@ def generate_responses(
     A response does not depend on the other prompts. Padding takes room from a response: prompts so
     near the model's limit that it would be missed are batched only with others of their length. So
     are those whose rotary frequencies change with their length, and all prompts of a model that
-    cannot hide padding. Hidden tokens are hidden as in ablations: the others keep their positions.
+    cannot hide padding. Where something else than a token ends responses, each is written alone:
+    padding behind its end could not be told from it. Hidden tokens are hidden as in ablations: the
+    others keep their positions.
 
     Args:
         model: a causal language model.
@@ -82,6 +87,7 @@ def generate_responses(
     """
     limit, wanted = context_length(model), generate_kwargs.get("max_new_tokens")
     leaks = len({len(ids) for ids in prompts}) > 1 and not hides(model)
+    alone = any(generate_kwargs.get(name) for name in _OTHER_STOPS)
     groups: dict[tuple[int | None, Any], list[int]] = {}  # by room for a response, and company
     for number, ids in enumerate(prompts):
         room = wanted if wanted is None or limit is None else min(wanted, limit - len(ids))
@@ -89,6 +95,8 @@ def generate_responses(
         company: Any = frequencies(model, len(ids))
         if leaks or frequencies(model, last) != company:
             company = len(ids)
+        if alone:
+            company = number
         groups.setdefault((room, company), []).append(number)
     responses: dict[int, list[int]] = {}
     for (room, _), numbers in groups.items():

@@ -103,6 +103,23 @@ def test_batch_generates_what_each_task_generates_alone():
     assert SimpleContextAttributionTask.batch_generate([]) == []
 
 
+def test_a_response_with_an_end_of_its_own_holds_nothing_from_beside_longer_ones():
+    model, tokenizer = parts()
+    contexts = [CONTEXT[:n] for n in (5, 40, 80)]
+
+    def task_of(context, **more):
+        kwargs = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 5, **more}
+        return SimpleContextAttributionTask(context, "b", model, tokenizer, kwargs)
+
+    last = task_of(contexts[0]).generation_ids[2]
+    ending = {"stopping_criteria": [lambda ids, scores, **_: ids[:, -1] == last]}
+    alone = [task_of(context, **ending).generation_ids for context in contexts]
+    assert len(alone[0]) == 3 and max(map(len, alone)) > 3
+    tasks = [task_of(context, **ending) for context in contexts]
+    SimpleContextAttributionTask.batch_generate(tasks)
+    assert [task.generation_ids for task in tasks] == alone
+
+
 def test_a_long_prompt_takes_no_room_from_the_responses_beside_it():
     model, tokenizer = parts(limit=128)
 
