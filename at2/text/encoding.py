@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import regex
 from tokenizers import Tokenizer, models
 
 from at2.errors import PromptError, UnsupportedModelError
@@ -25,6 +26,8 @@ from at2.text.alignment import TokenizedText
 
 # Added tokens that are vocabulary rather than markup: runs of white space, whole words.
 _ORDINARY = re.compile(r"[\w\s▁'’.-]*")
+# Accents, and the vowels and last consonants that Korean syllables are composed of.
+_JOINING = regex.compile(r"[\p{M}\u1160-\u11ff\ud7b0-\ud7ff]+")
 # Planes 15 and 16 are for private use; a stand-in for each control token is taken from a block of
 # them that the text at hand does not use.
 _STAND_IN_BLOCKS = range(0xF0000, 0x10F000, 0x1000)
@@ -80,14 +83,14 @@ class Codec:
         if not continuation:
             encoding = self.plain.encode(text, add_special_tokens=False)
             if not self._control_in(text, encoding, user_spans):
-                return TokenizedText(text, tuple(encoding.ids), tuple(encoding.offsets))
+                return TokenizedText(text, tuple(encoding.ids), _whole(text, encoding.offsets))
         block = self._free_block(text)
         marked, replaced = self._mark(text, user_spans, block)
         encoding = self._backend(block, continuation).encode(marked, add_special_tokens=False)
         made = sum(i in self.control and i != self._unknown for i in encoding.ids)
         if made != replaced:
             raise PromptError("the tokenizer does not keep control tokens apart from text")
-        return TokenizedText(text, tuple(encoding.ids), tuple(encoding.offsets))
+        return TokenizedText(text, tuple(encoding.ids), _whole(text, encoding.offsets))
 
     def _control_in(self, text: str, encoding: Any, user_spans: Sequence[CharRange]) -> bool:
         """Whether a control token came out of users' text. The white space that some markers
@@ -151,6 +154,21 @@ class Codec:
                     self._disarmed.pop(next(iter(self._disarmed)))
                 self._disarmed[key] = backend
             return self._disarmed[key]
+
+
+def _whole(text: str, offsets: Sequence[CharRange]) -> tuple[CharRange, ...]:
+    """The offsets, with what a normalizer (NFC) has joined with the letter before it: it gives
+    the offsets of that letter alone."""
+    if _JOINING.search(text) is None:
+        return tuple(offsets)
+    starts = [start for start, _ in offsets]
+    ranges = []
+    for start, end in offsets:
+        place = bisect_left(starts, end)
+        following = starts[place] if place < len(starts) else len(text)
+        joined = _JOINING.match(text, end, following) if start < end else None
+        ranges.append((start, end if joined is None else joined.end()))
+    return tuple(ranges)
 
 
 def _private(backend: Tokenizer) -> Tokenizer:

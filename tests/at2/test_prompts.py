@@ -1,11 +1,12 @@
 import contextlib
 import re
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from at2.errors import PromptError, PromptTooLongError, UnsupportedModelError
@@ -157,6 +158,28 @@ def test_callers_truncation_and_padding_do_not_matter():
     text = "the first program, the first program"
     ids = encode_text(tokenizer, text, [(0, len(text))]).ids
     assert list(ids) == tokenizer(text, add_special_tokens=False).input_ids
+
+
+def test_accents_that_the_tokenizer_composes_belong_to_their_letter():
+    tokenizer = fresh_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    for text in (
+        "cafe\u0301 e\u0301\u0301a",
+        "\u1112\u1161\u11ab\u1100\u1173\u11af",
+        "a\u0323\u0302!",
+    ):
+        encoded = encode_text(tokenizer, text, [(0, len(text))])
+        for start in range(len(text)):
+            first, last = encoded.tokens_overlapping(start, start + 1)
+            assert first < last  # every character has a token
+        parts = [text[start:end] for start, end in dict.fromkeys(encoded.ranges)]
+        assert "".join(parts) == text
+        composed = unicodedata.normalize("NFC", text)
+        plain = encode_text(tokenizer, composed, [(0, len(composed))])
+        assert encoded.ids == plain.ids
+        # Each token shows what it does where the letters come composed.
+        shown = [unicodedata.normalize("NFC", text[slice(*r)]) for r in encoded.ranges]
+        assert shown == [composed[slice(*r)] for r in plain.ranges]
 
 
 def test_threads_may_encode_while_others_change_the_tokenizers_settings():
