@@ -74,7 +74,8 @@ class TextStream:
         delta = ""
         while self._pending:
             shown = self._decode(self._pending)
-            if not shown.endswith(REPLACEMENT):
+            # U+FFFD may be what the model wrote.
+            if not shown.endswith(REPLACEMENT) or not self._unfinished_tokens(self._pending):
                 return delta + self._emit_all(shown)
             if len(self._pending) < _MAX_TOKENS_PER_CHARACTER:
                 break
@@ -85,7 +86,7 @@ class TextStream:
     def finish(self) -> str:
         """Decide what is still held back. Tokens of an unfinished character show nothing of it and
         have an empty range at the end."""
-        waiting = self._unfinished_tokens()
+        waiting = self._unfinished_tokens(self._pending)
         rest = self._pending[len(self._pending) - waiting :]
         self._pending = self._pending[: len(self._pending) - waiting]
         delta = self._emit_all(self._decode(self._pending)) if self._pending else ""
@@ -94,9 +95,9 @@ class TextStream:
             delta += self._emit(len(rest), self._decode(rest).rstrip(REPLACEMENT))
         return delta
 
-    def _unfinished_tokens(self) -> int:
-        """How many pending tokens, from the last one, hold bytes of a character that lacks more."""
-        pieces = [_bytes_of(self._backend.id_to_token(i) or "") for i in self._pending]
+    def _unfinished_tokens(self, ids: list[int]) -> int:
+        """How many tokens, from the last one, hold bytes of a character that lacks more."""
+        pieces = [_bytes_of(self._backend.id_to_token(i) or "") for i in ids]
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         decoder.decode(b"".join(pieces))
         missing, count = len(decoder.getstate()[0]), 0
@@ -109,10 +110,11 @@ class TextStream:
         """Emit the pending tokens in the smallest groups that show the same text."""
         delta = ""
         while len(self._pending) > 1:
-            for count in range(1, len(self._pending)):
-                head = self._decode(self._pending[:count])
-                rest = self._decode(self._pending[count:], after=self._pending[:count])
-                if head + rest == shown:
+            ids = self._pending
+            for count in range(1, len(ids)):
+                head = self._decode(ids[:count])
+                rest = self._decode(ids[count:], after=ids[:count])
+                if head + rest == shown and (rest or not self._unfinished_tokens(ids[:count])):
                     delta += self._emit(count, head)
                     shown = rest
                     break

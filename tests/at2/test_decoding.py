@@ -88,8 +88,12 @@ def test_response_cut_off_inside_a_character_shows_nothing_of_it(kind, text):
 @pytest.mark.parametrize("kind", ["byte_level", "metaspace_first"])
 def test_a_replacement_character_that_the_model_wrote_is_kept(kind):
     tokenizer = tiny_tokenizer(kind)
-    ids = tokenizer("x\N{REPLACEMENT CHARACTER}", add_special_tokens=False).input_ids
-    assert decode_with_offsets(tokenizer, ids).text == "x\N{REPLACEMENT CHARACTER}"
+    for text in ("x\N{REPLACEMENT CHARACTER}", "x" + 4 * "\N{REPLACEMENT CHARACTER}" + "x"):
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        decoded = decode_with_offsets(tokenizer, ids)
+        assert decoded.text == text
+        shown = [(start, end) for start, end in dict.fromkeys(decoded.ranges) if start < end]
+        assert shown == [(i, i + 1) for i in range(len(text))]
     x = tokenizer("x", add_special_tokens=False).input_ids
     broken = tokenizer("x🦜", add_special_tokens=False).input_ids[-1]  # no character begins so
     assert decode_with_offsets(tokenizer, [broken], x).text == "\N{REPLACEMENT CHARACTER}"
