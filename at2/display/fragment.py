@@ -2,7 +2,7 @@
 
 It has no script and no style sheet, and takes the colours of the page around it: it reads in light
 and dark, and in black and white, since bars are drawn and cited sources are bold. All text is put
-there by a template that escapes it.
+there by a template that escapes it, and notebooks look for no formulas in it.
 """
 
 from collections.abc import Sequence

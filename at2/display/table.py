@@ -19,6 +19,8 @@ _STYLES: Any = [
     {"selector": "td", "props": "text-align: left; vertical-align: top;"},
     {"selector": "td.col1", "props": "white-space: pre-wrap; max-width: 60em;"},
 ]
+_NO_FORMULAS = 'class="tex2jax_ignore mathjax_ignore"'
+"""Notebooks then take `$5 and $6` for text."""
 _DIGITS = 3
 
 
@@ -53,7 +55,8 @@ def score_table(
     styled = ScoreTable(frame).background_gradient(
         cmap=cmap, subset=["Score"], vmin=-largest, vmax=largest
     )
-    return styled.format(precision=_DIGITS, escape="html").set_table_styles(_STYLES)
+    styled = styled.format(precision=_DIGITS, escape="html").set_table_styles(_STYLES)
+    return styled.set_table_attributes(_NO_FORMULAS)
 
 
 def _as_text(scores: list[float], sources: list[str]) -> str:

@@ -169,6 +169,8 @@ def test_the_table_is_html_in_a_notebook_and_text_in_a_terminal() -> None:
     html = table.to_html()
     assert "<script>" not in html and "&lt;" in html and "<b>" not in html
     assert html.count("background-color") >= 3
+    (table_tag,) = [attributes for tag, attributes in Page(html).elements if tag == "table"]
+    assert {"tex2jax_ignore", "mathjax_ignore"} <= set(table_tag["class"].split())
     lines = str(table).splitlines()
     assert lines[0].split() == ["Score", "Source"]
     assert [line.split()[:2] for line in lines[1:]] == [

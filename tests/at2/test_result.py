@@ -107,6 +107,8 @@ def test_a_result_of_any_attributor() -> None:
 def test_the_fragment_shows_spans_and_their_sources() -> None:
     result = result_of()
     page = Page(result._repr_html_())
+    # All of it is text to a notebook's MathJax, also "$5 and $6".
+    assert {"tex2jax_ignore", "mathjax_ignore"} <= set(page.elements[0][1]["class"].split())
     assert page.texts["p"][0] == "Who wrote it?"
     assert page.texts["u"] == [attribution.text for attribution in result]
     assert [text.strip() for text in page.texts["sup"]] == ["1", "2"]
