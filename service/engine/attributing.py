@@ -91,11 +91,19 @@ class Attributing:
     # -- questions -----------------------------------------------------------------------------
 
     async def of_generation(
-        self, generation: Generation, question: Question, caller: Caller
+        self,
+        generation: Generation,
+        question: Question,
+        caller: Caller,
+        scores: TokenScores | None = None,
     ) -> Findings:
-        """See `Engine.attribute_generation`."""
+        """See `Engine.attribute_generation`.
+
+        Args:
+            scores: those that were taken while the response was written, if they are at hand.
+        """
         key = self._kept.key(question, generation.id, generation.source_type)
-        shared = await self._kept.look_up(key)
+        shared = await self._kept.look_up(key) if scores is None else scores
 
         def read() -> _Plan | Findings:
             plan = self._plan(generation, question, key, shared)

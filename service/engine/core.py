@@ -346,9 +346,11 @@ class Engine:
             tracing.span("attribute", question.facts),
             caller.within(self.limits.allowed_seconds()),
         ):
-            generation = generating.answer.generation
+            answer = generating.answer
             return await caller.result_of(
-                self._attributing.of_generation(generation, question, caller)
+                self._attributing.of_generation(
+                    answer.generation, question, caller, answer.token_scores
+                )
             )
 
     async def attribute_response(

@@ -20,6 +20,7 @@ from service.app import create_app
 from service.engine import Engine
 from service.settings import Settings
 from tests.helpers.replies import alike
+from tests.helpers.servers import samples
 from tests.helpers.tiny import NAME, tiny_server, tiny_settings
 
 CONTEXT = (
@@ -184,6 +185,20 @@ def test_nothing_is_kept_where_nothing_is_to_be(storeless: tuple[int, str]) -> N
         assert client.get(f"/generations/{generation['id']}").status_code == 404
         assert client.post("/attribute", json={"id": generation["id"]}).status_code == 404
         assert client.get("/info").json()["store"] == {"kind": "none", "seconds": 0}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_citations_take_no_pass_where_nothing_is_kept(
+    storeless: tuple[int, str], stream: bool
+) -> None:
+    question = {"role": "user", "content": BODY["query"]}
+    body = {"messages": [question], "documents": [{"text": CONTEXT}], "stream": stream}
+    with _client(storeless[1]) as client:
+        passes = [samples(client.get("/metrics").text)["at2_scoring_passes_total", ()]]
+        reply = client.post("/v1/chat/completions", json=body | {"max_tokens": 20})
+        assert reply.status_code == 200 and "annotations" in reply.text, reply.text
+        passes.append(samples(client.get("/metrics").text)["at2_scoring_passes_total", ()])
+        assert passes[0] == passes[1]
 
 
 @linux_only

@@ -134,7 +134,7 @@ def test_the_turns_that_are_sources_can_be_chosen(client: httpx.Client) -> None:
     record = client.get(f"/generations/{reply['id']}").json()
     assert [s["document"] for s in record["sources"]] == [1, 3]
     error = _error(_post(client, messages=TURNS, attribution={"source_messages": [4]}))
-    assert "no message 4" in error["message"] and error["param"] == "source_messages"
+    assert "no message 4" in error["message"] and error["param"] == "attribution.source_messages"
 
 
 def test_what_a_tool_returned_is_cited(client: httpx.Client) -> None:
