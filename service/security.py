@@ -231,7 +231,8 @@ def origins(settings: Settings) -> list[str]:
     Raises:
         ValueError: one is neither `scheme://host[:port]` nor `*`.
     """
-    names = [name.strip() for name in (settings.cors_origins or "").split(",") if name.strip()]
+    given = (settings.cors_origins or "").lower().split(",")  # browsers send small letters
+    names = [name.strip() for name in given if name.strip()]
     for name in names:
         if not _ORIGIN.fullmatch(name):
             raise ValueError(

@@ -344,7 +344,7 @@ def test_no_other_origin_may_call_unless_named(open_call: Call) -> None:
 
 def test_a_named_origin_may_and_another_may_not() -> None:
     call = _caller(
-        cors_origins="https://app.example, http://localhost:3000", api_keys=SecretStr(KEY)
+        cors_origins="https://App.Example, http://localhost:3000", api_keys=SecretStr(KEY)
     )
     for origin, allowed in [("https://app.example", True), ("https://evil.example", False)]:
         preflight = {"Origin": origin, "Access-Control-Request-Method": "POST"}
