@@ -5,9 +5,14 @@ Unlike the other commands it runs the model itself, so what loads it is imported
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from at2.command_line import CommandError
+
+_Count = Annotated[int | None, Parameter(validator=Number(gte=1))]
 
 
 def calibrate(
@@ -17,8 +22,8 @@ def calibrate(
     model: str | None = None,
     revision: str | None = None,
     out: Path,
-    masks: int | None = None,
-    max_new_tokens: int | None = None,
+    masks: _Count = None,
+    max_new_tokens: _Count = None,
     device: str | None = None,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
 ) -> None:

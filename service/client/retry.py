@@ -43,7 +43,7 @@ def parse_retry_after(header: str | None, now: datetime | None = None) -> float 
         return float(header)
     try:
         moment = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

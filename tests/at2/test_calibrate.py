@@ -83,6 +83,19 @@ def test_prompts_are_read_from_json_lines(tmp_path: Path) -> None:
     assert read_prompts(path) == [{"context": "Käse.\u2028Brot.", "query": "Was?"}]
 
 
+@pytest.mark.parametrize("flag", ["--masks", "--max-new-tokens"])
+def test_a_count_of_nothing_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text('{"context": "x", "query": "y"}')
+
+    assert cli.main(["calibrate", str(path), "--out", str(tmp_path / "out"), flag, "0"]) == 2
+
+    error = capsys.readouterr().err
+    assert flag in error and ">= 1" in error and error.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -82,6 +82,7 @@ def test_waits_double_within_bounds(attempt: int, asked: float | None, chance: f
         ("soon", None),
         ("-5", None),
         ("1.5", None),
+        ("Fri, 31 Dec 99999999999999999999 23:59:59 GMT", None),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
