@@ -57,19 +57,29 @@ class TurnsScheduler(FIFOScheduler):  # type: ignore[misc]  # it has no types
         read = [state for state in candidates if state.status != RequestStatus.DECODING]
         read.sort(key=lambda state: self._turns.rank(self._turn(state)))
         if written and read:
-            least = min(self._turns.had(self._turn(state)) for state in written)
-            level = [s for s in read if self._turns.had(self._turn(s)) <= least + token_budget]
-            if level:
-                read = level
-            else:
-                piece = int(token_budget * _PIECE_OF_WHO_IS_AHEAD)
-                token_budget = min(token_budget, len(written) + piece)
+            read, token_budget = self._beside(written, read, token_budget)
         found: tuple[Any, ...] = super()._process_candidates(written + read, token_budget, *rest)
         given = [(self._turn(scheduled.state), scheduled.query_length) for scheduled in found[0]]
         # Who has had least is given last: whoever asks next begins level with them.
         for turn, tokens in sorted(given, key=lambda one: self._turns.rank(one[0]), reverse=True):
             self._turns.give(turn, tokens)
         return found
+
+    def _beside(
+        self, written: list[RequestState], read: list[RequestState], token_budget: int
+    ) -> tuple[list[RequestState], int]:
+        """Which prompts to read beside responses that are written, and the tokens of that step:
+        those of callers who are no more than a step ahead; or else all, by a small piece."""
+        least = min(self._had(state) for state in written)
+        level = [state for state in read if self._had(state) <= least + token_budget]
+        if level:
+            return level, token_budget
+        piece = int(token_budget * _PIECE_OF_WHO_IS_AHEAD)
+        return read, min(token_budget, len(written) + piece)
+
+    def _had(self, state: RequestState) -> float:
+        """Tokens that its caller has been given."""
+        return self._turns.had(self._turn(state))
 
     def _holds(self, name: str) -> bool:
         return name in self.active_requests or name in self.waiting_requests

@@ -77,15 +77,19 @@ class Room:
             self._give()
 
     def _give(self) -> None:
-        """Give room to those whose turn it is, as long as it lasts."""
-        most = float("inf")  # what a request may take to go before those that do not fit
-        while candidates := [turn for turn in self._waiting if turn.left <= most]:
+        """Give room to those whose turn it is, as long as it lasts.
+
+        Where a request does not fit, only much shorter ones pass it; and none do, if all that it
+        lacks is taken by such: they are done soon, and more of them would put it off.
+        """
+        may_pass = float("inf")  # the largest request that may go before those that do not fit
+        while candidates := [turn for turn in self._waiting if turn.left <= may_pass]:
             turn = self._turns.first(candidates)
             taken = list(self._taken.values())
             if not self._fits(turn.left, taken):
-                most = turn.left * _MUCH_SHORTER
-                if self._fits(turn.left, [size for size in taken if size > most]):
-                    return  # room comes soon, and those who go first would put it off
+                may_pass = turn.left * _MUCH_SHORTER
+                if self._fits(turn.left, [size for size in taken if size > may_pass]):
+                    return
                 continue
             self._taken[turn] = turn.left
             self._turns.give(turn, turn.left)
@@ -94,10 +98,11 @@ class Room:
                 admitted.set_result(None)
 
     def _fits(self, size: float, taken: Sequence[float]) -> bool:
-        """Whether there is room for a request beside others."""
+        """Whether there is room for a request beside others. What is reserved for short requests
+        is no room for a long one."""
         short = self._tokens * _SHORT
-        kept = 0.0
+        reserved = 0.0
         if taken and size > short:
             taken_by_short = sum(other for other in taken if other <= short)
-            kept = max(0.0, self._tokens * _FOR_SHORT - taken_by_short)
-        return size + sum(taken) + kept <= self._tokens
+            reserved = max(0.0, self._tokens * _FOR_SHORT - taken_by_short)
+        return size + sum(taken) + reserved <= self._tokens

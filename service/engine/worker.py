@@ -178,7 +178,7 @@ class Worker:
             AbandonedError: nobody waits for the work.
         """
         job = self._begun[-1]
-        while (first := self._next(job)) is not None:
+        while (first := self._next_before(job)) is not None:
             set_aside = time.perf_counter()
             self._do(first)
             job.aside += time.perf_counter() - set_aside
@@ -192,39 +192,38 @@ class Worker:
 
     def _loop(self) -> None:
         self._initializer()
-        while (job := self._next(None)) is not None:
+        while (job := self._next()) is not None:
             self._do(job)
             del job  # or it would keep its work's memory until the next one comes
 
-    def _next(self, current: Job | None) -> Job | None:
-        """The work to begin now; None to go on with the current one, or to end without one."""
+    def _next(self) -> Job | None:
+        """The work to begin, as soon as there is one; None if the worker is closed."""
         with self._changed:
-            while not (self._closed or (current is not None and current.abandoned)):
-                wanted = self._wanted(current)
-                if wanted is not None:
-                    return wanted if wanted is not current else None
-                if not self._busy():
-                    if current is not None:
-                        return None
-                    if self._spare:
-                        return self._spare.popleft()
+            while not self._closed:
+                if self._waiting:
+                    return self._waiting.pop(self._turns.first(self._waiting))
+                if self._spare and not self._busy():
+                    return self._spare.popleft()
                 self._changed.wait()
         return None
 
-    def _wanted(self, current: Job | None) -> Job | None:
-        """Whose turn it is of those that somebody waits for; taken out, if it has not begun."""
-        at_most = float("inf")
-        turns = []
-        if current is not None and current.turn is not None:
-            at_most = current.turn.left * _SHARE_TO_GO_FIRST
-            turns.append(current.turn)
-        turns += [turn for turn in self._waiting if turn.left <= at_most]
-        if not turns:
-            return None
-        first = self._turns.first(turns)
-        if current is not None and first is current.turn:
-            return current
-        return self._waiting.pop(first)
+    def _next_before(self, current: Job) -> Job | None:
+        """A work to run before the next pass of one that has begun; None to go on with that. One
+        that nobody waits for is held up as long as the machine is busy."""
+        with self._changed:
+            while not (self._closed or current.abandoned):
+                turn = current.turn
+                at_most = float("inf") if turn is None else turn.left * _SHARE_TO_GO_FIRST
+                turns = [other for other in self._waiting if other.left <= at_most]
+                if turn is not None:
+                    turns.append(turn)
+                if turns:
+                    first = self._turns.first(turns)
+                    return None if first is turn else self._waiting.pop(first)
+                if not self._busy():
+                    return None
+                self._changed.wait()
+        return None
 
     def _do(self, job: Job) -> None:
         job.began = began = time.perf_counter()
