@@ -28,27 +28,27 @@ T = TypeVar("T")
 _LAYOUT = 2
 """Version of the tables, in the file's `user_version`."""
 
-_TABLE = """
-CREATE TABLE generations (
-    id TEXT PRIMARY KEY,
-    expires INTEGER NOT NULL,
-    size INTEGER NOT NULL,
-    record BLOB NOT NULL
-);
-CREATE INDEX generations_by_expiry ON generations (expires, size);
-"""
+_TABLE = (
+    """CREATE TABLE generations (
+        id TEXT PRIMARY KEY,
+        expires INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        record BLOB NOT NULL
+    )""",
+    "CREATE INDEX generations_by_expiry ON generations (expires, size)",
+)
 
-_OWNERS_AND_TOTALS = """
-ALTER TABLE generations ADD COLUMN owner TEXT NOT NULL DEFAULT '';
-CREATE TABLE totals (count INTEGER NOT NULL, bytes INTEGER NOT NULL);
-INSERT INTO totals SELECT count(*), ifnull(sum(size), 0) FROM generations;
-CREATE TRIGGER generation_put AFTER INSERT ON generations BEGIN
-    UPDATE totals SET count = count + 1, bytes = bytes + new.size;
-END;
-CREATE TRIGGER generation_gone AFTER DELETE ON generations BEGIN
-    UPDATE totals SET count = count - 1, bytes = bytes - old.size;
-END;
-"""
+_OWNERS_AND_TOTALS = (
+    "ALTER TABLE generations ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
+    "CREATE TABLE totals (count INTEGER NOT NULL, bytes INTEGER NOT NULL)",
+    "INSERT INTO totals SELECT count(*), ifnull(sum(size), 0) FROM generations",
+    """CREATE TRIGGER generation_put AFTER INSERT ON generations BEGIN
+        UPDATE totals SET count = count + 1, bytes = bytes + new.size;
+    END""",
+    """CREATE TRIGGER generation_gone AFTER DELETE ON generations BEGIN
+        UPDATE totals SET count = count - 1, bytes = bytes - old.size;
+    END""",
+)
 
 _STEPS = {0: _TABLE + _OWNERS_AND_TOTALS, 1: _OWNERS_AND_TOTALS}
 """What makes this layout of an earlier one."""
@@ -99,9 +99,9 @@ class SqliteStore:
             for name in ("writing", "reading")
         )
         try:
-            self._writer = self._writing.submit(self._open_or_begin_anew).result()
-            self._writing.submit(self._erase).result()  # after a process that could not
-            self._reader = self._reading.submit(self._connect).result()
+            self._writer = _attempted(self._writing, self._open_or_begin_anew)
+            _attempted(self._writing, self._erase)  # after a process that could not
+            self._reader = _attempted(self._reading, self._connect)
         except (OSError, sqlite3.Error, StoreError) as error:
             self._writing.shutdown()
             self._reading.shutdown()
@@ -187,8 +187,7 @@ class SqliteStore:
             try:
                 return await asyncio.get_running_loop().run_in_executor(thread, work)
             except sqlite3.Error as error:
-                held = getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY
-                if not held or time.monotonic() > deadline:
+                if not _is_held(error) or time.monotonic() > deadline:
                     raise StoreError(f"the store cannot be used: {error}") from error
             await asyncio.sleep(_PAUSE_SECONDS)
 
@@ -226,12 +225,9 @@ class SqliteStore:
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise sqlite3.DatabaseError(verdict)
-            (layout,) = connection.execute("PRAGMA user_version").fetchone()
-            if layout in _STEPS:
-                connection.executescript(
-                    f"BEGIN; {_STEPS[layout]} PRAGMA user_version = {_LAYOUT}; COMMIT"
-                )
-            elif layout != _LAYOUT:
+            if _layout(connection) in _STEPS:
+                _take_over(connection)
+            if (layout := _layout(connection)) != _LAYOUT:
                 raise StoreError(f"it has layout {layout}, this version reads {_LAYOUT}")
         except BaseException:
             connection.close()
@@ -301,3 +297,36 @@ class SqliteStore:
             if self._writer.in_transaction:  # some errors have ended it already
                 self._writer.execute("ROLLBACK")
             raise
+
+
+def _layout(connection: sqlite3.Connection) -> int:
+    (layout,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(layout)
+
+
+def _take_over(connection: sqlite3.Connection) -> None:
+    """Make this layout of an earlier one, or of an empty file."""
+    connection.execute("BEGIN IMMEDIATE")
+    layout = _layout(connection)  # another process may have been first
+    if layout in _STEPS:
+        for statement in _STEPS[layout]:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {_LAYOUT}")
+    connection.execute("COMMIT")
+
+
+def _attempted(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    """The result of some work on a thread, as `SqliteStore._run` has it, without an event loop."""
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            return thread.submit(work).result()
+        except sqlite3.Error as error:
+            if not _is_held(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _is_held(error: sqlite3.Error) -> bool:
+    """Whether it is only that another process holds the file."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY

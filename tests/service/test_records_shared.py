@@ -5,11 +5,13 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from service.failures import StoreError
 from service.records import SqliteStore
 from service.records import sqlite as module
 from tests.helpers.records import HOUR, SECRET, generation
@@ -194,6 +196,39 @@ def test_a_file_of_the_layout_before_is_taken_over(path: Path) -> None:
         await store.close()
 
     asyncio.run(main())
+
+
+def test_a_start_waits_for_another_that_makes_the_same_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BUSY_SECONDS", LIMIT_S)
+    with closing(_other(path)) as other, ThreadPoolExecutor() as thread:
+        other.execute("PRAGMA journal_mode = WAL")
+        other.execute("BEGIN IMMEDIATE")
+        for statement in _LAYOUT_1.split(";"):
+            other.execute(statement)
+        opening = thread.submit(_open, path)
+        with pytest.raises(TimeoutError):
+            opening.result(0.5)  # longer than one attempt
+        other.execute("COMMIT")
+        store = opening.result()
+
+    async def main() -> None:
+        assert await store.put(generation("a")) is not None
+        assert await store.get("a") is not None
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_start_that_waits_in_vain_says_what_for(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BUSY_SECONDS", 0.3)
+    with closing(_other(path)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StoreError, match=r"'records\.sqlite' cannot be used: .* locked"):
+            _open(path)
 
 
 def test_a_sweep_lets_others_in_between(path: Path) -> None:
