@@ -47,6 +47,12 @@ _LATE = frozenset({408, 504})
 
 _DONE = "[DONE]"
 
+_BROKEN_OFF = frozenset({"abort", "error", "content_filter"})
+"""Reasons of an end that is not the model's: what there is by then is no whole response."""
+
+_MOST_LINE_BYTES = 16 * 2**20
+"""Of one line of a reply, or of a failure's. The longest usual one repeats the ids of a prompt."""
+
 
 class Form(IntEnum):
     """How a server is asked, the best first."""
@@ -119,6 +125,7 @@ class RemoteApi:
             GeneratorError, GeneratorUnavailableError, GeneratorLateError: there is none.
             InputError: the prompt cannot be given to a server that takes text only.
         """
+        left = wanted.max_new_tokens
         try:
             async with AsyncExitStack() as stack:
                 response = await self._ask(wanted, stack)
@@ -126,10 +133,15 @@ class RemoteApi:
                     if event.data == _DONE:
                         break
                     piece = self._read(event.data)
-                    if piece is not None:
-                        yield piece
-                        if piece.finish_reason is not None:
-                            return
+                    if piece is None:
+                        continue
+                    if isinstance(piece.content, list):
+                        if len(piece.content) > left:  # it knows no limit
+                            piece = Piece(piece.content[:left], "length")
+                        left -= len(piece.content)
+                    yield piece
+                    if piece.finish_reason is not None:
+                        return
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise GeneratorUnavailableError("cannot be reached") from error
         except (httpx.HTTPError, SSEError) as error:
@@ -147,6 +159,7 @@ class RemoteApi:
                 "POST", self.url + path, json=body, headers=tracing.headers()
             )
             response = await stack.enter_async_context(stream)
+            response.stream = _ShortLines(response.stream)
             if response.status_code == httpx.codes.OK:
                 if sure and self._form != form:
                     logger.info("%s takes %s", self.url, form.name.lower().replace("_", " "))
@@ -197,6 +210,8 @@ class RemoteApi:
             text.encode()
             ids = choice.get("token_ids")
             reason = choice.get("finish_reason")
+            if reason in _BROKEN_OFF:
+                raise GeneratorError(f"broke its response off ({reason})")
             content = text if ids is None else [int(token_id) for token_id in ids]
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise GeneratorError("gave a reply that makes no sense") from error
@@ -210,6 +225,30 @@ class RemoteApi:
         if not content and reason is None:
             return None
         return Piece(content, reason and ("length" if reason == "length" else "stop"))
+
+
+class _ShortLines(httpx.AsyncByteStream):
+    """The bytes of a reply, which is given up where a line has no end: lines are held in memory.
+
+    Args:
+        whole: its stream.
+    """
+
+    def __init__(self, whole: Any) -> None:
+        self._whole = whole
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        line = 0
+        async for part in self._whole:
+            end = part.rfind(b"\n")
+            line = line + len(part) if end < 0 else len(part) - end - 1
+            if line > _MOST_LINE_BYTES:
+                raise GeneratorError(f"gave more than {_MOST_LINE_BYTES} bytes in one line")
+            yield part
+
+    async def aclose(self) -> None:
+        """Close the reply."""
+        await self._whole.aclose()
 
 
 def _text_of(tokenizer: Any, ids: Sequence[int]) -> str:

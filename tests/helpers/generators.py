@@ -83,6 +83,7 @@ class StandIn:
             `traceparents` with them.
         left: set when a client has gone before the end.
         says: what it writes in place of what the model does.
+        most: tokens that it writes, whatever it is asked for; None for those.
         going: unless it is set, a response stops after its first token.
     """
 
@@ -97,6 +98,7 @@ class StandIn:
         self.takes = {"ids for ids", "ids", "text", "messages"}
         self.fault: str | int | None = None
         self.says: str | None = None
+        self.most: int | None = None
         self.failures: list[int] = []
         self.asked: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
@@ -148,9 +150,11 @@ class StandIn:
     ) -> Response:
         if isinstance(self.fault, int):
             return JSONResponse({"error": {"message": "so it is"}}, self.fault)
+        if self.fault == "long failure":
+            return StreamingResponse(_without_end(), 500)
         if self.fault == "no stream":
             return JSONResponse({"choices": [{"text": "hello"}]})
-        most = body["max_tokens"]
+        most = self.most or body["max_tokens"]
         ids = greedy_ids(tuple(prompt), most) if self.says is None else self._said()
         events = self._events(request, list(ids), form)
         return StreamingResponse(events, media_type="text/event-stream")
@@ -173,6 +177,12 @@ class StandIn:
                         return
                     if self.fault == "nonsense":
                         yield "data: {]\n\n"
+                    if self.fault == "long line":
+                        async for part in _without_end():
+                            yield part
+                    if self.fault in ("abort", "content_filter"):
+                        last = {"index": 0, "text": "", "finish_reason": self.fault}
+                        yield f"data: {json.dumps({'choices': [last]})}\n\n"
                     if self.fault == "error":
                         yield 'data: {"error": {"message": "no memory"}}\n\n'
                 text = "" if token_id == end else tokenizer.decode([token_id])
@@ -189,3 +199,10 @@ class StandIn:
         finally:
             if not self.going.is_set():
                 self.left.set()
+
+
+async def _without_end() -> AsyncIterator[str]:
+    """A line that goes on for as long as it is read."""
+    while True:
+        yield "x" * 2**20
+        await asyncio.sleep(0)

@@ -104,6 +104,17 @@ def test_ids_are_asked_for_and_kept(
     assert alike(ours["attributions"], theirs["attributions"])
 
 
+def test_a_server_that_knows_no_limit_is_left_at_ours(
+    at2: httpx.Client, other: StandIn, client: httpx.Client
+) -> None:
+    other.most = 40
+    reply = at2.post("/generate", json=BODY).json()
+    here = client.post("/generate", json=BODY).json()
+    for field in ("response", "finish_reason", "usage"):
+        assert reply[field] == here[field]
+    assert at2.post("/attribute", json={"id": reply["id"]}).status_code == 200
+
+
 @pytest.mark.parametrize("takes", ["ids for ids", "text"])
 def test_a_stop_text_ends_the_response(generator: str, other: StandIn, takes: str) -> None:
     other.takes = {takes}
@@ -122,7 +133,7 @@ def test_thoughts_are_sources_and_no_part_of_the_response(
 ) -> None:
     other.takes = {takes}
     other.says = "<think>\nThe context says Lisbon. So it is.\n</think>\n\nShe lives there. Yes."
-    asked = BODY | {"source_thoughts": True}
+    asked = BODY | {"source_thoughts": True, "max_new_tokens": 64}
     for at2 in _serve(generator=generator):
         reply = at2.post("/generate", json=asked).json()
         assert reply["thoughts"].strip() == "The context says Lisbon. So it is."
@@ -151,7 +162,8 @@ def test_thoughts_without_an_end_leave_nothing_to_attribute(
     at2: httpx.Client, other: StandIn
 ) -> None:
     other.says = "<think>\nThe context says"
-    reply = at2.post("/generate", json=BODY | {"source_thoughts": True}).json()
+    asked = BODY | {"source_thoughts": True, "max_new_tokens": 64}
+    reply = at2.post("/generate", json=asked).json()
     assert (reply["thoughts"], reply["response"]) == (other.says, "")
     assert reply["sources"] == reply["statements"] == []
     found = at2.post("/attribute", json={"id": reply["id"], "split_by": "sentence"}).json()
@@ -240,6 +252,10 @@ def test_a_response_that_is_closed_at_once_is_forgotten() -> None:
         ("nonsense", 502, "generator_failed"),
         ("error", 502, "generator_failed"),
         ("other ids", 502, "generator_failed"),
+        ("abort", 502, "generator_failed"),
+        ("content_filter", 502, "generator_failed"),
+        ("long line", 502, "generator_failed"),
+        ("long failure", 502, "generator_failed"),
         (429, 503, "generator_unavailable"),
         (503, 503, "generator_unavailable"),
         (504, 504, "generator_late"),
