@@ -10,6 +10,7 @@ again.
 import asyncio
 import logging
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -67,6 +68,9 @@ _ERASE_SECONDS = 2.0
 
 _PIECE = 100
 """Records that go in one transaction; others' writes come in between."""
+
+_LEAST_FREE = 32 * 2**20
+"""Bytes that records leave free on the disk: deletions write, too, before they give room back."""
 
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
@@ -186,7 +190,7 @@ class SqliteStore:
         while True:
             try:
                 return await asyncio.get_running_loop().run_in_executor(thread, work)
-            except sqlite3.Error as error:
+            except (OSError, sqlite3.Error) as error:
                 if not _is_held(error) or time.monotonic() > deadline:
                     raise StoreError(f"the store cannot be used: {error}") from error
             await asyncio.sleep(_PAUSE_SECONDS)
@@ -246,6 +250,8 @@ class SqliteStore:
         return rows[0] if rows else None
 
     def _insert(self, generation_id: str, data: bytes, expires: int, owner: str) -> None:
+        if shutil.disk_usage(self._path.parent).free < _LEAST_FREE + len(data):
+            raise StoreError(f"the disk has less than {_LEAST_FREE >> 20} MB free")
         with self._transaction():
             self._writer.execute(
                 "INSERT INTO generations (id, expires, size, record, owner) VALUES (?, ?, ?, ?, ?)",
@@ -327,6 +333,6 @@ def _attempted(thread: ThreadPoolExecutor, work: Callable[[], T]) -> T:
         time.sleep(_PAUSE_SECONDS)
 
 
-def _is_held(error: sqlite3.Error) -> bool:
+def _is_held(error: Exception) -> bool:
     """Whether it is only that another process holds the file."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY

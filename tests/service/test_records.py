@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from at2.tasks import Document
 from service.failures import DamagedRecordError, StoreError
 from service.records import Generation, Prompt, RecordStore, SqliteStore, open_store
+from service.records import sqlite as sqlite_module
 from tests.helpers.records import HOUR, SECRET, generation
 from tests.helpers.redis_server import running_redis
 
@@ -339,6 +340,22 @@ def test_a_failed_write_loses_the_record_and_nothing_else(
         await store.close()
 
     _run(main())
+
+
+def test_a_disk_that_is_almost_full_keeps_nothing_more_and_forgets(
+    file: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        store = file()
+        assert await store.put(generation("a")) is not None
+        monkeypatch.setattr(sqlite_module, "_LEAST_FREE", 2**60)
+        assert await store.put(generation("b")) is None
+        assert "b is not kept: the disk has less than" in caplog.text
+        assert await store.get("a") is not None and await store.get("b") is None
+        assert await store.delete("a") and store.erased
+        await store.close()
+
+    asyncio.run(main())
 
 
 def test_two_processes_may_share_a_file(file: Open) -> None:
