@@ -19,9 +19,8 @@ from at2.tasks import (
     SimpleThoughtAttributionTask,
 )
 from at2.tasks.thought import DEFAULT_THOUGHT_GENERATE_KWARGS
-from at2.text.encoding import check_text
 from trainer_jobs.mixing import Mixer
-from trainer_jobs.rows import BadRow, Row, Table
+from trainer_jobs.rows import BadRow, Row, Table, text_in
 from trainer_jobs.settings import JobSettings
 from trainer_jobs.tables import open_table
 
@@ -187,18 +186,12 @@ def _stop_or_keep(settings: JobSettings, row: BadRow, bad: list[BadRow]) -> None
 
 
 def _example(settings: JobSettings, row: Row, place: str) -> Example | BadRow:
-    if isinstance(row, BadRow):
-        return row
     example = {}
     for name, column in settings.texts.items():
-        if row.get(column) is None:
-            return BadRow(place, f"no {column!r}")
-        try:
-            example[name] = check_text(row[column], repr(column))
-        except InputError as error:
-            return BadRow(place, str(error))
-        if not example[name].strip():
-            return BadRow(place, f"{column!r} is empty")
+        text = text_in(row, column, place)
+        if isinstance(text, BadRow):
+            return text
+        example[name] = text
     return example
 
 

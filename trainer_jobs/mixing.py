@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trainer_jobs.rows import BadRow, Table
+from trainer_jobs.rows import BadRow, Table, text_in
 from trainer_jobs.settings import JobSettings
 
 _BETWEEN_CONTEXTS = "\n\n"
@@ -33,9 +33,9 @@ class Mixer:
 
     def _find_contexts(self, table: Table, kept: Sequence[int]) -> None:
         column = self._settings.texts["context"]
-        for index, (_, row) in zip(kept, table.take(kept, [column]), strict=True):
-            context = None if isinstance(row, BadRow) else row.get(column)
-            if not isinstance(context, str):
+        for index, (place, row) in zip(kept, table.take(kept, [column]), strict=True):
+            context = text_in(row, column, place)
+            if isinstance(context, BadRow):
                 continue
             if not self._contexts or self._contexts[-1] != context:
                 self._contexts.append(context)

@@ -4,6 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from at2.errors import InputError
+from at2.text.encoding import check_text
+
 
 @dataclass(frozen=True)
 class BadRow:
@@ -26,6 +29,19 @@ Row = Mapping[str, Any] | BadRow
 
 Numbered = tuple[str, Row]
 """A row and its number for people."""
+
+
+def text_in(row: Row, column: str, place: str) -> str | BadRow:
+    """The text in a column of a row, or why there is none that can be used."""
+    if isinstance(row, BadRow):
+        return row
+    if row.get(column) is None:
+        return BadRow(place, f"no {column!r}")
+    try:
+        text = check_text(row[column], repr(column))
+    except InputError as error:
+        return BadRow(place, str(error))
+    return text if text.strip() else BadRow(place, f"{column!r} is empty")
 
 
 class Table(Protocol):

@@ -193,6 +193,18 @@ def test_contexts_of_neighbours_are_joined(tmp_path: Path) -> None:
     assert fewer.examples == found.examples[:5]
 
 
+@pytest.mark.parametrize("context", ["half a \ud800", "  ", 7])
+def test_contexts_that_cannot_be_used_are_not_joined_to_others(
+    tmp_path: Path, context: Any
+) -> None:
+    facts = [f"Fact {number}." for number in range(6)]
+    contexts = [*facts[:3], context, *facts[3:]]
+    path = jsonl(tmp_path, *({"context": each, "query": "What?"} for each in contexts))
+    found = load_examples(settings(dataset=path, join_contexts=6, bad_rows="skip"))
+    joined = [part for each in found.examples for part in each["context"].split("\n\n")]
+    assert set(joined) == set(facts) and len(joined) > len(facts)
+
+
 def test_some_examples_get_other_queries_and_levels(tmp_path: Path) -> None:
     path = jsonl(tmp_path, *({"context": "A fact.", "query": f"What {i}?"} for i in range(200)))
     found = load_examples(
