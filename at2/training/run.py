@@ -5,6 +5,7 @@ fingerprint of its own examples, and features that of the responses they were co
 examples go on from what is there, and only what depends on a change is made again.
 """
 
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -156,14 +157,18 @@ class Run:
         return ShardFolder(self.features, ".safetensors", digest, self.examples_of).has(shard)
 
     def skipped(self) -> dict[int, str]:
-        """The examples that were passed over, and why; of the shards generated so far."""
+        """The examples that were passed over, and why; of the shards generated so far.
+
+        A shard that is damaged or of other examples will be made again, perhaps by another worker.
+        """
         reasons = {}
         for shard in range(self.plan.num_shards):
             if exists(self.generations / f"{shard:05d}.json"):
-                for index in self.plan.examples(shard):
-                    reason = self.response(index).skipped
-                    if reason is not None:
-                        reasons[index] = reason
+                with suppress(DamagedFileError):
+                    for index in self.plan.examples(shard):
+                        reason = self.response(index).skipped
+                        if reason is not None:
+                            reasons[index] = reason
         return reasons
 
     # -- features ------------------------------------------------------------------------------

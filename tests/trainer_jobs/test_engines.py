@@ -106,6 +106,17 @@ def test_more_examples_and_a_larger_held_out_part_go_on(
     assert fresh == {name: grown[name] for name in grown if "/default/" not in name}
 
 
+def test_a_run_grows_while_other_workers_have_not_made_their_shards_again(
+    run: Callable[..., tuple[int, str, str]],
+) -> None:
+    assert run("generate", shuffle_seed=None, limit=5, held_out=0)[0] == 0
+    larger = {"shuffle_seed": None, "limit": 9, "held_out": 0}
+    for index in ("1", "0"):  # shard 2, which was begun, is worker 0's
+        flags = ("--num-jobs", "2", "--job-index", index)
+        status, _, errors = run("generate", *flags, **larger)
+        assert status == 0, errors
+
+
 def test_training_does_not_load_the_model(
     tmp_path: Path, finished: Path, run: Callable[..., tuple[int, str, str]]
 ) -> None:
