@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from at2.errors import (
@@ -32,7 +32,7 @@ from trainer_jobs.measure import measured
 from trainer_jobs.plots import can_plot, plot_losses
 from trainer_jobs.settings import JobSettings
 from trainer_jobs.sharing import SHARED, share, wait_for
-from trainer_jobs.status import Account, StageStatus, accounts, stop_if_another_did
+from trainer_jobs.status import STAGES, Account, StageStatus, accounts, stop_if_another_did
 from trainer_jobs.summary import Summary, record_stage, stage_costs
 from trainer_jobs.workers import Worker
 
@@ -40,9 +40,6 @@ logger = logging.getLogger("trainer_jobs")
 
 LOSS_CURVE = "loss.png"
 """Beside an estimator."""
-
-STAGES = ("generate", "compute", "train", "evaluate")
-"""In their order; `train` is done by one worker, the others are shared."""
 
 _MB = 1_000_000
 _FAILED, _BAD_SETTINGS = 1, 2
@@ -120,7 +117,8 @@ def run_command(command: str, settings: JobSettings, worker: Worker) -> int:
             return 0
         summary = _run_stages(job, command)
     except NothingToUseError as error:
-        _write_what_was_not_used(job, error)
+        if command != "status":  # it changes nothing of a run
+            _write_what_was_not_used(job, error)
         return _failed(str(error))
     except InputError as error:
         message = str(error)
@@ -210,10 +208,9 @@ def _run(job: Job, stage: str) -> None:
 
     logger.info("%s: %s", stage, job.worker)
     if "trainer" not in job.__dict__:
-        logger.info("loading data set %s, model %s", settings.dataset, settings.model)
-        for row in job.examples.bad_rows:
-            logger.warning("passed over %s, %s", settings.dataset, row)
-        _ = job.trainer
+        # Others wait for this worker, and have to hear if it cannot begin.
+        with Account(job, stage) if job.worker.together else nullcontext():
+            _load(job)
     with measured(done):
         if stage == "train":
             with Account(job, stage):
@@ -222,6 +219,15 @@ def _run(job: Job, stage: str) -> None:
             ray_engine.share_on_ray(job, stage)
         else:
             share(job, stage)
+
+
+def _load(job: Job) -> None:
+    """What all stages need: the examples, and the model where it is at hand."""
+    settings = job.settings
+    logger.info("loading data set %s, model %s", settings.dataset, settings.model)
+    for row in job.examples.bad_rows:
+        logger.warning("passed over %s, %s", settings.dataset, row)
+    _ = job.trainer
 
 
 def status_lines(job: Job) -> list[str]:

@@ -18,6 +18,9 @@ from at2.files import files_in, read_whole, write_whole
 from at2.progress import duration
 from trainer_jobs.job import Job
 
+STAGES = ("generate", "compute", "train", "evaluate")
+"""In their order; `train` is done by one worker, the others are shared."""
+
 FOLDER = "status"
 """In the folder of results."""
 
@@ -141,17 +144,19 @@ class StageStatus:
 
 
 def stop_if_another_did(job: Job, stage: str) -> None:
-    """End a wait that would never end: another worker has stopped since this one began.
+    """End a wait that would never end: another worker has stopped since this one began, in this
+    stage or on the way to it.
 
     Raises:
         TrainingError: naming it.
     """
-    for said in accounts(job, stage):
-        if said["state"] == "stopped" and said["heard"] > job.begun:
-            raise TrainingError(
-                f"{stage}: {said['worker']} stopped, on {said['host']}; see what it says, and run "
-                "the same command again"
-            )
+    for reached in STAGES[: STAGES.index(stage) + 1]:
+        for said in accounts(job, reached):
+            if said["state"] == "stopped" and said["heard"] > job.begun:
+                raise TrainingError(
+                    f"{reached}: {said['worker']} stopped, on {said['host']}; see what it says, "
+                    "and run the same command again"
+                )
 
 
 def accounts(job: Job, stage: str) -> list[Mapping[str, Any]]:

@@ -1,11 +1,14 @@
 """Jobs in processes of their own: help, stopping, killing, and several at once."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -130,3 +133,38 @@ def test_two_processes_at_once_make_the_same_bytes(tmp_path: Path, finished: Pat
             assert process.returncode == 0
     assert cli.main(["train", "--config", config]) == 0
     assert results(tmp_path / "out") == results(finished)
+
+
+@pytest.mark.parametrize(
+    ("fails_with", "reached", "stage"),
+    [
+        ({"num_iterations": 7}, "status/evaluate-1-of-2.json", "train"),
+        ({"dataset": "nowhere.jsonl"}, "status/generate-1-of-2.json", "generate"),
+    ],
+)
+def test_a_worker_that_fails_before_a_stage_is_not_waited_for_in_it(
+    fails_with: dict[str, Any],
+    reached: str,
+    stage: str,
+    tmp_path: Path,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run: Callable[..., tuple[int, str, str]],
+) -> None:
+    out = tmp_path / "out"
+    if stage == "train":
+        shutil.copytree(finished, out)
+    # With another number of masks no evaluation is there, so worker 0 is waited for.
+    other = write_config(tmp_path / "other.toml", out, evaluate_masks=7)
+    waiting = fork("run", "--config", other, RANK="1", WORLD_SIZE="2")
+    try:
+        while waiting.poll() is None and not (out / reached).exists():
+            time.sleep(0.05)
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert run("run", evaluate_masks=7, **fails_with)[0] == 1
+        output, _ = waiting.communicate(timeout=20)
+    finally:
+        waiting.kill()
+    assert waiting.returncode == 1
+    assert output.splitlines()[-1].startswith(f"error: {stage}: worker 0 of 2 stopped, on ")

@@ -75,3 +75,13 @@ def test_a_damaged_checkpoint_counts_no_step(
     status, output, _ = run("status")
     assert status == 0
     assert "train: estimator 'default', 0 of 6 steps" in output.splitlines()
+
+
+def test_a_status_that_finds_no_row_leaves_the_summary_as_it_is(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    assert run("generate")[0] == 0
+    summary = (tmp_path / "out/summary.json").read_bytes()
+    status, _, errors = run("status", "--where", "query=nobody asks this")
+    assert status == 1 and "none would be left to train on" in errors
+    assert (tmp_path / "out/summary.json").read_bytes() == summary
