@@ -81,7 +81,7 @@ def read_prompts(path: Path) -> list[dict[str, str]]:
         ValueError: it cannot be read, or a line is no prompt; the message names the line.
     """
     try:
-        lines = path.read_text("utf-8").split("\n")
+        lines = path.read_text("utf-8-sig").split("\n")
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -83,6 +83,13 @@ def test_prompts_are_read_from_json_lines(tmp_path: Path) -> None:
     assert read_prompts(path) == [{"context": "Käse.\u2028Brot.", "query": "Was?"}]
 
 
+def test_prompts_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    prompt = {"context": "Zoë wrote it.", "query": "Who?"}
+    path.write_text(json.dumps(prompt, ensure_ascii=False) + "\n", "utf-8-sig")
+    assert read_prompts(path) == [prompt]
+
+
 @pytest.mark.parametrize("flag", ["--masks", "--max-new-tokens"])
 def test_a_count_of_nothing_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
