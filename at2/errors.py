@@ -99,6 +99,11 @@ class DamagedFileError(TrainingError):
     can make it again."""
 
 
+def reason_of(error: BaseException) -> str:
+    """What an error says, in one line; its kind where it says nothing."""
+    return (str(error).strip() or repr(error)).splitlines()[0]
+
+
 def is_out_of_memory(error: BaseException | str | None) -> bool:
     """Whether an error, or the text of one, says that there was no memory left."""
     if isinstance(error, MemoryError):

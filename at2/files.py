@@ -16,7 +16,7 @@ from pathlib import Path
 
 from upath import UPath
 
-from at2.errors import At2Error, InputError
+from at2.errors import At2Error, InputError, reason_of
 
 if sys.platform != "win32":
     import fcntl
@@ -45,7 +45,7 @@ def place_of(where: str | os.PathLike[str] | UPath) -> Place:
         place = UPath(text, use_listings_cache=False)
         _ = place.fs
     except (ValueError, ImportError) as error:
-        raise InputError(f"{text}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{text}: {reason_of(error)}") from error
     return place
 
 
@@ -64,8 +64,7 @@ def storage_errors() -> Iterator[None]:
     except (OSError, EOFError, At2Error):
         raise
     except Exception as error:
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
-        raise OSError(errno.EIO, reason) from error
+        raise OSError(errno.EIO, reason_of(error)) from error
 
 
 def exists(place: Place) -> bool:

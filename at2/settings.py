@@ -26,6 +26,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from at2.errors import reason_of
+
 # What Kubernetes puts into every container of a namespace that has a service at2 or at2-anything.
 _KUBERNETES = re.compile(
     r"AT2_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
@@ -110,7 +112,7 @@ class ProgramSettings(BaseSettings):
         except ValidationError as error:
             raise BadSettingsError("\n".join(map(cls._problem, error.errors()))) from error
         except SettingsError as error:
-            raise BadSettingsError(str(error).splitlines()[0]) from error
+            raise BadSettingsError(reason_of(error)) from error
 
     @classmethod
     def settings_customise_sources(

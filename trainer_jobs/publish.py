@@ -10,7 +10,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
-from at2.errors import InputError, TrainingError
+from at2.errors import InputError, TrainingError, reason_of
 from at2.files import files_in, read_whole
 from at2.training import record
 from at2.training.fit import Report
@@ -48,9 +48,8 @@ def upload(job: Job) -> None:
             repo_type="model",
         )
     except Exception as error:  # a network and another's service fail in too many ways to list
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise TrainingError(
-            f"cannot upload the estimator to {repository}: {reason}; it is in "
+            f"cannot upload the estimator to {repository}: {reason_of(error)}; it is in "
             f"{job.estimator_folder}, and the same command tries again"
         ) from error
     logger.info("uploaded the estimator to %s", made.repo_id)
@@ -73,8 +72,7 @@ def check(settings: JobSettings) -> None:
         try:
             validate_repo_id(settings.push_to_hub)
         except HFValidationError as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"push_to_hub: {reason}", param="push_to_hub") from error
+            raise InputError(f"push_to_hub: {reason_of(error)}", param="push_to_hub") from error
 
 
 def reporter(job: Job) -> Report | None:

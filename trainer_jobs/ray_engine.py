@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from at2.errors import At2Error, InputError, TrainingError
+from at2.errors import At2Error, InputError, TrainingError, reason_of
 from at2.files import remove_leftovers
 from at2.progress import Progress, silent
 from trainer_jobs import logs
@@ -195,7 +195,7 @@ class _Pool:
                     at_work[self._begin(actor)] = actor, None
                     continue
                 except ray.exceptions.RayTaskError as problem:
-                    reason = str(problem.cause).splitlines()[0]
+                    reason = reason_of(problem.cause)
                     raise TrainingError(f"{self._stage}, item {item}: {reason}") from problem
                 made, error = (0, result) if item is None else result
                 if error is not None:
@@ -243,7 +243,7 @@ def _absolute(place: str) -> str:
 
 
 def _lost(stage: str, item: int | None, problem: Exception) -> str:
-    reason = str(problem).strip().splitlines()[0]
+    reason = reason_of(problem)
     where = "while they load" if item is None else f"at item {item}"
     where = f"{where}, more than {_MOST_TRIES} times"
     return f"{stage}: actors die {where}: {reason}"

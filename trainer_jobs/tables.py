@@ -14,7 +14,7 @@ from errno import ENOENT
 from importlib.util import find_spec
 from typing import Any
 
-from at2.errors import InputError
+from at2.errors import InputError, reason_of
 from at2.files import Place, exists, place_of, storage_errors
 from trainer_jobs.rows import Numbered, Table
 from trainer_jobs.text_tables import COMPRESSIONS, FILE_SUFFIXES, text_table
@@ -175,8 +175,7 @@ def _arrow_errors(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:  # Arrow's own are among these
-        reason = str(error).splitlines()[0]
-        raise InputError(f"cannot read {name}: {reason}", param="dataset") from error
+        raise InputError(f"cannot read {name}: {reason_of(error)}", param="dataset") from error
 
 
 def _by_datasets(
@@ -194,7 +193,7 @@ def _by_datasets(
         where = str(place) if place.is_dir() else name
         return datasets.load_dataset(where, subset, split=split, revision=revision)
     except Exception as error:
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        reason = reason_of(error)
         raise InputError(f"cannot load dataset {name!r}: {reason}", param="dataset") from error
 
 

@@ -14,7 +14,7 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
-from at2.errors import InputError, ModelError, UnsupportedModelError
+from at2.errors import InputError, ModelError, UnsupportedModelError, reason_of
 from at2.model import default
 from at2.model.gguf import find_gguf, finish_loading, parsed_once
 from at2.model.gguf_positions import stretch_positions
@@ -178,8 +178,7 @@ def _check_complete(missing: Collection[str], *, in_parts: bool) -> None:
 
 
 def _cannot_load(model_name: str, error: Exception) -> ModelError:
-    reason = (str(error).strip() or repr(error)).splitlines()[0]
-    return ModelError(f"cannot load model {model_name!r}: {reason}")
+    return ModelError(f"cannot load model {model_name!r}: {reason_of(error)}")
 
 
 def _usable(device: str | torch.device) -> torch.device:
