@@ -135,6 +135,11 @@ Stop = Annotated[
 """Texts before which a response ends."""
 
 
+def fits_header(key: str) -> bool:
+    """Whether a key can be sent in a header as it is: printable ASCII, no white space around it."""
+    return key.isascii() and key.isprintable() and key == key.strip()
+
+
 def _messages(value: object, choose: ValidatorFunctionWrapHandler) -> object:
     """One error for both forms, under the field's own name."""
     try:

@@ -10,6 +10,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from at2.model.default import NAME as DEFAULT_MODEL
 from at2.settings import ProgramSettings, parse_pairs
+from service.field_types import fits_header
 
 USUAL_SECONDS = 120.0
 """What a request may take where `request_seconds` does not say."""
@@ -258,7 +259,7 @@ class Settings(ProgramSettings):
     def _printable(cls, value: SecretStr | None) -> SecretStr | None:
         """A key that can be sent."""
         key = "" if value is None else value.get_secret_value()
-        if not (key.isascii() and key.isprintable() and key == key.strip()):
+        if not fits_header(key):
             raise ValueError(
                 "the key has white space around it, or a character that is not printable ASCII"
             )

@@ -22,6 +22,7 @@ from service.client.errors import (
     of_response,
 )
 from service.client.retry import parse_retry_after
+from service.field_types import fits_header
 from service.reply_schemas import Delta, Done, ErrorReply, GenerateReply
 from service.request_schemas import Document, Message
 
@@ -75,7 +76,7 @@ def headers(key: str | None) -> dict[str, str]:
     Raises:
         UnsendableError: the key is none that a header can have; the message does not show it.
     """
-    if key and not (key.isascii() and key.isprintable() and key == key.strip()):
+    if key and not fits_header(key):
         raise UnsendableError(
             "the key cannot be sent: it has white space around it, or a character that is not "
             "printable ASCII"

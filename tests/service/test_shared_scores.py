@@ -8,7 +8,7 @@ import pytest
 
 from at2.tasks import Document
 from service.engine import Engine, Question
-from service.records import Prompt
+from service.records import Generation, Prompt
 from service.settings import Settings
 from tests.helpers.engines import answer_of
 from tests.helpers.tiny import tiny_settings
@@ -50,6 +50,17 @@ def engine(runner: asyncio.Runner) -> Iterator[Engine]:
     engine.close()
 
 
+async def _shared(engine: Engine) -> tuple[Shelf, Generation]:
+    """A shelf that holds the scores of a generation."""
+    shelf = Shelf()
+    shelf.open.set()
+    engine.share_scores(shelf)
+    generation = (await answer_of(engine, PROMPT)).generation
+    while generation.id not in shelf.kept:
+        await asyncio.sleep(0.01)
+    return shelf, generation
+
+
 def _run(runner: asyncio.Runner, work: Coroutine[Any, Any, None]) -> None:
     runner.run(asyncio.wait_for(work, 120))
 
@@ -80,12 +91,7 @@ def test_scores_that_do_not_fit_the_memory_are_used_as_they_come(
     engine: Engine, runner: asyncio.Runner
 ) -> None:
     async def main() -> None:
-        shelf = Shelf()
-        shelf.open.set()
-        engine.share_scores(shelf)
-        generation = (await answer_of(engine, PROMPT)).generation
-        while generation.id not in shelf.kept:
-            await asyncio.sleep(0.01)
+        shelf, generation = await _shared(engine)
         shelf.changed.clear()
         before = engine.load.scoring_passes
         for _ in range(2):
@@ -118,12 +124,7 @@ def test_damaged_scores_are_computed_again(
     damage: Callable[[bytes], bytes],
 ) -> None:
     async def main() -> None:
-        shelf = Shelf()
-        shelf.open.set()
-        engine.share_scores(shelf)
-        generation = (await answer_of(engine, PROMPT)).generation
-        while generation.id not in shelf.kept:
-            await asyncio.sleep(0.01)
+        shelf, generation = await _shared(engine)
         expected = await engine.attribute_generation(generation, STATEMENTS)
         shelf.kept[generation.id] = damage(shelf.kept[generation.id])
         found = await engine.attribute_generation(generation, STATEMENTS)
