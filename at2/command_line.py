@@ -14,6 +14,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from at2._version import __version__
+from at2.printable import printable
 from at2.settings import BadSettingsError
 
 FAILED = 1
@@ -101,10 +102,10 @@ def run_app(app: App, arguments: Sequence[str] | None) -> int:
         finally:
             sys.stdout.flush()
     except (BadSettingsError, CycloptsError) as error:
-        print(error, file=sys.stderr)
+        print(printable(str(error)), file=sys.stderr)
         return BAD_USAGE
     except CommandError as error:
-        print(f"{app.name[0]}: {error}", file=sys.stderr)
+        print(printable(f"{app.name[0]}: {' '.join(str(error).split())}"), file=sys.stderr)
         return FAILED
     except BrokenPipeError:
         # Python would complain again when it flushes at the end.

@@ -4,7 +4,6 @@ Users' text is only ever text: it is never read as markup, and what could steer 
 replaced. Knows nothing of sockets or of arguments.
 """
 
-import re
 from collections.abc import Sequence
 from operator import attrgetter
 
@@ -12,11 +11,10 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from at2.printable import printable
 from service.reply_schemas import GenerateReply, ScoredSource, SpanAttribution
 
 _COLOURS = ("cyan", "green", "magenta", "yellow", "blue", "red")
-
-_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 _QUIET = "dim"
 
@@ -26,7 +24,7 @@ _CUT_OFF = {"length": "new tokens", "deadline": "time"}
 
 def plain(text: str) -> Text:
     """Text that does nothing to a terminal: no escape sequences, no reversal of direction."""
-    return Text(_STEERING.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n")))
+    return Text(printable(text.replace("\r\n", "\n")))
 
 
 def print_answer(
@@ -107,8 +105,7 @@ def _support(support: float, verdict: str | None) -> str:
 
 
 def _place(source: ScoredSource, names: Sequence[str]) -> str:
-    name = _STEERING.sub("\N{REPLACEMENT CHARACTER}", names[source.document])
-    return f"{name}:{source.start}:{source.end}"
+    return f"{printable(names[source.document])}:{source.start}:{source.end}"
 
 
 def _print(console: Console, text: Text, indent: int = 0) -> None:

@@ -17,6 +17,7 @@ from cyclopts import Group, Parameter
 from cyclopts.validators import MutuallyExclusive
 
 from at2.command_line import CommandError, OutputConsole, add_settings_command, make_app, run_app
+from at2.printable import printable_json
 from service.calibrate import calibrate
 from service.citations import print_answer, print_attributions
 from service.client import AuthenticationError, Client, ClientError, ConnectionFailedError
@@ -265,7 +266,7 @@ def _response(response: str) -> str:
 
 def _print_json(value: Any) -> None:
     text = json.dumps(value, default=lambda reply: reply.model_dump(), ensure_ascii=False, indent=2)
-    print(text)
+    print(printable_json(text))
 
 
 if __name__ == "__main__":

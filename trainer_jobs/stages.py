@@ -22,6 +22,7 @@ from at2.errors import (
 )
 from at2.estimator.linear import LinearScoreEstimator, load_estimator
 from at2.files import exists, place_of
+from at2.printable import printable
 from at2.progress import Progress
 from at2.training import record
 from at2.training.fit import LOSSES
@@ -192,7 +193,7 @@ def _write_what_was_not_used(job: Job, error: NothingToUseError) -> None:
 
 
 def _failed(message: str, status: int = _FAILED) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(printable(f"error: {' '.join(message.split())}"), file=sys.stderr)
     return status
 
 

@@ -11,7 +11,8 @@ from at2.display.html import attribution_page
 from at2.display.plots import statement_heatmap, token_heatmap
 from at2.display.shorten import shortened
 from at2.display.table import score_table
-from at2.display.terminal import highlight, printable, with_indices
+from at2.display.terminal import highlight, with_indices
+from at2.printable import printable
 
 __all__ = [
     "attribution_page",

@@ -1,6 +1,6 @@
 """Long texts on one short line."""
 
-from at2.display.terminal import printable
+from at2.printable import printable
 
 _END_SHARE = 3
 """One part in so many of a shortened text is its end."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from at2.display.terminal import TINY, printable
+from at2.display.terminal import TINY
+from at2.printable import printable
 from at2.ranking import best_sources
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from at2.printable import printable
 from at2.ranges import CharRange
 from at2.text.sentences import split_text
 
@@ -27,19 +28,6 @@ _FAINTEST = 0.02
 """Shares of the full colour below this are not shaded."""
 _DARK = 0.6
 """From this share on a background is so dark that white reads better on it."""
-_CONTROLS = {
-    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n\r"},
-    0x7F: 0x2421,
-    **dict.fromkeys(range(0x80, 0xA0), 0xFFFD),
-}
-
-
-def printable(text: str) -> str:
-    """The text with control characters shown (␛ for an escape), so that none is obeyed.
-
-    Tabs and line ends stay, and so does the length.
-    """
-    return text.translate(_CONTROLS)
 
 
 def with_indices(text: str, split_by: str = "sentence") -> str:
@@ -52,10 +40,12 @@ def with_indices(text: str, split_by: str = "sentence") -> str:
         InputError: `split_by` is something else.
     """
     before, after = ("", "") if _plain() else (_CYAN, _RESET)
-    parts, separators, ranges = split_text(text, split_by)
+    _, separators, ranges = split_text(text, split_by)
+    printed = printable(text)
     return "".join(
-        f"{printable(separator)}{before}[({start}, {end})]{after}{printable(part)}"
-        for part, separator, (start, end) in zip(parts, separators, ranges, strict=True)
+        f"{printed[start - len(separator) : start]}{before}[({start}, {end})]{after}"
+        f"{printed[start:end]}"
+        for separator, (start, end) in zip(separators, ranges, strict=True)
     )
 
 
@@ -94,6 +84,7 @@ def _styled(
     styles: list[tuple[tuple[int, int], tuple[str, str]]],
 ) -> str:
     """The text with something before and after each of some disjoint ranges of its tokens."""
+    printed = printable(text)
     pieces, written = [], 0
     for (first, last), (before, after) in sorted(styles):
         if first == last:
@@ -101,10 +92,9 @@ def _styled(
         start, end = max(token_ranges[first][0], written), token_ranges[last - 1][1]
         start = end - len(text[start:end].lstrip())
         if start < end:  # else another range has shown the character that both share
-            shown = printable(text[start:end])
-            pieces += [printable(text[written:start]), before, shown, after]
+            pieces += [printed[written:start], before, printed[start:end], after]
             written = end
-    return "".join([*pieces, printable(text[written:])])
+    return "".join([*pieces, printed[written:]])
 
 
 def _shade(share: float) -> tuple[str, str]:

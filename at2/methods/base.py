@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from at2.errors import InputError, check_count
 from at2.methods.citing import DEFAULT_MIN_SHARE, cited
+from at2.printable import printable
 from at2.ranges import CharRange, TokenRange
 from at2.ranking import best_sources
 from at2.tasks import AttributionTask, SourceSpan
@@ -135,7 +136,8 @@ class Attributor(ABC):
         """
         span = self._token_range(start, end, token_start, token_end)
         if verbose:
-            print("Computing attribution scores for:\n", self.task.token_range_text(*span).strip())
+            text = printable(self.task.token_range_text(*span).strip())
+            print("Computing attribution scores for:\n", text)
         if self.task.num_sources == 0:
             return np.zeros(0, dtype=np.float32)
         return self._scores_of(span)

@@ -189,7 +189,9 @@ def test_no_control_character_reaches_a_terminal() -> None:
     control = "".join(map(chr, [*range(32), 127, *range(128, 160)]))
     shown = printable(f"a{control}b")
     assert len(shown) == len(control) + 2
-    assert {c for c in shown if not c.isprintable()} == {"\t", "\n", "\r"}
+    assert {c for c in shown if not c.isprintable()} == {"\t", "\n"}
+    assert printable("one\rtwo\r\nthree\r") == "one␍two\r\nthree␍"
+    assert printable("\u202egnp.exe\u2066") == "�gnp.exe�"
     assert printable("Ünïcode 🦜 你好") == "Ünïcode 🦜 你好"
 
 
@@ -226,6 +228,8 @@ def test_indices_are_before_each_part(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = "\x1b[36m[(0, 3)]\x1b[0mOne", "\x1b[36m[(4, 6)]\x1b[0mis"
     assert with_indices("One is", "word") == f"{first} {second}"
     assert with_indices("A \x1b[2Jhere.").endswith("A ␛[2Jhere.")
+    shown = with_indices("One.\r\nTwo\rthree.")
+    assert re.sub(r"\x1b\[36m.*?\x1b\[0m", "", shown) == "One.\r\nTwo␍three."
 
 
 def test_a_character_of_several_tokens_is_shown_once() -> None:

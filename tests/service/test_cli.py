@@ -24,6 +24,7 @@ from service.reply_schemas import GenerateReply, ScoredSource, SpanAttribution
 from tests.helpers.servers import serving, settings
 
 ESCAPE = "\x1b[31m[bold]red[/bold]\x1b]0;title\x07"
+STEERING = r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 FIRST, SECOND, THIRD = "Ann works in Rome.", "Ann lives in Oslo. [1] :smile:", f"Nothing. {ESCAPE}"
 
 
@@ -139,11 +140,8 @@ def test_user_text_is_never_markup_or_a_control_sequence(terminal: bool) -> None
 @given(st.text())
 def test_printed_text_keeps_all_that_does_not_steer(text: str) -> None:
     shown, text = plain(text).plain, text.replace("\r\n", "\n")
-    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", shown)
-    assert len(shown) == len(text.replace("\r\n", "\n"))
-    assert all(
-        a == b or b == "\ufffd" for a, b in zip(text.replace("\r\n", "\n"), shown, strict=True)
-    )
+    assert not re.search(STEERING, shown)
+    assert all(a == b or re.match(STEERING, a) for a, b in zip(text, shown, strict=True))
 
 
 def test_a_ranking_says_which_sources_do_not_count() -> None:
@@ -275,6 +273,18 @@ def test_json_is_the_servers_own(
     assert json.loads(capsys.readouterr().out)["estimator"] == "e"
 
 
+def test_json_says_what_could_steer_a_terminal_in_escapes(
+    scripted: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    steering = "\x9b2J \x7f \u202e \r \x1b[2J"
+    steered = GENERATION.model_copy(update={"response": f"Été {steering}"})
+    scripted["generate"] = (steered.model_dump(),)
+    assert cli.main(["ask", "--context", "b.txt", "Where?", "--json"]) == 0
+    printed = capsys.readouterr().out
+    assert "Été" in printed and not re.search(STEERING, printed)
+    assert json.loads(printed)["generation"]["response"] == f"Été {steering}"
+
+
 @pytest.mark.parametrize(
     ("arguments", "body"),
     [
@@ -350,6 +360,16 @@ def test_what_the_server_says_is_passed_on(
     assert cli.main(["ask", "--context", "b.txt", "q"]) == 1
     printed = capsys.readouterr().err
     assert printed.startswith("at2: no, because") and hint in printed
+
+
+def test_what_the_server_says_does_not_steer_a_terminal(
+    scripted: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = "no\rat2: fine\n\x1b[2J\x9b1A\u202e."
+    error = {"message": message, "type": "t", "param": None, "code": "c"}
+    scripted["generate"] = ({"error": error}, 400)
+    assert cli.main(["ask", "--context", "b.txt", "q"]) == 1
+    assert capsys.readouterr().err == "at2: no at2: fine ␛[2J�1A�.\n"
 
 
 @pytest.mark.parametrize(
