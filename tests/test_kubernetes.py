@@ -92,16 +92,26 @@ def test_a_mistake_is_found() -> None:
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl builds kustomizations")
+@pytest.mark.parametrize("named_in", ["the file itself", "an overlay"])
 @pytest.mark.parametrize("base", [KUBERNETES, KUBERNETES / "training"], ids=lambda base: base.name)
-def test_components_give_a_gpu_and_serve_what_was_trained(base: Path, tmp_path: Path) -> None:
+def test_components_give_a_gpu_and_serve_what_was_trained(
+    base: Path, named_in: str, tmp_path: Path
+) -> None:
     names = ["gpu"] if base.name == "training" else ["gpu", "trained"]
-    overlay = {
-        "resources": [os.path.relpath(base, tmp_path)],
-        "components": [os.path.relpath(KUBERNETES / name, tmp_path) for name in names],
-    }
-    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    copied = tmp_path / KUBERNETES.name
+    shutil.copytree(KUBERNETES, copied)
+    folder = copied / base.relative_to(KUBERNETES)
+    (own,) = documents(folder / "kustomization.yaml")
+    own["images"][0]["newName"] = "registry.example.org:5000/at2-service"
+    overlay = tmp_path / "overlay"
+    overlay.mkdir()
+    above = {"resources": [os.path.relpath(folder, overlay)]}
+    at, written = (folder, own) if named_in == "the file itself" else (overlay, above)
+    written["components"] = [os.path.relpath(copied / name, at) for name in names]
+    (folder / "kustomization.yaml").write_text(yaml.safe_dump(own))
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(above))
     built = subprocess.run(
-        ["kubectl", "kustomize", str(tmp_path)], capture_output=True, text=True, check=True
+        ["kubectl", "kustomize", str(at)], capture_output=True, text=True, check=True
     )
     found = list(yaml.safe_load_all(built.stdout))
     ours = [r for r in found if pod(r) is not None and r["metadata"]["name"] != "at2-redis"]
@@ -109,13 +119,13 @@ def test_components_give_a_gpu_and_serve_what_was_trained(base: Path, tmp_path: 
     for resource in found:
         kubernetes_validate.validate(resource, OLDEST, strict=True)
     for resource in ours:
-        assert container(resource)["image"] == "at2-service:cuda"
+        assert container(resource)["image"] == "registry.example.org:5000/at2-service:cuda"
         assert container(resource)["resources"]["limits"]["nvidia.com/gpu"] == 1
     if base.name != "training":
-        folder = variables(ours[0])["AT2_ESTIMATORS_FOLDER"]
+        served = variables(ours[0])["AT2_ESTIMATORS_FOLDER"]
         (mount,) = (m for m in container(ours[0])["volumeMounts"] if m["name"] == "trained")
         out = Path(training_settings()["out"]).relative_to("/data")
-        assert Path(folder) == Path(mount["mountPath"]) / out / "estimators"
+        assert Path(served) == Path(mount["mountPath"]) / out / "estimators"
 
 
 # -- every pod -------------------------------------------------------------------------------------

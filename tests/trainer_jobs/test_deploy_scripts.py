@@ -236,6 +236,10 @@ def test_the_rayjob_runs_on_what_the_other_manifests_make(tmp_path: Path) -> Non
     config.write_text(named(training, "ConfigMap", "at2-training")["data"][config.name])
     words = shlex.split(found["spec"]["entrypoint"].replace("/etc/at2/training.toml", str(config)))
     assert str(config) in words and on_ray(words).startswith("/data/")
+    # KubeRay submits by a Job of the RayJob's name, and takes one that is there for its own.
+    assert found["metadata"]["name"] not in {
+        r["metadata"]["name"] for r in training if r["kind"] == "Job"
+    }
     cluster = found["spec"]["rayClusterSpec"]
     (workers,) = cluster["workerGroupSpecs"]
     for group in (cluster["headGroupSpec"], workers):
