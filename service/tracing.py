@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from at2.errors import reason_of
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span as OtelSpan
@@ -200,8 +202,8 @@ def bound(work: Callable[P, T]) -> Callable[P, T]:
 
 
 def open_traces(version: str) -> Traces | None:
-    """Where the environment wants traces sent; None for nowhere. What it wants and is not here is
-    logged: a server does not stay down for that."""
+    """Where the environment wants traces sent; None for nowhere. What it wants and is not here, or
+    cannot be, is logged: a server does not stay down for that."""
     if not _wanted():
         return None
     protocol = next(filter(None, map(os.environ.get, _PROTOCOLS)), _PROTOCOL)
@@ -217,10 +219,14 @@ def open_traces(version: str) -> Traces | None:
         logger.warning("no traces are sent: install at2-service[otel] (%s)", error)
         return None
     own: dict[str, Any] = {"service.name": _SERVICE, "service.version": version}
-    resource = Resource.create(own | dict(OTELResourceDetector().detect().attributes))
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    return Traces(provider)
+    try:
+        resource = Resource.create(own | dict(OTELResourceDetector().detect().attributes))
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        return Traces(provider)
+    except (ValueError, OSError) as error:  # a value of a variable, a file that one names
+        logger.warning("no traces are sent: %s", reason_of(error))
+        return None
 
 
 def _wanted() -> bool:

@@ -76,7 +76,10 @@ class JobSettings(ProgramSettings):
         default="utf-8", min_length=1, description="Of text files: `latin-1`, `cp1252`, `utf-16`, …"
     )
     subset: str | None = Field(default=None, description="Configuration of a dataset on the hub.")
-    split: str = Field(default="train", description="Split of a dataset on the hub.")
+    split: str = Field(
+        default="train",
+        description="Split of a dataset on the hub or in a folder; `train[:100]` cuts one.",
+    )
     dataset_revision: str | None = Field(
         default=None, description="Branch, tag or commit of a dataset on the hub."
     )

@@ -24,6 +24,9 @@ _EXTRA = "pip install 'at2-service[jobs]'"
 _OTHER_SUFFIXES = (".txt", ".md", ".xls", ".xlsx", ".xml", ".yaml", ".arrow", ".feather", ".zst")
 """Files that people have and that are not read; a hub name does not end like this, either."""
 
+WHOLE = "train"
+"""The split of what has only one."""
+
 
 @dataclass(frozen=True)
 class HubTable:
@@ -97,7 +100,7 @@ def open_table(
     name: str,
     *,
     subset: str | None = None,
-    split: str = "train",
+    split: str = WHOLE,
     revision: str | None = None,
     encoding: str = "utf-8",
 ) -> Table:
@@ -106,11 +109,12 @@ def open_table(
     Args:
         name: a file with one of `FILE_SUFFIXES` (and perhaps of `COMPRESSIONS`) or its URL, a
             folder, or a name on the hub.
-        subset, split, revision: which part and version of what is not a file.
+        subset, split, revision: which part and version of what is not a file. A split may be cut
+            and joined as `datasets` has it: `train[:10]`, `train+test`.
         encoding: of text files.
 
     Raises:
-        InputError: it cannot be read, or a package is missing.
+        InputError: it cannot be read, has no such split, or a package is missing.
     """
     try:
         place = place_of(name)
@@ -124,6 +128,12 @@ def open_table(
         with _one_line_errors(name), storage_errors():
             _refuse_other_files(name, place, compressed or suffix in _OTHER_SUFFIXES)
         return HubTable(_by_datasets(name, place, subset, split, revision))
+    if split != WHOLE:  # else all rows would be taken, held-out ones of another run among them
+        raise InputError(
+            f"split={split!r}: a file has no splits, and {WHOLE!r} is all of it; limit, held_out "
+            "and where choose rows",
+            param="split",
+        )
     if suffix == ".parquet":
         _require("pyarrow", "Parquet files")
     try:
@@ -186,15 +196,28 @@ def _by_datasets(
 
     # What others wrote, or a network, fails in too many ways to list.
     try:
-        if (place / "dataset_dict.json").exists():
-            return datasets.load_from_disk(str(place))[split]
-        if (place / "state.json").exists():
-            return datasets.load_from_disk(str(place))
+        if any((place / name).exists() for name in ("dataset_dict.json", "state.json")):
+            return _part_of(datasets.load_from_disk(str(place)), split)
         where = str(place) if place.is_dir() else name
         return datasets.load_dataset(where, subset, split=split, revision=revision)
     except Exception as error:
         reason = reason_of(error)
         raise InputError(f"cannot load dataset {name!r}: {reason}", param="dataset") from error
+
+
+def _part_of(saved: Any, split: str) -> Any:
+    """The rows of a split, perhaps cut or joined, of what `datasets` saved."""
+    from datasets import DatasetDict, ReadInstruction, concatenate_datasets
+
+    if not isinstance(saved, DatasetDict):  # one split, which need not have kept its name
+        saved = {str(saved.split or WHOLE): saved, WHOLE: saved}
+    if split in saved:
+        return saved[split]
+    lengths = {name: len(rows) for name, rows in saved.items()}
+    parts = ReadInstruction.from_spec(split).to_absolute(lengths)
+    return concatenate_datasets(
+        [saved[part.splitname].select(range(part.from_, part.to)) for part in parts]
+    )
 
 
 def _require(package: str, what: str) -> None:

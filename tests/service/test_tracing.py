@@ -1,6 +1,7 @@
 """Traces as a collector gets them: which spans, under which others, and nobody's words."""
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -209,6 +210,14 @@ def test_the_server_that_writes_gets_the_trace_and_a_dead_collector_stops_nothin
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
             "grpc is asked for, here is http/protobuf only",
         ),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "9999"},
+            "no traces are sent: max_export_batch_size must be",
+        ),
+        (
+            {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "many"},
+            "no traces are sent: OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT must be",
+        ),
     ],
 )
 def test_without_being_asked_for_what_is_here_there_are_none(
@@ -234,3 +243,18 @@ def test_without_being_asked_nothing_is_imported() -> None:
     )
     done: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_propagator_that_is_not_installed_keeps_no_server_down() -> None:
+    code = (
+        "import logging; from service.tracing import open_traces, span\n"
+        "logging.basicConfig()\n"
+        "assert open_traces('1.0') is None\n"
+        "with span('a'): pass\n"
+    )
+    asked = {"OTEL_TRACES_EXPORTER": "otlp", "OTEL_PROPAGATORS": "tracecontext,b3"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "no traces are sent: Propagator b3 not found" in done.stderr

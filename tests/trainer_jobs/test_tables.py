@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -385,11 +386,42 @@ def test_a_folder_that_datasets_saved_is_read(split: str | None, tmp_path: Path)
     assert places(table) == ["row 1", "row 2"]
 
 
-def test_a_split_that_is_not_there_is_one_line(tmp_path: Path) -> None:
-    datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}).save_to_disk(tmp_path)
+@pytest.mark.parametrize(
+    ("split", "kept"),
+    [
+        ("train[:10]", range(10)),
+        ("train[10:20]", range(10, 20)),
+        ("train[-20%:]", range(24, 30)),
+        ("train[28:]+train[:2]", [28, 29, 0, 1]),
+    ],
+)
+@pytest.mark.parametrize("several", [True, False])
+def test_a_split_that_datasets_saved_may_be_cut_and_joined(
+    several: bool, split: str, kept: Sequence[int], tmp_path: Path
+) -> None:
+    numbered = [{"query": str(number)} for number in range(30)]
+    whole = datasets.Dataset.from_list(numbered)
+    saved = datasets.DatasetDict(train=whole, test=whole.select([0])) if several else whole
+    saved.save_to_disk(tmp_path)
+    table = open_table(str(tmp_path), split=split)
+    assert rows(table) == [numbered[number] for number in kept]
+
+
+@pytest.mark.parametrize("split", ["nope", "test[:1]", "train[:"])
+@pytest.mark.parametrize("several", [True, False])
+def test_a_split_that_is_not_there_is_one_line(several: bool, split: str, tmp_path: Path) -> None:
+    saved = datasets.Dataset.from_list(ROWS)
+    (datasets.DatasetDict(train=saved) if several else saved).save_to_disk(tmp_path)
     with pytest.raises(InputError, match="cannot load dataset") as error:
-        open_table(str(tmp_path), split="nope")
-    assert "nope" in str(error.value) and "\n" not in str(error.value)
+        open_table(str(tmp_path), split=split)
+    assert split.partition("[:1]")[0] in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "data.parquet"])
+def test_a_split_of_a_file_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"split='train\[:10\]': a file has no splits") as error:
+        open_table(str(tmp_path / name), split="train[:10]")
+    assert error.value.param == "split"
 
 
 @pytest.mark.parametrize(
