@@ -25,9 +25,11 @@ from torch import Tensor
 from at2.errors import InputError, TrainingError, check_count
 from at2.estimator.linear import LinearScoreEstimator
 from at2.files import Place, exists, local_copy
+from at2.fingerprints import DIGITS
 from at2.progress import Progress
+from at2.training import manifest
 from at2.training.heldout import HeldOut, measure
-from at2.training.shards import check_seal, sealed, write_file
+from at2.training.shards import check_seal, sealed, settings_of, write_file
 from at2.training.table import FeatureTable
 
 logger = logging.getLogger(__name__)
@@ -153,6 +155,20 @@ class Checkpoint:
     def __post_init__(self) -> None:
         check_count(self.every, "checkpoint_every")
 
+    def check_claim(self) -> None:
+        """Make sure that the folder is still this fit's.
+
+        Raises:
+            TrainingError: a fit with other settings took it, before this one had left anything.
+        """
+        folder = self.path.parent
+        claimed = settings_of(folder / manifest.FILE)
+        if claimed is not None and claimed[:DIGITS] != self.settings:
+            raise TrainingError(
+                f"estimator {folder.name!r} was taken meanwhile by a training with other settings; "
+                "train it under another save_name"
+            )
+
 
 @dataclass
 class FitState:
@@ -184,7 +200,12 @@ class FitState:
         return cls(estimator, optimizer, scheduler, random, [], {})
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, whole or not at all."""
+        """Write a checkpoint, whole or not at all.
+
+        Raises:
+            TrainingError: it cannot be written, or the folder is another fit's by now.
+        """
+        checkpoint.check_claim()
         write_file(checkpoint.path, sealed(checkpoint.settings, self._to_bytes))
 
     def _to_bytes(self, seal: str) -> bytes:

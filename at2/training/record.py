@@ -114,8 +114,10 @@ def save(
         settings: what the weights depend on, as plain values.
 
     Raises:
-        TrainingError: the folder cannot be written to; the checkpoint stays.
+        TrainingError: the folder cannot be written to, and the checkpoint stays; or it is another
+            fit's by now.
     """
+    checkpoint.check_claim()
     folder = checkpoint.path.parent
     try:
         estimator.save_folder(folder)

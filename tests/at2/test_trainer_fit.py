@@ -1,6 +1,7 @@
 """Fitting an estimator to the features of a tiny run: the loss, its settings, what is saved."""
 
 import json
+from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,25 @@ def test_a_name_is_for_one_set_of_settings(
         trained.train(**settings | change)
     assert named in str(e.value) and "\n" not in str(e.value)
     assert folder_contents(trained.save_path / "estimators" / "taken") == whole
+
+
+@pytest.mark.parametrize("checkpoint_every", [1, 100])
+def test_a_name_that_another_training_took_meanwhile_stays_as_that_left_it(
+    trained: AT2Trainer, checkpoint_every: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = f"meanwhile-{checkpoint_every}"
+
+    def other(steps: int, figures: Mapping[str, float]) -> None:
+        if steps == 1:
+            trained.train(save_name=name, num_iterations=4)
+
+    with pytest.raises(TrainingError, match=f"'{name}' was taken meanwhile .* other settings"):
+        trained.train(
+            save_name=name, num_iterations=3, checkpoint_every=checkpoint_every, report=other
+        )
+    capsys.readouterr()
+    trained.train(save_name=name, num_iterations=4)
+    assert "Found estimator" in capsys.readouterr().out
 
 
 def test_numbers_that_are_not_finite_spoil_nothing(
