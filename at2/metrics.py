@@ -6,7 +6,7 @@ Knows numbers only: nothing of models, tasks or methods.
 from collections.abc import Collection
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from at2.ranking import best_sources
 
@@ -15,10 +15,11 @@ def spearman(first: ArrayLike, second: ArrayLike) -> float | None:
     """Spearman's rank correlation of two series [values], with average ranks for ties.
 
     Returns:
-        None where it is not defined: fewer than two values, or all of a series equal.
+        None where it is not defined: fewer than two values, all of a series equal, or one of them
+        not a number.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+    if not (_has_order(a) and _has_order(b)):
         return None
     # Slow to import, and not needed to attribute.
     from scipy.stats import spearmanr
@@ -38,14 +39,22 @@ def linear_datamodeling_score(
         log_probs: [ablations], of the span.
 
     Returns:
-        None if the measured values are all equal: there is nothing to predict. 0 if only the
-        predictions are, or one is not a number: a method gains nothing by abstaining.
+        None if the measured values are all equal, or one is not a number: there is nothing to
+        predict. 0 if only the predictions are equal, or a score is not finite: a method gains
+        nothing by abstaining.
     """
     measured = np.asarray(log_probs, dtype=np.float64)
-    if len(measured) < 2 or np.ptp(measured) == 0:
+    if not _has_order(measured):
         return None
-    predicted = np.asarray(masks, dtype=np.float64) @ np.asarray(scores, dtype=np.float64)
-    return (np.isfinite(predicted).all() and spearman(predicted, measured)) or 0.0
+    given = np.asarray(scores, dtype=np.float64)
+    if not np.isfinite(given).all():
+        return 0.0
+    return spearman(np.asarray(masks, dtype=np.float64) @ given, measured) or 0.0
+
+
+def _has_order(values: NDArray[np.float64]) -> bool:
+    """Whether two of the values differ, and all are numbers (infinite ones are)."""
+    return len(values) > 1 and not np.isnan(values).any() and bool((values != values[0]).any())
 
 
 def precision_at(scores: ArrayLike, support: Collection[int], k: int) -> float:

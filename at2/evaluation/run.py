@@ -6,7 +6,7 @@ from tqdm.auto import tqdm
 
 from at2.estimator.linear import LinearScoreEstimator
 from at2.evaluation.examples import EvaluationExample, EvaluationSettings, evaluate_example
-from at2.evaluation.summary import Evaluation, summarise
+from at2.evaluation.summary import Evaluation, check_reference, summarise
 from at2.methods import METHODS, AttributionMethod, method_named
 
 
@@ -36,12 +36,14 @@ def evaluate(
         total: the number of examples, for the progress bar.
 
     Raises:
-        InputError: no method has such a name, or an example or setting does not fit.
+        InputError: there is no method of a name, or none at all, or an example or setting does not
+            fit. A wrong name is found before any example is measured.
     """
     settings = settings or EvaluationSettings()
     if methods is None:
         methods = [m for m in METHODS.values() if estimator is not None or not m.needs_estimator]
     chosen = [method_named(m) if isinstance(m, str) else m for m in methods]
+    reference = check_reference(reference, [method.name for method in chosen])
     results = [
         evaluate_example(example, chosen, index=index, estimator=estimator, settings=settings)
         for index, example in enumerate(tqdm(examples, total=total, desc="Evaluating"))

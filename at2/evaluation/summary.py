@@ -129,11 +129,7 @@ def summarise(
                 f"example {result.index} has methods {', '.join(result.passes)}, "
                 f"not {', '.join(methods)}"
             )
-    reference = methods[0] if reference is None else reference
-    if reference not in methods:
-        raise InputError(
-            f"reference {reference!r} is not one of {', '.join(methods)}", param="reference"
-        )
+    reference = check_reference(reference, methods)
     if min_context_support is not None:
         ordered = [_supported(result, min_context_support) for result in ordered]
     draws = _draws(len(ordered), resamples, seed)
@@ -154,6 +150,21 @@ def summarise(
         values=values,
         differences=differences,
     )
+
+
+def check_reference(reference: str | None, methods: Sequence[str]) -> str:
+    """The method that the others are compared with: the first unless one is named.
+
+    Raises:
+        InputError: there are no methods, or the reference is none of them.
+    """
+    if not methods:
+        raise InputError("there are no methods to evaluate", param="methods")
+    if reference is not None and reference not in methods:
+        raise InputError(
+            f"reference {reference!r} is not one of {', '.join(methods)}", param="reference"
+        )
+    return methods[0] if reference is None else reference
 
 
 def _supported(result: ExampleResult, least: float) -> ExampleResult:

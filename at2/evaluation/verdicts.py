@@ -4,7 +4,8 @@ Answers that the model wrote from their context are *supported*. Those that it w
 those that are shown with another text than they were written from, are not. With `q` of answers
 that are judged wrong being allowed on either side,
 
-    high = the (1 - q) quantile of support without the context,   low = the q quantile with it
+    high = just above the (1 - q) quantile of support without the context,
+    low = the q quantile with it
 
 where of several kinds of answers without the context the highest quantile counts; and if the
 classes are further apart than that, high is the larger of the two. From `high` on a statement is
@@ -113,9 +114,8 @@ def fit_thresholds(
     if not len(with_context) or not without or not all(map(len, without)):
         raise InputError("thresholds need answers of both kinds")
     of_supported = float(np.quantile(with_context, allowed_error, method="lower"))
-    of_others = max(
-        float(np.quantile(values, 1 - allowed_error, method="higher")) for values in without
-    )
+    highest = max(np.quantile(values, 1 - allowed_error, method="higher") for values in without)
+    of_others = float(np.nextafter(highest, np.inf))  # itself, it is not supported
     return min(of_supported, of_others), max(of_supported, of_others)
 
 

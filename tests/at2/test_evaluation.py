@@ -1,6 +1,7 @@
 """Evaluation equals its definitions computed pass by pass; intervals equal plain loops."""
 
 import json
+from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -299,6 +300,22 @@ def test_results_that_do_not_fit_together_are_refused() -> None:
         summarise(results, reference="nobody")
     with pytest.raises(InputError, match="example 2 has methods"):
         summarise([*results, ExampleResult(2, 1, {"other": (0, 0)}, ())])
+
+
+@pytest.mark.parametrize(
+    ("methods", "reference", "param"),
+    [(["random"], "at2", "reference"), ([], None, "methods"), (["nobody"], None, "method")],
+)
+def test_wrong_names_are_found_before_any_example_is_made(
+    methods: list[str], reference: str | None, param: str
+) -> None:
+    def examples() -> Iterator[EvaluationExample]:
+        raise AssertionError("an example is made")
+        yield
+
+    with pytest.raises(InputError) as caught:
+        evaluate(examples(), methods, reference=reference)
+    assert caught.value.param == param
 
 
 def test_parts_put_together_later_give_the_same_bytes(model: Any) -> None:

@@ -46,6 +46,13 @@ def test_spearman_of_one_value_is_not_defined() -> None:
     assert spearman([], []) is None
 
 
+def test_what_is_not_a_number_has_no_rank_and_what_is_infinite_has_one() -> None:
+    assert spearman([1.0, np.nan, 3.0], [1.0, 2.0, 3.0]) is None
+    assert spearman([1.0, 2.0, 3.0], [np.nan] * 3) is None
+    assert spearman([-np.inf] * 3, [1.0, 2.0, 3.0]) is None
+    assert spearman([-np.inf, 2.0, np.inf], [1.0, 2.0, 3.0]) == pytest.approx(1)
+
+
 def test_lds_is_one_for_the_scores_that_made_the_measurements() -> None:
     random = np.random.default_rng(0)
     scores, masks = random.normal(size=6), random.random((50, 6)) < 0.5
@@ -59,6 +66,15 @@ def test_lds_does_not_apply_where_nothing_changes_and_is_zero_for_constant_predi
     assert linear_datamodeling_score([1.0, 2.0], masks, [-1.0, -1.0, -1.0]) is None
     assert linear_datamodeling_score([1.0, 2.0], masks[:1], [-1.0]) is None
     assert linear_datamodeling_score([0.0, 0.0], masks, [-1.0, -2.0, -3.0]) == 0.0
+
+
+def test_lds_of_numbers_that_are_not_finite() -> None:
+    masks = np.array([[True, False], [False, True], [True, True]])
+    assert linear_datamodeling_score([1.0, 2.0], masks, [-1.0, np.nan, -3.0]) is None
+    assert linear_datamodeling_score([1.0, 2.0], masks, [-np.inf] * 3) is None
+    assert linear_datamodeling_score([1.0, 2.0], masks, [-np.inf, -2.0, -1.0]) == pytest.approx(1)
+    for score in (np.nan, np.inf):
+        assert linear_datamodeling_score([1.0, score], masks, [-1.0, -2.0, -3.0]) == 0.0
 
 
 @given(_few_values, st.integers(1, 14))
