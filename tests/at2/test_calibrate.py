@@ -1,6 +1,7 @@
 """An estimator from a few prompts: the same machinery as a full training, with settings for few."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,24 @@ def test_more_prompts_go_on_from_what_is_there(tmp_path: Path) -> None:
     assert before.items() <= folder_contents(tmp_path / "grown/features_and_outputs").items()
     fresh = run(tmp_path / "fresh", EXAMPLES[:9])
     assert folder_contents(grown.folder) == folder_contents(fresh.folder)
+
+
+def test_the_tutorials_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tutorial-train.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    make_model().save_pretrained("tiny")
+    tiny_tokenizer("byte_level").save_pretrained("tiny")
+    lines = "\n".join(map(json.dumps, PROMPTS))
+    Path("prompts.jsonl").write_text(lines, "utf-8")
+
+    assert "Qwen/Qwen3-0.6B" in code
+    exec(code.replace("Qwen/Qwen3-0.6B", "tiny"), {})
+
+    assert capsys.readouterr().out.strip().endswith("calibrated/estimators/calibrated")
+    assert load_estimator("calibrated/estimators/calibrated").identity is not None
 
 
 def test_too_few_prompts_are_refused_before_anything_is_written(tmp_path: Path) -> None:
