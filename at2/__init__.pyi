@@ -24,6 +24,7 @@ from .methods import FusionAttributor as FusionAttributor
 from .methods import GradientNormAttributor as GradientNormAttributor
 from .methods import InputTimesGradientAttributor as InputTimesGradientAttributor
 from .methods import LeaveOneOutAttributor as LeaveOneOutAttributor
+from .methods import VisibilityGradientAttributor as VisibilityGradientAttributor
 from .result import AttributionResult as AttributionResult
 
 __version__: str

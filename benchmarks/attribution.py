@@ -38,6 +38,7 @@ _QUERY = "Where does Priya Nair live?"
 _METHODS = (
     "at2",
     "average_attention",
+    "visibility_gradient",
     "gradient_norm",
     "input_x_gradient",
     "context_cite_32",

@@ -52,6 +52,7 @@ METHODS = (
     "context_cite_32",
     "context_cite_64",
     "context_cite_256",
+    "visibility_gradient",
     "gradient_norm",
     "input_x_gradient",
     "lexical_overlap",
@@ -62,6 +63,7 @@ LDS_METHODS = (
     "at2",
     "average_attention",
     "contrastive_attention",
+    "visibility_gradient",
     "context_cite_8",
     "context_cite_32",
 )

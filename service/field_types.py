@@ -24,6 +24,7 @@ Method = Literal[
     "fusion",
     "leave_one_out",
     "context_cite",
+    "visibility_gradient",
     "gradient_norm",
     "input_x_gradient",
     "random",

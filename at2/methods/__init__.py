@@ -12,7 +12,11 @@ from at2.methods.controls import (
     RandomAttributor,
 )
 from at2.methods.fusion import FusionAttributor
-from at2.methods.gradients import GradientNormAttributor, InputTimesGradientAttributor
+from at2.methods.gradients import (
+    GradientNormAttributor,
+    InputTimesGradientAttributor,
+    VisibilityGradientAttributor,
+)
 from at2.methods.hops import MAX_HOPS, HopsAttributor, check_hops
 from at2.methods.leave_one_out import LeaveOneOutAttributor
 from at2.methods.registry import (
@@ -47,6 +51,7 @@ __all__ = [
     "RandomAttributor",
     "RankedSource",
     "TokenScoreAttributor",
+    "VisibilityGradientAttributor",
     "WeightedAttentionAttributor",
     "at2_method",
     "check_hops",

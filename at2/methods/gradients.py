@@ -1,7 +1,8 @@
-"""Gradients as attribution: how steeply the response's probability depends on each source's tokens.
+"""Gradients as attribution: how steeply the response's probability depends on each source.
 
-Both methods ask for the gradient of the span's mean log-probability, in nats per token, with
-respect to the input embeddings. One forward and one backward pass for each span serve them all.
+All ask for the gradient of the span's mean log-probability, in nats per token: two with respect to
+the input embeddings, for which one forward and one backward pass for each span serve both, and one
+with respect to how much of each source is seen.
 """
 
 import weakref
@@ -16,8 +17,12 @@ from torch import Tensor
 from at2.errors import InputError
 from at2.methods.base import RECENT_SPANS, Attributor, PerResponse, sum_by_source
 from at2.model.gradients import embedding_gradients
+from at2.model.visibility import check_visibility, visibility_gradients
 from at2.ranges import TokenRange
 from at2.tasks import AttributionTask
+
+DEFAULT_VISIBILITY = 0.25
+"""What predicts ablations best of what was tried: see docs/experiments.md."""
 
 
 class GradientNormAttributor(Attributor):
@@ -65,6 +70,46 @@ class InputTimesGradientAttributor(Attributor):
     ) -> NDArray[np.float32]:
         products = _by_token(self.task, token_start, token_end).products
         return _by_source(self.task, products / (token_end - token_start))
+
+
+class VisibilityGradientAttributor(Attributor):
+    """The slope in how much of a source the model sees, with little of every source in view.
+
+    Ablations hide sources, or do not: a visibility of 0 or 1 each. The expectation over ablations
+    that hide a source with probability 1 - v is, for v from 0 to 1, a smooth function of the
+    sources' probabilities (their multilinear extension, Owen 1972), and its slope is what a linear
+    model of ablations, as in ContextCite (Cohen-Wang et al. 2024, arXiv 2409.00729), fits for each
+    source. Here the expectation is taken inside the model: attention sees v of each source
+    (`at2.model.visibility`), and one pass forward and one back give all slopes. In full view they
+    would say little: what the response rests on is seen well enough there.
+
+    A span is the mean over its tokens, in nats per token for a whole source.
+
+    Args:
+        task: the task to attribute.
+        visibility: v, above 0 and at most 1.
+
+    Raises:
+        InputError: the visibility is out of range.
+    """
+
+    def __init__(self, task: AttributionTask, visibility: float = DEFAULT_VISIBILITY) -> None:
+        super().__init__(task)
+        check_visibility(visibility)
+        self.visibility = visibility
+        self._recent: PerResponse[dict[TokenRange, NDArray[np.float32]]] = PerResponse(task)
+
+    def _get_attribution_scores_for_token_range(
+        self, token_start: int, token_end: int
+    ) -> NDArray[np.float32]:
+        recent, span = self._recent.get(dict), (token_start, token_end)
+        if span not in recent:
+            tokens = self.task.marked_tokens.part(token_start, token_end)
+            slopes = visibility_gradients(self.task.model, tokens, self.visibility)
+            while len(recent) >= RECENT_SPANS:
+                del recent[next(iter(recent))]
+            recent[span] = (slopes / (token_end - token_start)).numpy().astype(np.float32)
+        return recent[span].copy()
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,11 @@ from at2.methods.controls import (
     RandomAttributor,
 )
 from at2.methods.fusion import FusionAttributor
-from at2.methods.gradients import GradientNormAttributor, InputTimesGradientAttributor
+from at2.methods.gradients import (
+    GradientNormAttributor,
+    InputTimesGradientAttributor,
+    VisibilityGradientAttributor,
+)
 from at2.methods.leave_one_out import LeaveOneOutAttributor
 from at2.model.weighing import Weighing
 from at2.tasks import AttributionTask
@@ -182,6 +186,12 @@ METHODS: Mapping[str, AttributionMethod] = MappingProxyType(
                 lambda num_sources: Passes(forward=num_sources + 1),
             ),
             context_cite_method(NUM_ABLATIONS, "context_cite"),
+            _without_estimator(
+                "visibility_gradient",
+                "slope of the log-probability in how much of a source is seen",
+                VisibilityGradientAttributor,
+                _PASSES_PER_SPAN,
+            ),
             _without_estimator(
                 "gradient_norm",
                 "length of the log-probability's gradient",

@@ -20,6 +20,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -127,17 +128,23 @@ class AttentionCall:
     def output(self, value: Tensor, row_bytes: int = DEFAULT_ROW_BYTES) -> Tensor:
         """The layer's output [batch, tokens, heads, value dim], block by block.
 
-        For softcaps and sinks, which torch's kernel does not know.
+        For softcaps and sinks, which torch's kernel does not know. Where gradients are asked for
+        and there are several blocks, they are computed again on the way back: the weights of one
+        block exist at a time.
         """
-        parts = []
-        for start, end in self.blocks(0, self.query.shape[2], row_bytes):
-            rows, low = self._visible_rows(start, end)  # [batch, heads, rows, keys]
-            weights = rows.to(value.dtype).reshape(
-                value.shape[0], value.shape[1], -1, rows.shape[-1]
-            )  # [batch, key heads, groups × rows, keys]
-            part = weights @ value[:, :, low : low + rows.shape[-1]]
-            parts.append(part.view(value.shape[0], self.num_heads, end - start, -1))
-        return torch.cat(parts, dim=2).transpose(1, 2).contiguous()
+        blocks = list(self.blocks(0, self.query.shape[2], row_bytes))
+        rows = self._output_rows
+        if len(blocks) > 1 and torch.is_grad_enabled():
+            rows = partial(checkpoint, rows, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([rows(value, *block) for block in blocks], dim=1)
+
+    def _output_rows(self, value: Tensor, start: int, end: int) -> Tensor:
+        """The output [batch, end - start, heads, value dim] of the query positions."""
+        rows, low = self._visible_rows(start, end)  # [batch, heads, rows, keys]
+        weights = rows.to(value.dtype).reshape(value.shape[0], value.shape[1], -1, rows.shape[-1])
+        # [batch, key heads, groups × rows, keys]
+        part = weights @ value[:, :, low : low + rows.shape[-1]]
+        return part.view(value.shape[0], self.num_heads, end - start, -1).transpose(1, 2)
 
 
 class _LastLayerSeen(Exception):  # noqa: N818 (control flow, not an error)
@@ -187,6 +194,32 @@ class CaptureReport:
 _active: ContextVar[_Capture | None] = ContextVar("at2_active_capture", default=None)
 
 
+def attention_call(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    mask: Tensor | LocalMask | None,
+    *,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
+    is_causal: bool | None = None,
+    **_: Any,
+) -> AttentionCall:
+    """What a layer hands to its attention function, with what is left out filled in."""
+    return AttentionCall(
+        query=query,
+        key=key,
+        mask=mask,
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        softcap=softcap,
+        sinks=s_aux,
+        bias=position_bias,
+        causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
+    )
+
+
 def _attention(
     module: Any,
     query: Tensor,
@@ -204,15 +237,16 @@ def _attention(
     capture = _active.get()
     needs_rows = softcap is not None or s_aux is not None
     if capture is not None or needs_rows:
-        call = AttentionCall(
-            query=query,
-            key=key,
-            mask=attention_mask,
-            scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        call = attention_call(
+            module,
+            query,
+            key,
+            attention_mask,
+            scaling=scaling,
             softcap=softcap,
-            sinks=s_aux,
-            bias=position_bias,
-            causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
+            s_aux=s_aux,
+            position_bias=position_bias,
+            is_causal=is_causal,
         )
         if capture is not None:
             capture.receive(call)
@@ -250,7 +284,7 @@ def _attention(
     return output
 
 
-def _mask(
+def mask_for_pass(
     *,
     q_length: int,
     kv_length: int,
@@ -309,7 +343,7 @@ def _local_mask(
 
 
 AttentionInterface.register(NAME, _attention)
-AttentionMaskInterface.register(NAME, _mask)
+AttentionMaskInterface.register(NAME, mask_for_pass)
 
 
 def input_device(model: Any) -> torch.device:

@@ -1,4 +1,5 @@
-"""Gradients of a response's log-probability with respect to the embeddings of its prompt.
+"""Gradients of a response's log-probability, with respect to the embeddings of its prompt or to
+whatever else a pass depends on.
 
 Knows models, token ids and ranges; nothing of text, sources or tasks. Works for every decoder whose
 token embedding is a module: the embeddings are taken, and the gradients asked for, where that
@@ -10,12 +11,12 @@ a time.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -33,6 +34,8 @@ from at2.model.twin import twin_for_pass
 # Memory for the target tokens' logits of one pass: in float32, with their gradient and a temporary.
 _LOGIT_BYTES = 512 * 2**20
 _COPIES = 4
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -72,26 +75,58 @@ def embedding_gradients(
         InputError: the target is empty.
         UnsupportedModelError: no gradient, or not all of it, reaches the embeddings.
     """
+    end, dtype = tokens.target_range[1], torch.promote_types(model.dtype, torch.float32)
+    found: EmbeddingGradients | None = None
+    passes = over_targets(model, tokens, _embeddings_pass, logit_bytes=logit_bytes)
+    for embeddings, gradients in passes:
+        # Gradients that barely differ from zero in half precision are added up in full.
+        total = torch.zeros(end - 1, gradients.shape[-1], dtype=dtype)
+        total[: len(gradients)] = gradients.to(total)
+        if found is not None:
+            total += found.gradients
+        # The last pass has read the most tokens.
+        found = EmbeddingGradients(embeddings.to("cpu", dtype), total)
+    assert found is not None  # the target is not empty
+    return found
+
+
+def over_targets(
+    model: Any,
+    tokens: MarkedTokens,
+    one_pass: Callable[[Any, Tensor, int], _T],
+    *,
+    attention: str | None = None,
+    logit_bytes: int = _LOGIT_BYTES,
+) -> Iterator[_T]:
+    """What a pass forward and back finds, for as many targets at a time as fit `logit_bytes`.
+
+    Threads take turns with a model.
+
+    Args:
+        model: a transformers causal language model in evaluation mode.
+        tokens: the sequence, with the target that is scored.
+        one_pass: gets a twin of the model, the ids up to the last target of the pass, and the
+            position of the first one.
+        attention: the attention implementation of the twin; the model's own by default.
+        logit_bytes: memory for the logits of one pass, with what is computed from them.
+
+    Raises:
+        InputError: the target is empty.
+    """
     ids = tokens.ids.to(input_device(model))
     start, end = tokens.target_range
     if start == end:
         raise InputError(f"target range ({start}, {end}) is empty")
-    dtype = torch.promote_types(model.dtype, torch.float32)
+    itemsize = torch.promote_types(model.dtype, torch.float32).itemsize
     vocabulary = model.get_input_embeddings().weight.shape[0]
-    step = max(1, logit_bytes // (_COPIES * vocabulary * dtype.itemsize))
-    total: Tensor | None = None
+    step = max(1, logit_bytes // (_COPIES * vocabulary * itemsize))
     for first in range(start, end, step):
-        before_pass((min(first + step, end) - 1) * (1 + BACKWARD_COST))
+        last = min(first + step, end)
+        before_pass((last - 1) * (1 + BACKWARD_COST))
         # A twin has its first rotary frequencies, whatever the model has read before.
-        with _lock_of(model), twin_for_pass(model) as twin:
-            embeddings, gradients = _one_pass(twin, ids[:end], first, min(first + step, end))
-        # Gradients that barely differ from zero in half precision are added up in full.
-        part = torch.zeros(end - 1, gradients.shape[-1], dtype=dtype)
-        part[: len(gradients)] = gradients.to(part)
-        total = part if total is None else total + part
-    assert total is not None  # the range is not empty
-    # The last pass has read the most tokens.
-    return EmbeddingGradients(embeddings.to("cpu", dtype), total)
+        with _lock_of(model), twin_for_pass(model, attention) as twin:
+            found = one_pass(twin, ids[:last], first)
+        yield found
 
 
 # A pass changes flags of the weights, and afterwards puts back what it found there.
@@ -108,8 +143,8 @@ def _lock_of(model: Any) -> threading.Lock:
 _pass: ContextVar[object | None] = ContextVar("at2_gradient_pass", default=None)
 
 
-def _one_pass(model: Any, ids: Tensor, start: int, end: int) -> tuple[Tensor, Tensor]:
-    """Embeddings and gradients [end - 1, width] for the targets `[start, end)`."""
+def _embeddings_pass(model: Any, ids: Tensor, start: int) -> tuple[Tensor, Tensor]:
+    """Embeddings and gradients [tokens - 1, width] for the targets from `start` on."""
     leaves: list[Tensor] = []
     this_pass = object()
 
@@ -120,33 +155,58 @@ def _one_pass(model: Any, ids: Tensor, start: int, end: int) -> tuple[Tensor, Te
         leaves.append(leaf)
         return leaf
 
-    def targets(hidden: Tensor) -> Tensor | None:
-        return hidden[:, start - 1 :] if hidden.shape[-2] == end - 1 else None
-
     hook = model.get_input_embeddings().register_forward_hook(take)
     token = _pass.set(this_pass)
     try:
-        with (
-            output_only(model, targets),
-            _frozen(model),
-            _recomputed(model),
-            torch.enable_grad(),
-        ):
-            logits = model(input_ids=ids[None, : end - 1], use_cache=False).logits[0]
-            logits = logits[-(end - start) :].to(torch.promote_types(logits.dtype, torch.float32))
-            labels = ids[start:end].to(logits.device)
-            log_prob = -torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-            if len(leaves) != 1 or not log_prob.requires_grad:
-                raise UnsupportedModelError(
-                    f"{type(model).__name__} does not compute its response from its embeddings "
-                    "in a way that gradients can follow"
-                )
-            _check_derivatives(model, log_prob)
-            (gradient,) = torch.autograd.grad(log_prob, leaves)
+        gradient = gradient_of_targets(model, ids, start, leaves, "embeddings")
     finally:
         _pass.reset(token)
         hook.remove()
     return leaves[0].detach()[0], gradient[0]
+
+
+def gradient_of_targets(
+    model: Any, ids: Tensor, start: int, leaves: list[Tensor], name: str
+) -> Tensor:
+    """One pass forward and one back.
+
+    Args:
+        model: a twin that nobody else runs.
+        ids: [tokens], on the model's input device.
+        start: the first target; the others follow it to the end.
+        leaves: the tensor with respect to which gradients are asked for, alone; it may come to be
+            there in the pass forward.
+        name: what it is, in an error.
+
+    Returns:
+        The gradient of `Σ_t log p(t | before t)` over the targets, of the tensor's shape.
+
+    Raises:
+        UnsupportedModelError: no gradient, or not all of it, reaches the tensor.
+    """
+    end = len(ids)
+
+    def targets(hidden: Tensor) -> Tensor | None:
+        return hidden[:, start - 1 :] if hidden.shape[-2] == end - 1 else None
+
+    with (
+        output_only(model, targets),
+        _frozen(model),
+        _recomputed(model),
+        torch.enable_grad(),
+    ):
+        logits = model(input_ids=ids[None, : end - 1], use_cache=False).logits[0]
+        logits = logits[-(end - start) :].to(torch.promote_types(logits.dtype, torch.float32))
+        labels = ids[start:end].to(logits.device)
+        log_prob = -torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+        if len(leaves) != 1 or not log_prob.requires_grad:
+            raise UnsupportedModelError(
+                f"{type(model).__name__} does not compute its response from its {name} "
+                "in a way that gradients can follow"
+            )
+        _check_derivatives(model, log_prob)
+        (gradient,) = torch.autograd.grad(log_prob, leaves)
+    return gradient
 
 
 def _check_derivatives(model: Any, output: Tensor) -> None:

@@ -7,6 +7,7 @@ other than attention may mix tokens and know of the mask (Mamba) or not (Recurre
 """
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -133,21 +134,46 @@ def _behaviour(model: Any) -> _Behaviour:
     return _behaviours[model]
 
 
+def same_as_hidden(model: Any, logits_of: Callable[[Tensor, tuple[int, int]], Tensor]) -> bool:
+    """Whether tokens that are hidden in another way are hidden as by the attention mask.
+
+    Args:
+        model: a transformers causal language model.
+        logits_of: gets ids [tokens] and the range of those to hide, and returns logits [1, tokens,
+            vocabulary].
+    """
+    probe = _Probe(model)
+    return probe.agrees(_after_hidden(model, logits_of(probe.ids, _PROBE_HIDDEN)))
+
+
+class _Probe:
+    """A short sequence, and a model's logits with some of it masked."""
+
+    def __init__(self, model: Any) -> None:
+        self.ids = probe_ids(model, _PROBE_TOKENS)
+        self.visible = torch.ones(_PROBE_TOKENS, dtype=torch.bool)
+        everything = masked(self.ids, self.visible, _PROBE_TOKENS)
+        first, last = _PROBE_HIDDEN
+        self.visible[first:last] = False
+        self._reference = _logits(model, masked(self.ids, self.visible, _PROBE_TOKENS))
+        effect = (_logits(model, everything) - self._reference).norm().item()
+        self._most = _PROBE_TOLERANCE.get(model.dtype, _PROBE_FLOAT_TOLERANCE) * effect
+
+    def agrees(self, logits: Tensor) -> bool:
+        """Whether logits of the tokens after the hidden ones are those with these masked."""
+        return bool((logits - self._reference).norm().item() <= self._most)
+
+
 def _probe(model: Any) -> _Behaviour:
     takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-    ids, everything = probe_ids(model, _PROBE_TOKENS), torch.ones(_PROBE_TOKENS, dtype=torch.bool)
+    probe = _Probe(model)
+    ids, visible = probe.ids, probe.visible
     first, last = _PROBE_HIDDEN
-    visible = everything.clone()
-    visible[first:last] = False
     others = ids.clone()
     others[first:last] = ids[first:last].flip(0).roll(1)
 
-    reference = _logits(model, masked(ids, visible, _PROBE_TOKENS))
-    effect = (_logits(model, masked(ids, everything, _PROBE_TOKENS)) - reference).norm().item()
-    most = _PROBE_TOLERANCE.get(model.dtype, _PROBE_FLOAT_TOLERANCE) * effect
-
     def same(inputs: dict[str, Tensor]) -> bool:
-        return bool((_logits(model, inputs) - reference).norm().item() <= most)
+        return probe.agrees(_logits(model, inputs))
 
     positions = {"position_ids": torch.arange(_PROBE_TOKENS)}
     return _Behaviour(
@@ -164,7 +190,11 @@ def _logits(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     inputs = {name: tensor[None].to(device) for name, tensor in inputs.items()}
     with twin_for_pass(model, attention_for_hiding(model)) as twin, torch.no_grad():
         output: Tensor = twin(**inputs, use_cache=False).logits
-    logits = output[0, -(_PROBE_TOKENS - _PROBE_HIDDEN[1]) :].float()
+    return _after_hidden(model, output)
+
+
+def _after_hidden(model: Any, logits: Tensor) -> Tensor:
+    logits = logits[0, -(_PROBE_TOKENS - _PROBE_HIDDEN[1]) :].float()
     if not logits.isfinite().all():
         raise ModelError(f"{type(model).__name__} returns logits that are not finite")
     return logits

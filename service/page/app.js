@@ -21,6 +21,7 @@ const METHODS = {
   fusion: "Fusion (AT2 and shared words)",
   leave_one_out: "Leave one out",
   context_cite: "ContextCite",
+  visibility_gradient: "Visibility gradient",
   gradient_norm: "Gradient norm",
   input_x_gradient: "Input × gradient",
   random: "Control: random",
