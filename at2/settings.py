@@ -8,7 +8,7 @@ import argparse
 import inspect
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -33,6 +33,9 @@ _KUBERNETES = re.compile(
     r"AT2_(\w+_)?(SERVICE_(HOST|PORT(_\w+)?)|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
     r"|AT2_(\w+_)?PORT=(tcp|udp|sctp)://.*"
 )
+
+_CLOSE = 0.7
+"""How much of two names must be the same for one to be a misspelling of the other."""
 
 _METAVARS = {
     "int": "N",
@@ -200,7 +203,10 @@ class ProgramSettings(BaseSettings):
                 if reasons:
                     found[variable] = reasons[0]
                 else:
-                    wrong.append(_no_such_setting(variable, name, known))
+                    setting = name.removeprefix(cls.variable(""))
+                    wrong.append(
+                        _no_such_setting(variable, setting, cls.model_fields, cls.variable)
+                    )
         if wrong:
             raise BadSettingsError("\n".join(wrong))
         return found
@@ -216,7 +222,7 @@ class ProgramSettings(BaseSettings):
         if problem["type"] == "missing":
             return f"{name}: not set"
         if problem["type"] == "extra_forbidden":
-            return _no_such_setting(setting, setting, cls.model_fields)
+            return _no_such_setting(setting, setting, cls.model_fields, str)
         value = "" if setting in cls.secret else f"={problem['input']!r}"
         return f"{name}{value}: {message}"
 
@@ -266,6 +272,11 @@ def _of_kubernetes(variable: str, value: str | None) -> bool:
     return bool(_KUBERNETES.fullmatch(name) or _KUBERNETES.fullmatch(f"{name}={value}"))
 
 
-def _no_such_setting(given: str, name: str, names: Iterable[str]) -> str:
-    near = get_close_matches(name.replace("-", "_"), names, n=1)
-    return f"{given}: there is no such setting" + "".join(f"; did you mean {n}?" for n in near)
+def _no_such_setting(
+    given: str, name: str, settings: Iterable[str], shown: Callable[[str], str]
+) -> str:
+    """One line about what was given, with the setting that must have been meant, as it is shown."""
+    near = get_close_matches(name.lower().replace("-", "_"), settings, n=1, cutoff=_CLOSE)
+    return f"{given}: there is no such setting" + "".join(
+        f"; did you mean {shown(setting)}?" for setting in near
+    )

@@ -26,6 +26,13 @@ def test_a_misspelt_one_is_told_with_the_nearest_name(variable: str, nearest: st
     assert str(caught.value) == f"{variable}: there is no such setting; did you mean {nearest}?"
 
 
+@pytest.mark.parametrize("name", ["BOGUS", "TOKEN", "MAX_LENGTH", "MAX_SOURCE"])
+def test_one_that_is_like_no_other_is_told_alone(name: str) -> None:
+    with pytest.raises(BadSettingsError) as caught:
+        Settings.foreign_variables({f"AT2_{name}": "1"})
+    assert str(caught.value) == f"AT2_{name}: there is no such setting"
+
+
 def test_all_of_them_are_told_and_their_values_are_not() -> None:
     with pytest.raises(BadSettingsError) as caught:
         Settings.foreign_variables({"AT2_QQQQ": "secret", "AT2_PORTS": "secret", "AT2_HOST": "::1"})
