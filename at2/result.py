@@ -98,7 +98,7 @@ class AttributionResult:
             attributor: its task's response is generated if it has none.
             spans: what to attribute. A text other than "sentence" is a quotation.
             min_share: the share of all positive scores from which on a source is cited.
-            method, estimator: their names in the result; by default the method's class.
+            method, estimator: their names in the result; by default the attributor's own.
 
         Raises:
             SpanError: a span is outside the response or covers no token; or the response does not
@@ -111,7 +111,7 @@ class AttributionResult:
         )
         return cls(
             model=public_name(str(task.model.name_or_path)),
-            method=method or type(attributor).__name__,
+            method=method or attributor.name,
             estimator=estimator,
             query=getattr(task, "query", None),
             response=task.target,

@@ -90,7 +90,7 @@ def attribution_page(
         policy=policy,
         style=Markup(style),
         script=Markup(script),
-        method=type(attributor).__name__,
+        method=attributor.name,
         model=PurePath(str(getattr(task.model, "name_or_path", "") or "")).name,
         query=getattr(task, "query", None),
         response=segments(target, [(s, e, first + i) for i, (s, e) in enumerate(statements)]),

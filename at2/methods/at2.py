@@ -35,6 +35,8 @@ class AT2Attributor(WeightedAttentionAttributor):
         EstimatorError: none is given, and none at hand belongs to the model.
     """
 
+    name = "at2"
+
     def __init__(
         self,
         task: AttributionTask,

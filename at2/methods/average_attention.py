@@ -15,6 +15,8 @@ from at2.model.weighing import Weighing
 class AverageAttentionAttributor(WeightedAttentionAttributor):
     """Mean attention over layers and heads, summed over the tokens of a source."""
 
+    name = "average_attention"
+
     @property
     def weighing(self) -> Weighing:
         """The same weight for every head."""

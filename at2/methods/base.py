@@ -97,6 +97,11 @@ class Attributor(ABC):
         self.task = task
         self._recent = PerResponse[dict[TokenRange, NDArray[np.float32]]](task)
 
+    @property
+    def name(self) -> str:
+        """The method's name as `METHODS` has it; of another method, the class's."""
+        return type(self).__name__
+
     @abstractmethod
     def _get_attribution_scores_for_token_range(
         self, token_start: int, token_end: int

@@ -73,6 +73,12 @@ class ContextCiteAttributor(Attributor):
         self._measured = PerResponse[dict[TokenRange, NDArray[np.float64]]](task)
 
     @property
+    def name(self) -> str:
+        """With the number of ablations, unless that is the usual one."""
+        usual = self.num_ablations == NUM_ABLATIONS
+        return "context_cite" if usual else f"context_cite_{self.num_ablations}"
+
+    @property
     def masks(self) -> NDArray[np.bool_]:
         """Which sources each ablation keeps, [ablations, sources]."""
         return sample_masks(

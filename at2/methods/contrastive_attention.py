@@ -16,6 +16,8 @@ from at2.model.weighing import Weighing
 class ContrastiveAttentionAttributor(WeightedAttentionAttributor):
     """Mean attention over layers and heads, less that of the query, summed over a source."""
 
+    name = "contrastive_attention"
+
     @property
     def weighing(self) -> Weighing:
         """The same weight for every head, less what the query pays."""

@@ -28,6 +28,8 @@ class RandomAttributor(Attributor):
         seed: another seed draws other scores.
     """
 
+    name = "random"
+
     def __init__(self, task: AttributionTask, seed: int = 0) -> None:
         super().__init__(task)
         self.seed = seed
@@ -51,6 +53,8 @@ class PositionAttributor(Attributor):
     Raises:
         InputError: `prefer` is neither.
     """
+
+    name = "position"
 
     def __init__(self, task: AttributionTask, prefer: Literal["first", "last"] = "last") -> None:
         super().__init__(task)
@@ -76,6 +80,8 @@ class LexicalOverlapAttributor(Attributor):
     Args:
         task: the task to attribute.
     """
+
+    name = "lexical_overlap"
 
     def __init__(self, task: AttributionTask) -> None:
         super().__init__(task)

@@ -87,6 +87,8 @@ class FusionAttributor(Attributor):
             not finite, or only weights of zero.
     """
 
+    name = "fusion"
+
     def __init__(
         self,
         attributor: Attributor,

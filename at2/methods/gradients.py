@@ -40,6 +40,8 @@ class GradientNormAttributor(Attributor):
         InputError: the order is neither.
     """
 
+    name = "gradient_norm"
+
     def __init__(self, task: AttributionTask, order: Literal[1, 2] = 2) -> None:
         super().__init__(task)
         if order not in (1, 2):
@@ -64,6 +66,8 @@ class InputTimesGradientAttributor(Attributor):
     Args:
         task: the task to attribute.
     """
+
+    name = "input_x_gradient"
 
     def _get_attribution_scores_for_token_range(
         self, token_start: int, token_end: int

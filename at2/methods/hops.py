@@ -92,13 +92,18 @@ class HopsAttributor(Attributor):
     def __init__(self, attributor: Attributor, hops: int = 1) -> None:
         if not isinstance(attributor, WeightedAttentionAttributor):
             raise InputError(
-                f"hops need a method that weighs attention, not {type(attributor).__name__}",
+                f"hops need a method that weighs attention, not {attributor.name}",
                 param="hops",
             )
         super().__init__(attributor.task)
         self.attributor = attributor
         self.hops = check_hops(hops)
         self._written = PerResponse[_Written](attributor.task)
+
+    @property
+    def name(self) -> str:
+        """That of the method."""
+        return self.attributor.name
 
     def with_hops(self, hops: int) -> "HopsAttributor":
         """The same over another number of statements, without another pass."""

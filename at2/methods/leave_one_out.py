@@ -22,6 +22,8 @@ class LeaveOneOutAttributor(TokenScoreAttributor):
         ablation: how a source is hidden, see `at2.model.ablation.ablated_logit_probs`.
     """
 
+    name = "leave_one_out"
+
     def __init__(self, task: AttributionTask, ablation: Method = "mask") -> None:
         super().__init__(task)
         self.ablation = ablation

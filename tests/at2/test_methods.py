@@ -18,11 +18,13 @@ from at2.methods import (
     Attributor,
     ContextCiteAttributor,
     GradientNormAttributor,
+    HopsAttributor,
     InputTimesGradientAttributor,
     LeaveOneOutAttributor,
     LexicalOverlapAttributor,
     PositionAttributor,
     RandomAttributor,
+    WeightedAttentionAttributor,
     at2_method,
     context_cite_method,
     method_named,
@@ -332,6 +334,15 @@ def _counted(model: Any) -> Iterator[list[int]]:
         yield counts
     finally:
         hook.remove()
+
+
+def test_an_attributor_has_the_name_of_its_method(model: Any) -> None:
+    task, estimator = small_task(model), _estimator(model)
+    for method in (*METHODS.values(), context_cite_method(5)):
+        attributor = method.build(task, estimator)
+        assert attributor.name == method.name
+        if isinstance(attributor, WeightedAttentionAttributor):
+            assert HopsAttributor(attributor).name == method.name
 
 
 def _span_scores(attributor: Attributor) -> list[np.ndarray[Any, Any]]:

@@ -93,7 +93,7 @@ def test_a_result_of_any_attributor() -> None:
     task = SimpleThoughtAttributionTask("Who?", model, tokenizer)
     task.set_generation("<think>\nAda was there. So was Ben.\n</think>\n\nIt was Ada.")
     result = at2.AttributionResult.of(at2.AverageAttentionAttributor(task), "Ada")
-    assert result.method == "AverageAttentionAttributor"
+    assert result.method == "average_attention"
     assert [source.text for source in result.sources] == ["Ada was there.", "So was Ben."]
     assert result.response == "It was Ada." and result[0].text == "Ada"
     texts = [result.documents[s.document].text[s.start : s.end] for s in result.sources]
