@@ -10,7 +10,8 @@ import pytest
 
 from service.page import assets
 
-FOLDER = Path(__file__).parents[2] / "service" / "page"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "service" / "page"
 
 BODY = {
     "documents": [
@@ -38,6 +39,8 @@ def test_files_are_served_as_they_are_under_a_strict_policy(
     policy = reply.headers["Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
     assert "unsafe" not in policy and "frame-ancestors 'none'" in policy
+    quoted = " ".join((ROOT / "docs/page.md").read_text("utf-8").split())
+    assert f"```text {policy} ```" in quoted
     assert reply.headers["Cache-Control"] == "no-cache"
     again = client.get(path, headers={"If-None-Match": reply.headers["ETag"]})
     assert (again.status_code, again.content) == (304, b"")
