@@ -5,9 +5,7 @@ hours goes on where it was stopped.
 """
 
 import json
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from at2.errors import InputError, TrainingError
 from at2.evaluation import (
@@ -23,7 +21,6 @@ from at2.files import Place, read_whole, remove_leftovers
 from at2.fingerprints import fingerprint
 from at2.methods import AttributionMethod, method_named
 from at2.progress import Progress
-from at2.tasks import AttributionTask
 from at2.training.settings import estimator_fingerprint
 from at2.training.shards import ShardFolder
 from trainer_jobs.job import Job
@@ -79,32 +76,37 @@ def evaluate_one(job: Job, index: int, progress: Progress) -> None:
     Raises:
         TrainingError: its response is missing or damaged, or the result cannot be written.
     """
-    evaluated = _Evaluated.of(job, index)
-    if evaluated.read() is not None:
+    if _read(job, index) is not None:
         progress.count_existing()
         return
-    methods, measures = check(job.settings)
+    settings, trainer = job.settings, job.trainer
+    example = job.examples.examples[index]
+    task = job.task(example, trainer.model, trainer.tokenizer, settings.evaluate_source_type)
+    task.set_generation_ids(trainer.get_task(index).generation_ids)
+    methods, measures = check(settings)
     result = evaluate_example(
-        EvaluationExample(evaluated.task),
-        methods,
-        index=index,
-        estimator=job.estimator,
-        settings=measures,
+        EvaluationExample(task), methods, index=index, estimator=job.estimator, settings=measures
     )
-    evaluated.kept.write(index, partial(_to_bytes, result))
+    _results(job).write(index, partial(_to_bytes, result))
     progress.update()
 
 
 def is_evaluated(job: Job, index: int) -> bool:
-    """Whether an example's results are on disk, for these settings and this estimator."""
-    return _Evaluated.of(job, index).read() is not None
+    """Whether an example's results are on disk, for these settings, this estimator and the
+    response that there is. Needs no model.
+
+    Raises:
+        InputError: there is no estimator.
+        TrainingError: it is damaged, or there are no responses.
+    """
+    return _read(job, index) is not None
 
 
 def write_evaluation(job: Job) -> None:
     """Put the results of all examples together, on disk and on standard output."""
     for place in (folder(job), folder(job) / "examples"):
         remove_leftovers(place)
-    results = [_Evaluated.of(job, index).read() for index in examples_to_evaluate(job)]
+    results = [_read(job, index) for index in examples_to_evaluate(job)]
     evaluation = summarise(
         [result for result in results if result is not None], settings=check(job.settings)[1]
     )
@@ -112,50 +114,34 @@ def write_evaluation(job: Job) -> None:
     print(markdown(evaluation))
 
 
-@dataclass(frozen=True)
-class _Evaluated:
-    """Where the result of an example is, and what it depends on.
-
-    Attributes:
-        index: of the example.
-        task: the example with its response, and the sources that are ablated.
-        kept: the results of all examples that depend on the same.
-    """
-
-    index: int
-    task: AttributionTask
-    kept: ShardFolder
-
-    @classmethod
-    def of(cls, job: Job, index: int) -> "_Evaluated":
-        settings, trainer = job.settings, job.trainer
-        example = job.examples.examples[index]
-        task = job.task(example, trainer.model, trainer.tokenizer, settings.evaluate_source_type)
-        task.set_generation_ids(trainer.get_task(index).generation_ids)
-        digest = fingerprint({**_described(job), "ids": list(task.token_ids)})
-        return cls(index, task, ShardFolder(folder(job) / "examples", ".json", digest))
-
-    def read(self) -> ExampleResult | None:
-        """What was found before under the same settings, if it is whole."""
-        if not self.kept.exists(self.index):
-            return None
-        try:
-            self.kept.check(self.index)
-        except TrainingError:
-            return None
-        content = read_whole(self.kept.file(self.index))
-        return ExampleResult.from_dict(json.loads(content)["result"])
-
-
-def _described(job: Job) -> dict[str, Any]:
+def _results(job: Job) -> ShardFolder:
+    """The results of examples, each of its response."""
     _, measures = check(job.settings)
-    return {
+    depends_on = {
         "measures": {name: repr(value) for name, value in sorted(vars(measures).items())},
         "methods": list(job.settings.methods),
         "estimator": estimator_fingerprint(job.estimator),
         "source_type": job.settings.evaluate_source_type,
-        "model": job.trainer.model.name_or_path,
+        "responses": job.trainer.run.responses.settings,  # the model, too
     }
+    return ShardFolder(
+        folder(job) / "examples",
+        ".json",
+        fingerprint(depends_on),
+        lambda index: fingerprint(vars(job.trainer.run.response(index))),
+    )
+
+
+def _read(job: Job, index: int) -> ExampleResult | None:
+    """What was found before under the same settings, if it is whole."""
+    results = _results(job)
+    if not results.exists(index):
+        return None
+    try:
+        results.check(index)
+    except TrainingError:
+        return None
+    return ExampleResult.from_dict(json.loads(read_whole(results.file(index)))["result"])
 
 
 def _to_bytes(result: ExampleResult, seal: str) -> bytes:

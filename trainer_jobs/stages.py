@@ -236,14 +236,10 @@ def status_lines(job: Job) -> list[str]:
     lines = []
     now = time.time()
     plan = job.trainer.plan
-    evaluated = evaluation.folder(job) / "examples"
     everything = {
         "generate": (range(plan.num_shards), job.trainer.run.has_responses),
         "compute": (range(plan.num_shards), job.trainer.run.has_features),
-        "evaluate": (
-            _to_evaluate(job),
-            lambda index: exists(evaluated / f"{index:05d}.json"),
-        ),
+        "evaluate": (_to_evaluate(job), lambda index: _is_evaluated(job, index)),
     }
     for stage, (items, is_there) in everything.items():
         if stage == "evaluate":
@@ -262,6 +258,13 @@ def _to_evaluate(job: Job) -> Sequence[int]:
         return evaluation.held_out_examples(job)
     except At2Error:  # responses that the stages will refuse: which were passed over is not known
         return job.examples.held_out[: job.settings.evaluate_examples]
+
+
+def _is_evaluated(job: Job, index: int) -> bool:
+    try:
+        return evaluation.is_evaluated(job, index)
+    except At2Error:  # no estimator or no response: the stage will say what is wrong with it
+        return False
 
 
 def _training_status(job: Job) -> str:

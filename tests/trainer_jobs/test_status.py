@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,25 @@ def test_the_status_tells_what_is_done_and_by_whom(
         "train: estimator 'default' is finished",
         "evaluate: 2 of 2 examples, 2 of 2 items",
     ]
+
+
+def test_only_what_was_evaluated_with_these_settings_is_done(
+    finished: Path, tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    shutil.copytree(finished, tmp_path / "out")
+    done = "evaluate: 2 of 2 examples, 2 of 2 items"
+    missing = "evaluate: 0 of 2 examples, 0 of 2 items; missing: 5, 6"
+    assert done in run("status")[1]
+    for other in ({"evaluate_masks": 7}, {"methods": ["at2"]}, {"evaluate_source_type": "word"}):
+        assert missing in run("status", **other)[1]
+    damaged = tmp_path / "out/evaluation/default/examples/00006.json"
+    damaged.write_bytes(damaged.read_bytes()[:-5])
+    assert "1 of 2 items; missing: 6" in run("status")[1]
+    # Another estimator of the same name.
+    shutil.rmtree(tmp_path / "out/estimators")
+    assert missing in run("status")[1]
+    assert run("train", num_iterations=4)[0] == 0
+    assert missing in run("status")[1]
 
 
 def test_an_example_that_was_passed_over_is_not_missing_from_the_evaluation(
