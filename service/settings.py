@@ -79,7 +79,7 @@ class Settings(ProgramSettings):
     )
     max_context_tokens: int | None = Field(
         default=None,
-        ge=1,
+        ge=8,  # in fewer no prompt fits, nor the pass by which the speed is measured
         description="The most tokens of prompt and response, whatever the model's configuration "
         "says; by default what that names.",
     )

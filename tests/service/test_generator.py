@@ -216,9 +216,10 @@ def test_after_a_failure_ids_are_asked_for_again(generator: str, other: StandIn)
         assert "encoded" not in at2.post("/generate", json=BODY).json()
 
 
-def test_what_a_pass_takes_is_known_from_the_start() -> None:
+@pytest.mark.parametrize("more", [{}, {"max_context_tokens": 8}])
+def test_what_a_pass_takes_is_known_from_the_start(more: dict[str, Any]) -> None:
     """Or attributions of many passes would get no more time than others."""
-    engine = Engine(Settings(**tiny_settings(), generator="http://127.0.0.1:9/v1"))
+    engine = Engine(Settings(**tiny_settings(), generator="http://127.0.0.1:9/v1", **more))
     try:
         asyncio.run(engine.start())
         assert 0 < engine._speed.pass_seconds(1) < 1

@@ -33,6 +33,14 @@ def test_one_that_is_like_no_other_is_told_alone(name: str) -> None:
     assert str(caught.value) == f"AT2_{name}: there is no such setting"
 
 
+def test_a_context_in_which_nothing_fits_is_refused_in_one_line() -> None:
+    with pytest.raises(BadSettingsError) as caught:
+        Settings.read(["--max-context-tokens", "7"], "at2 serve")
+    assert str(caught.value) == (
+        "AT2_MAX_CONTEXT_TOKENS='7': Input should be greater than or equal to 8"
+    )
+
+
 def test_all_of_them_are_told_and_their_values_are_not() -> None:
     with pytest.raises(BadSettingsError) as caught:
         Settings.foreign_variables({"AT2_QQQQ": "secret", "AT2_PORTS": "secret", "AT2_HOST": "::1"})
