@@ -220,9 +220,9 @@ def source_features(
     """Attention of each head from parts of the target to the sources.
 
     Feature `layer · heads + head` is the mean over tokens of the target range of the sum over
-    tokens of the source, with a contrast less the same of the query's positions. An empty range
-    gives zeros. With several exponents there are as many such features of each, of attention raised
-    to it token by token, one exponent after the other.
+    tokens of the source. With a contrast the same of the query's positions is taken off, for tokens
+    before the query. An empty range gives zeros. With several exponents there are as many such
+    features of each, of attention raised to it token by token, one exponent after the other.
 
     In each layer that is two matrix products, `means · A · sums`, in the order that takes fewer
     operations: a few long targets are averaged first, many short ones are summed up first.
@@ -269,35 +269,32 @@ def source_features(
         return features.flatten(2)
     first, last = min(start for start, _ in wanted), max(end for _, end in wanted)
     query = _query_rows(tokens, first) if contrast else (0, 0)
-    if query[0] < query[1]:
-        behind = [
-            source for source in source_ranges if source[0] < source[1] and source[1] > query[0]
-        ]
-        if behind:
-            raise InputError(f"source range {behind[0]} does not end before the query {query}")
-        first = query[0]
     # 1. means: [targets, rows], and 2. sums: [tokens, sources or sums], or the edges of the sources
     means = torch.zeros(len(target_ranges), last - first, device=device)
     for target, (start, end) in enumerate(rows_of_targets):
         if start < end:
             means[target, start - first : end - first] = 1 / (end - start)
-            if query[0] < query[1]:
-                means[target, : query[1] - first] -= 1 / (query[1] - query[0])
+    num_asking = query[1] - query[0]
+    less = -means.any(dim=1, keepdim=True).float().expand(-1, num_asking) / max(num_asking, 1)
     edges = torch.tensor(source_ranges, device=device).clamp(max=last).T  # [start or end, sources]
     sums: Tensor | None = None
     if source_weights is not None:
         sums = _weight_per_token(source_weights, source_ranges, last)
 
+    def add(layer: int, of_rows: Tensor, rows: Tensor) -> None:
+        for place, power in enumerate(powers):
+            summed = _mean_sums(of_rows.to(rows), _raised(rows, power), sums, edges)
+            # [heads, targets, columns] to [targets, columns, heads]
+            features[:, :, place, layer] += summed.permute(1, 2, 0).to(features)
+
     def on_layer(layer: int, call: AttentionCall) -> None:
+        for start, end in call.blocks(*query, row_bytes):
+            before = call.rows(start, end)[0, :, :, : query[0]]
+            add(layer, less[:, start - query[0] : end - query[0]], before)
         for start, end in call.blocks(first, last, row_bytes):
             of_rows = means[:, start - first : end - first]
-            if not of_rows.any():
-                continue
-            rows = call.rows(start, end)[0]  # [heads, rows, keys]
-            for place, power in enumerate(powers):
-                summed = _mean_sums(of_rows.to(rows), _raised(rows, power), sums, edges)
-                # [heads, targets, columns] to [targets, columns, heads]
-                features[:, :, place, layer] += summed.permute(1, 2, 0).to(features)
+            if of_rows.any():
+                add(layer, of_rows, call.rows(start, end)[0])  # [heads, rows, keys]
 
     _capture_all(model, shape, tokens.ids[:last], on_layer)
     return features.flatten(2)

@@ -22,8 +22,8 @@ class MarkedTokens:
         input_ids: [tokens]; those after the target are not read.
         target_range: the tokens that are attributed; the first token of all cannot be one.
         source_ranges: the tokens of each source.
-        query_range: the positions whose attention a contrast takes off, before the target and
-            after the sources; empty if there are none.
+        query_range: the positions whose attention a contrast takes off that of tokens before
+            them; before the target; empty if there are none.
 
     Raises:
         InputError: the ids are not one sequence, or the target or a source is not within it.

@@ -113,6 +113,37 @@ def test_powers_of_attention_are_taken_token_by_token(family: str) -> None:
             torch.testing.assert_close(features[t, s].double(), block, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("row_bytes", [1, 2**20])
+@pytest.mark.parametrize("of_sums", [False, True])
+def test_a_contrast_is_taken_off_for_what_stands_before_the_query(
+    of_sums: bool, row_bytes: int
+) -> None:
+    model, ids = tiny_model("llama"), random_ids(TOKENS, seed=8)
+    shape = attention_shape(model)
+    weights = torch.randn(
+        shape.num_layers, shape.num_heads, generator=torch.Generator().manual_seed(9)
+    )
+    # Before the query, across its beginning, within, behind it, and among the targets.
+    sources = [(0, 3), (5, 11), (12, 14), (17, 20), (31, 33), (40, 40)]
+    tokens = MarkedTokens(ids, (30, 45), sources, query_range=(10, 16))
+    targets = [(30, 31), (33, 45), (40, 40)]
+    by_token = token_scores(model, tokens, Weighing(weights, contrast=True))
+    expected = torch.zeros(len(targets), len(sources))
+    for i, (start, end) in enumerate(targets[:2]):
+        for j, (low, high) in enumerate(sources):
+            expected[i, j] = by_token[start - 30 : end - 30, low:high].sum(1).mean()
+
+    in_sums = torch.eye(len(sources)) if of_sums else None
+    features = source_features(
+        model, tokens, targets, source_weights=in_sums, contrast=True, row_bytes=row_bytes
+    )
+
+    plain = source_features(model, tokens, targets)
+    torch.testing.assert_close(features @ weights.flatten(), expected, rtol=0, atol=1e-5)
+    assert (features - plain)[:2, :2].abs().amax() > 1e-3
+    torch.testing.assert_close(features[:, 2:], plain[:, 2:], rtol=0, atol=1e-6)
+
+
 def test_one_exponent_needs_no_dimension_of_its_own() -> None:
     model, ids, weights = tiny_model("llama"), random_ids(TOKENS), torch.rand(3, 4)
     assert torch.equal(
