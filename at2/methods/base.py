@@ -53,6 +53,10 @@ class PerResponse(Generic[_T]):
             kept = self._kept = number, compute()
         return kept[1]
 
+    def put(self, known: _T) -> None:
+        """Keep what is known for the response that the task has now."""
+        self._kept = self._task.response_number, known
+
 
 @dataclass(frozen=True)
 class RankedSource:

@@ -20,8 +20,6 @@ from at2.model.weighing import Weighing
 class WeightedAttentionAttributor(TokenScoreAttributor):
     """A method that scores every token of the prompt for every token of the target."""
 
-    _given: tuple[int, NDArray[np.float32]] | None = None
-
     @property
     @abstractmethod
     def weighing(self) -> Weighing:
@@ -45,11 +43,8 @@ class WeightedAttentionAttributor(TokenScoreAttributor):
                 f"and sources up to token {needed}",
                 param="token_scores",
             )
-        self._given = self.task.response_number, token_scores
+        self._scores.put(sum_by_source(token_scores, self.task.source_token_ranges))
 
     def _compute_scores(self) -> NDArray[np.float32]:
-        number, known = self._given or (None, None)
-        if known is None or number != self.task.response_number:
-            scores = token_scores(self.task.model, self.task.marked_tokens, self.weighing)
-            known = scores.cpu().numpy()
-        return sum_by_source(known, self.task.source_token_ranges)
+        scores = token_scores(self.task.model, self.task.marked_tokens, self.weighing)
+        return sum_by_source(scores.cpu().numpy(), self.task.source_token_ranges)

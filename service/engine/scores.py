@@ -16,7 +16,6 @@ from at2.methods import (
     Attributor,
     HopsAttributor,
     TokenScoreAttributor,
-    WeightedAttentionAttributor,
 )
 from at2.model.weighing import TokenScores
 from at2.tasks import AttributionTask, ContextAttributionTask
@@ -70,8 +69,6 @@ def size_of(kept: Attributor | TokenScores | AttributionTask) -> int:
     elif isinstance(kept, Attributor):
         rows = _RECENT_SPANS + (targets if isinstance(kept, HopsAttributor) else 0)
         numbers = rows * task.num_sources
-    if isinstance(kept, WeightedAttentionAttributor):  # with what its matrix was summed from
-        numbers += targets * max((end for _, end in task.source_token_ranges), default=0)
     return size + numbers * _FLOAT_BYTES
 
 

@@ -1,6 +1,7 @@
 """Scores equal a direct computation from eager attention, and spans are means of tokens."""
 
 import re
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from typing import Any
@@ -258,7 +259,7 @@ def test_scores_are_a_copy(model: Any) -> None:
 def test_scores_of_tokens_that_are_known_take_the_place_of_a_pass(model: Any) -> None:
     task = small_task(model)
     computed = AT2Attributor(task, _estimator(model))
-    scores = computed.score_estimator.get_scores(task, *task.target_token_range).numpy()
+    scores = computed.score_estimator.get_scores(task, *task.target_token_range).numpy().copy()
     given = AT2Attributor(task, _estimator(model))
     with pytest.raises(InputError):
         given.use_token_scores(scores[1:])
@@ -271,6 +272,9 @@ def test_scores_of_tokens_that_are_known_take_the_place_of_a_pass(model: Any) ->
     finally:
         hook.remove()
     np.testing.assert_array_equal(found, computed.scores)
+    held = weakref.ref(scores)
+    del scores
+    assert held() is None  # those of the sources have taken their place
     # another response is another matter
     task.set_generation_ids(task.target_ids[::-1])
     np.testing.assert_array_equal(given.scores, computed.scores)
