@@ -86,9 +86,20 @@ def _training_device(job: Job) -> str | None:
 
 def _wait_for_the_estimator(job: Job) -> None:
     with Progress(1, "Waiting for worker 0 to train"):
-        while not exists(job.estimator_folder / record.RECORD_FILE):
+        while not _is_trained(job):
             stop_if_another_did(job, "train")
             time.sleep(_SECONDS_BETWEEN_LOOKS)
+
+
+def _is_trained(job: Job) -> bool:
+    """Whether there is an estimator; worker 0 trains one that is damaged again."""
+    if not exists(job.estimator_folder / record.RECORD_FILE):
+        return False
+    try:
+        record.read(job.estimator_folder)
+    except DamagedFileError:
+        return False
+    return True
 
 
 def run_command(command: str, settings: JobSettings, worker: Worker) -> int:

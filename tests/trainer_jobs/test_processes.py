@@ -168,3 +168,27 @@ def test_a_worker_that_fails_before_a_stage_is_not_waited_for_in_it(
         waiting.kill()
     assert waiting.returncode == 1
     assert output.splitlines()[-1].startswith(f"error: {stage}: worker 0 of 2 stopped, on ")
+
+
+def test_a_damaged_estimator_is_waited_for_while_worker_0_trains_it_again(
+    tmp_path: Path,
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    run: Callable[..., tuple[int, str, str]],
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "estimators/default/score_estimator.pt").write_bytes(b"cut off")
+    config = write_config(tmp_path / "other.toml", out)
+    waiting = fork("run", "--config", config, RANK="1", WORLD_SIZE="2")
+    try:
+        while waiting.poll() is None and not (out / "status/compute-1-of-2.json").exists():
+            time.sleep(0.05)
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert run("run")[0] == 0
+        output, _ = waiting.communicate(timeout=20)
+    finally:
+        waiting.kill()
+    assert waiting.returncode == 0, output
+    assert results(out) == results(finished)
