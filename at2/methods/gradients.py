@@ -91,7 +91,7 @@ class VisibilityGradientAttributor(Attributor):
 
     Args:
         task: the task to attribute.
-        visibility: v, above 0 and at most 1.
+        visibility: v, from `LEAST_VISIBILITY` (1e-30) to 1.
 
     Raises:
         InputError: the visibility is out of range.

@@ -28,6 +28,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from at2.model.local_masks import LocalMask
 from at2.model.twin import twin_for_pass
+from at2.ranges import TokenRange
 
 NAME = "at2_capture"
 """The name under which transformers knows the attention and mask functions."""
@@ -53,6 +54,7 @@ class AttentionCall:
         softcap: logits are squashed to ±softcap by tanh (Gemma 2), if given.
         sinks: [heads] logits that take part in the softmax and belong to no token (gpt-oss).
         bias: additive, broadcastable to [batch, heads, tokens, keys].
+        row_bias: makes what is added besides, [rows, keys], of ranges of tokens and of keys.
         causal: what a missing mask means.
     """
 
@@ -63,6 +65,7 @@ class AttentionCall:
     softcap: float | None = None
     sinks: Tensor | None = None
     bias: Tensor | None = None
+    row_bias: Callable[[TokenRange, TokenRange], Tensor] | None = None
     causal: bool = True
 
     @property
@@ -97,6 +100,8 @@ class AttentionCall:
             logits = torch.tanh(logits / self.softcap) * self.softcap
         if self.bias is not None:
             logits = logits + self.bias[..., start:end, low:keys]
+        if self.row_bias is not None:
+            logits = logits + self.row_bias((start, end), (low, keys))
         # The lowest finite number and not -inf, as in eager attention: a row that sees nothing
         # becomes uniform instead of NaN.
         hidden = torch.finfo(dtype).min

@@ -11,7 +11,7 @@ Knows models, token ids and ranges; nothing of text or tasks.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -22,16 +22,20 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from at2.errors import InputError, UnsupportedModelError
 from at2.model.attention import attention_shape
-from at2.model.capture import attention_call, mask_for_pass
+from at2.model.capture import attention_call, input_device, mask_for_pass
 from at2.model.gradients import gradient_of_targets, over_targets
 from at2.model.hiding import check_hides, same_as_hidden
 from at2.model.tokens import MarkedTokens
 from at2.model.twin import twin_for_pass
+from at2.ranges import TokenRange
+
+LEAST_VISIBILITY = 1e-30
+"""Weights of a source that is seen less come to zero in float32, and have no slope."""
 
 NAME = "at2_visibility"
 """The name under which transformers knows attention with visibilities."""
 
-_BIAS = "_at2_visibility_bias"
+_VISIBILITIES = "_at2_visibilities"
 """Where a twin's modules keep what is added to their logits: layers that are computed again on the
 way back may run in a thread of their own, without the caller's context."""
 
@@ -39,14 +43,13 @@ way back may run in a thread of their own, without the caller's context."""
 def visibility_gradients(model: Any, tokens: MarkedTokens, visibility: float) -> Tensor:
     """The slope of `Σ_t log p(t | before t)` over the targets in the visibility of each source.
 
-    Memory: as for `embedding_gradients`, and two square matrices of the tokens; the attention
-    weights of one layer exist at a time, and of long sequences a part of them.
+    Memory: as for `embedding_gradients`, and a block of rows of one layer's attention weights.
 
     Args:
         model: a transformers decoder in evaluation mode. It is left as it was.
         tokens: the sequence, its sources, and the target that is scored. A token of two sources
             belongs to the later one, as in ablations.
-        visibility: of every source, above 0 and at most 1.
+        visibility: of every source, from `LEAST_VISIBILITY` to 1.
 
     Returns:
         [sources], nats for a whole source, in float32 on the CPU (float64 from a float64 model).
@@ -69,11 +72,11 @@ def check_visibility(visibility: float) -> None:
     """Check that a visibility has a slope.
 
     Raises:
-        InputError: it is not above 0, or above 1.
+        InputError: it is below `LEAST_VISIBILITY`, or above 1.
     """
-    if not 0 < visibility <= 1:
+    if not LEAST_VISIBILITY <= visibility <= 1:
         raise InputError(
-            f"visibility is {visibility!r}, not above 0 and at most 1", param="visibility"
+            f"visibility is {visibility!r}, not from {LEAST_VISIBILITY} to 1", param="visibility"
         )
 
 
@@ -84,24 +87,46 @@ def _pass(
     dtype = torch.promote_types(model.dtype, torch.float32)
     leaf = torch.full((len(tokens.source_ranges),), log_visibility, dtype=dtype, device=ids.device)
     leaf.requires_grad_()
-    _put(model, _bias(leaf, tokens, len(ids) - 1))
+    _put(model, _Visibilities.of(leaf, tokens, len(ids) - 1))
     return gradient_of_targets(model, ids, start, [leaf], "attention")
 
 
-def _bias(log_visibilities: Tensor, tokens: MarkedTokens, length: int) -> Tensor:
-    """What is added to the attention's logits, [1, 1, tokens, tokens]: the logarithm of the
-    visibility of the source that a key belongs to, for queries that do not."""
-    source_of = torch.full((length,), -1)
-    for source, (start, end) in enumerate(tokens.source_ranges):
-        source_of[start:end] = source
-    source_of = source_of.to(log_visibilities.device)
-    of_key = torch.where(source_of < 0, 0, log_visibilities[source_of.clamp(min=0)])
-    return torch.where(source_of[:, None] == source_of, 0, of_key)[None, None]
+@dataclass(frozen=True)
+class _Visibilities:
+    """What is added to the attention's logits, made row by row.
+
+    Attributes:
+        source_of: [tokens], the source that each belongs to; -1 for none.
+        of_token: [tokens], the logarithm of its source's visibility; 0 for none.
+    """
+
+    source_of: Tensor
+    of_token: Tensor
+
+    @classmethod
+    def of(cls, log_visibilities: Tensor, tokens: MarkedTokens, length: int) -> "_Visibilities":
+        """For the first tokens of a sequence, from the logarithms [sources]."""
+        source_of = torch.full((length,), -1)
+        for source, (start, end) in enumerate(tokens.source_ranges):
+            source_of[start:end] = source
+        source_of = source_of.to(log_visibilities.device)
+        # -1 is the last place.
+        return cls(source_of, torch.nn.functional.pad(log_visibilities, (0, 1))[source_of])
+
+    def to(self, device: torch.device) -> "_Visibilities":
+        """The same on another device."""
+        return _Visibilities(self.source_of.to(device), self.of_token.to(device))
+
+    def rows(self, tokens: TokenRange, keys: TokenRange) -> Tensor:
+        """What is added to the logits [tokens, keys]: nothing where both are of one source."""
+        of_keys = slice(*keys)
+        own = self.source_of[slice(*tokens), None] == self.source_of[of_keys]
+        return torch.where(own, 0, self.of_token[of_keys])
 
 
-def _put(model: Any, bias: Tensor) -> None:
+def _put(model: Any, visibilities: _Visibilities) -> None:
     for module in model.modules():
-        module.__dict__[_BIAS] = bias
+        module.__dict__[_VISIBILITIES] = visibilities
 
 
 def _attention(
@@ -112,12 +137,10 @@ def _attention(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function: as usual, with the bias added to the logits last."""
+    """The attention function: as usual, with what visibilities add to the logits added last."""
     call = attention_call(module, query, key, attention_mask, **kwargs)
-    bias = module.__dict__[_BIAS].to(query.device)
-    if call.bias is not None:
-        bias = bias + call.bias
-    return replace(call, bias=bias).output(value), None
+    visibilities = module.__dict__[_VISIBILITIES].to(query.device)
+    return replace(call, row_bias=visibilities.rows).output(value), None
 
 
 AttentionInterface.register(NAME, _attention)
@@ -149,6 +172,6 @@ def _logits_hidden(model: Any, ids: Tensor, hidden: tuple[int, int]) -> Tensor:
     tokens = MarkedTokens(ids, (len(ids), len(ids)), [hidden])
     lowest = torch.tensor([torch.finfo(torch.float32).min / 2])
     with twin_for_pass(model, NAME) as twin, torch.no_grad():
-        _put(twin, _bias(lowest, tokens, len(ids)))
-        logits: Tensor = twin(input_ids=ids[None].to(twin.device), use_cache=False).logits
+        _put(twin, _Visibilities.of(lowest, tokens, len(ids)))
+        logits: Tensor = twin(input_ids=ids[None].to(input_device(model)), use_cache=False).logits
     return logits

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from accelerate import cpu_offload
 
 from at2.errors import InputError, UnsupportedModelError
 from at2.methods import METHODS, VisibilityGradientAttributor
@@ -37,10 +38,15 @@ def _tokens(ids: torch.Tensor, targets: tuple[int, int] = TARGETS) -> MarkedToke
     return MarkedTokens(ids, targets, SOURCES)
 
 
-def _eager(model: Any, ids: torch.Tensor, visibilities: torch.Tensor) -> torch.Tensor:
+def _eager(
+    model: Any, ids: torch.Tensor, visibilities: torch.Tensor, window: int | None = None
+) -> torch.Tensor:
     """Σ log p of the targets, computed by the model's own eager attention under a mask in which
     each source is seen as much as is said, by all tokens but its own."""
-    mask = torch.full((len(ids), len(ids)), -1e9, dtype=model.dtype).triu(1)
+    hidden = torch.full((len(ids), len(ids)), -1e9, dtype=model.dtype)
+    mask = hidden.triu(1)
+    if window is not None:
+        mask = mask + hidden.tril(-window)
     for (start, end), visibility in zip(SOURCES, visibilities, strict=True):
         others = torch.ones(len(ids), dtype=torch.bool)
         others[start:end] = False
@@ -53,16 +59,41 @@ def _eager(model: Any, ids: torch.Tensor, visibilities: torch.Tensor) -> torch.T
     return torch.stack([log_probs[t - 1, ids[t]] for t in range(*TARGETS)]).sum()
 
 
+def _slopes_of_eager(
+    model: Any, ids: torch.Tensor, visibility: float, window: int | None = None
+) -> torch.Tensor:
+    visibilities = torch.full((len(SOURCES),), visibility, requires_grad=True)
+    log_prob = _eager(model, ids, visibilities, window)
+    return torch.autograd.grad(log_prob, visibilities)[0]
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "gpt_oss", "phi3", "qwen3_moe"])
 @pytest.mark.parametrize("visibility", [0.25, 1.0])
 def test_slopes_equal_those_of_eager_attention(family: str, visibility: float) -> None:
     ids = random_ids(NUM_TOKENS)
     model = tiny_model(family)
     found = visibility_gradients(model, _tokens(ids), visibility)
-    visibilities = torch.full((3,), visibility, requires_grad=True)
-    (expected,) = torch.autograd.grad(_eager(model, ids, visibilities), visibilities)
+    expected = _slopes_of_eager(model, ids, visibility)
     assert expected.abs().min() > 0
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+def test_sources_out_of_the_window_have_the_slopes_that_other_tokens_pass_on() -> None:
+    window = 6
+    model, ids = tiny_model("mistral", sliding_window=window), random_ids(NUM_TOKENS)
+    assert TARGETS[0] - window > SOURCES[0][1]  # no target sees the first source
+    found = visibility_gradients(model, _tokens(ids), 0.25)
+    expected = _slopes_of_eager(model, ids, 0.25, window)
+    assert expected.abs().min() > 0
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_offloaded_weights_give_the_same_slopes() -> None:
+    model, ids = tiny_model("llama"), random_ids(NUM_TOKENS)
+    expected = visibility_gradients(model, _tokens(ids), 0.25)
+    offloaded = cpu_offload(tiny_model("llama"), torch.device("cpu"))
+    assert torch.equal(visibility_gradients(offloaded, _tokens(ids), 0.25), expected)
+    assert all(parameter.is_meta for parameter in offloaded.parameters())
 
 
 def test_slopes_follow_finite_differences() -> None:
@@ -138,6 +169,38 @@ def test_a_source_that_comes_after_the_target_or_is_empty_has_no_slope() -> None
     assert slopes[0] != 0 and slopes[1:].tolist() == [0, 0]
 
 
+def test_a_token_of_two_sources_belongs_to_the_later_one() -> None:
+    model, ids = tiny_model("llama"), random_ids(NUM_TOKENS)
+    overlapping = MarkedTokens(ids, TARGETS, [(1, 6), (4, 10)])
+    apart = MarkedTokens(ids, TARGETS, [(1, 4), (4, 10)])
+    found = [visibility_gradients(model, tokens, 0.25) for tokens in (overlapping, apart)]
+    assert torch.equal(*found)
+
+
+def test_without_sources_there_are_no_slopes() -> None:
+    tokens = MarkedTokens(random_ids(NUM_TOKENS), TARGETS)
+    assert visibility_gradients(tiny_model("llama"), tokens, 0.25).shape == (0,)
+
+
+def test_attention_in_blocks_keeps_no_weights_for_the_way_back() -> None:
+    query, key, value = (torch.randn(1, heads, 12, 8).requires_grad_() for heads in (4, 2, 2))
+    call = AttentionCall(query, key, None, 8**-0.5)
+
+    def kept(row_bytes: int) -> int:
+        sizes: dict[int, int] = {}  # by place: what all blocks share is there once
+
+        def pack(tensor: torch.Tensor) -> torch.Tensor:
+            sizes[tensor.data_ptr()] = tensor.numel()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            call.output(value, row_bytes)
+        return sum(sizes.values())
+
+    weights = 4 * 12 * 12
+    assert kept(2**20) > weights > kept(1)
+
+
 def test_attention_in_blocks_has_the_same_output_and_gradients() -> None:
     generator = torch.Generator().manual_seed(0)
     query, key, value = (
@@ -204,7 +267,7 @@ def test_half_precision_gives_finite_slopes_in_float32() -> None:
     assert slopes.dtype == torch.float32 and slopes.isfinite().all() and slopes.any()
 
 
-@pytest.mark.parametrize("visibility", [0, -0.5, 1.01, math.nan, math.inf])
+@pytest.mark.parametrize("visibility", [0, 1e-50, -0.5, 1.01, math.nan, math.inf])
 def test_a_visibility_without_a_slope_is_refused(visibility: float) -> None:
     with pytest.raises(InputError, match=f"visibility is {visibility!r}"):
         visibility_gradients(tiny_model("llama"), _tokens(random_ids(NUM_TOKENS)), visibility)
