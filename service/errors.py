@@ -12,7 +12,13 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 from starlette.types import Receive, Scope, Send
 
-from at2.errors import At2Error, InputError, PromptTooLongError, SpanError
+from at2.errors import (
+    At2Error,
+    InputError,
+    PromptTooLongError,
+    SpanError,
+    UnsupportedModelError,
+)
 from service.caller import ClientGoneError
 from service.failures import (
     SHOWN,
@@ -107,6 +113,8 @@ def event(error: Exception) -> dict[str, Any]:
         return body(str(error), kind=kind, code=code).model_dump()
     if isinstance(error, InputError):  # of what only the server that writes can tell
         return _of_input(error).model_dump()
+    if isinstance(error, UnsupportedModelError):
+        return _of_unsupported(error).model_dump()
     logger.exception("unexpected error in the middle of a reply", exc_info=error)
     return body("internal error", kind="server_error", code="internal_error").model_dump()
 
@@ -119,6 +127,12 @@ def of_part(error: Exception) -> ErrorBody:
 def _of_input(error: InputError) -> ErrorReply:
     code = next(code for cls, code in _INPUT_CODES if isinstance(error, cls))
     return body(str(error), kind="invalid_request_error", param=error.param, code=code)
+
+
+def _of_unsupported(error: UnsupportedModelError) -> ErrorReply:
+    """No server starts with a model whose attention is out of reach: another method may do."""
+    message = f"the model that is served does not support this: {error}"
+    return body(message, kind="invalid_request_error", code="unsupported_by_model")
 
 
 def _of_failure(failure: ServerFailure) -> tuple[int, str, str]:
@@ -183,6 +197,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(InputError)
     async def input_error(_: Request, error: InputError) -> JSONResponse:
         return JSONResponse(_of_input(error).model_dump(), 400)
+
+    @app.exception_handler(UnsupportedModelError)
+    async def unsupported(_: Request, error: UnsupportedModelError) -> JSONResponse:
+        return JSONResponse(_of_unsupported(error).model_dump(), 400)
 
     @app.exception_handler(UnknownGenerationError)
     async def unknown(_: Request, error: UnknownGenerationError) -> JSONResponse:

@@ -1,9 +1,14 @@
 """Bad input gets one error shape, a fitting status, and a message that names what is wrong."""
 
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+
+from tests.helpers.models import tiny_model
+from tests.helpers.processes import running_server
+from tests.helpers.tiny import tiny_pair
 
 CONTEXT = "Charlotte Bennett lives in Lisbon. Omar Whitfield plays the cello."
 GENERATE = {"context": CONTEXT, "query": "Where does Charlotte Bennett live?"}
@@ -209,3 +214,22 @@ def test_a_method_that_there_is_not_gets_all_that_there_are(
     response = client.put(path)
     assert response.status_code == 405
     assert response.headers["Allow"] == methods
+
+
+def test_a_method_that_the_model_does_not_support_is_refused(tmp_path: Path) -> None:
+    _, tokenizer = tiny_pair()
+    tiny_model("opt", vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with (
+        running_server(
+            forked=True, AT2_MODEL=str(tmp_path), AT2_GENERATOR="http://127.0.0.1:9"
+        ) as (_, address),
+        httpx.Client(base_url=address, timeout=60) as client,
+    ):
+        refused = client.post("/attribute", json=ATTRIBUTE | {"method": "visibility_gradient"})
+        assert refused.status_code == 400
+        error = _error(refused)
+        assert error["code"] == "unsupported_by_model"
+        assert "OPTForCausalLM cannot hide tokens" in error["message"]
+        other = client.post("/attribute", json=ATTRIBUTE | {"method": "gradient_norm"})
+        assert other.status_code == 200
