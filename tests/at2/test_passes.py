@@ -41,7 +41,9 @@ def test_every_pass_is_announced_with_its_tokens(method: str) -> None:
     assert not announced
 
 
-@pytest.mark.parametrize("method", ["leave_one_out", "context_cite", "gradient_norm"])
+@pytest.mark.parametrize(
+    "method", ["leave_one_out", "context_cite", "gradient_norm", "visibility_gradient"]
+)
 @pytest.mark.parametrize("other", ["average_attention", "leave_one_out", "input_x_gradient"])
 def test_another_method_may_run_between_two_passes_of_the_same_model(
     method: str, other: str
@@ -63,7 +65,9 @@ def test_another_method_may_run_between_two_passes_of_the_same_model(
         np.testing.assert_array_equal(scores, other_alone)
 
 
-@pytest.mark.parametrize("method", ["leave_one_out", "gradient_norm", "average_attention"])
+@pytest.mark.parametrize(
+    "method", ["leave_one_out", "gradient_norm", "visibility_gradient", "average_attention"]
+)
 def test_a_method_that_is_ended_leaves_the_model_as_it_was(method: str) -> None:
     model = small_llama()
     expected = _scores(small_task(model, "word"), method)

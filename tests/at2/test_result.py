@@ -35,13 +35,15 @@ def test_a_span_is_the_mean_of_its_tokens() -> None:
         np.testing.assert_allclose(scores, result.token_scores[inside].mean(axis=0), atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["contrastive_attention", "gradient_norm"])
+@pytest.mark.parametrize(
+    "method", ["contrastive_attention", "gradient_norm", "visibility_gradient"]
+)
 def test_what_is_saved_is_loaded(method: str, tmp_path: Path) -> None:
     result = result_of(method=method)
     result.save(tmp_path / "result.json")
     loaded = at2.AttributionResult.load(tmp_path / "result.json")
     assert loaded == result
-    assert (loaded.token_scores is None) == (method == "gradient_norm")
+    assert (loaded.token_scores is None) == (method != "contrastive_attention")
     if loaded.token_scores is not None:
         np.testing.assert_array_equal(loaded.token_scores, result.token_scores)
     values = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
