@@ -25,7 +25,6 @@ from tqdm.auto import tqdm
 from at2.estimator.linear import LinearScoreEstimator, load_estimator
 from at2.evaluation import (
     Estimate,
-    Evaluation,
     EvaluationExample,
     EvaluationSettings,
     ExampleResult,
@@ -66,6 +65,12 @@ LDS_METHODS = (
     "visibility_gradient",
     "context_cite_8",
     "context_cite_32",
+)
+LEADS = (
+    ("at2", "average_attention"),
+    ("at2", "context_cite_32"),
+    ("visibility_gradient", "average_attention"),
+    ("visibility_gradient", "context_cite_32"),
 )
 CASES = (
     ("sentence", 0),
@@ -170,12 +175,17 @@ def results(
     return found
 
 
-def lds_row(title: str, found: Evaluation) -> str:
-    """LDS of each method, and the lead of the first over the others."""
-    if not found.metrics:
-        return f"| {title} | 0 |" + " |" * (2 * len(found.methods) - 1)
-    cells = [found.values[name]["lds/mask"] for name in found.methods]
-    leads = [found.differences[name]["lds/mask"] for name in found.methods[1:]]
+def lds_row(title: str, found: Sequence[ExampleResult], least: float | None = None) -> str:
+    """LDS of each method, and leads of some over others: of statements that the context supports by
+    `least` nats a token, if that is given."""
+    by = {
+        better: summarise(found, reference=better, min_context_support=least) for better, _ in LEADS
+    }
+    whole = next(iter(by.values()))
+    if not whole.metrics:
+        return f"| {title} | 0 |" + " |" * (len(LDS_METHODS) + len(LEADS))
+    cells = [whole.values[name]["lds/mask"] for name in LDS_METHODS]
+    leads = [by[better].differences[other]["lds/mask"] for better, other in LEADS]
     return (
         f"| {title} | {cells[0].sentences} | "
         + " | ".join(interval(cell, "") for cell in cells)
@@ -206,8 +216,8 @@ def lds_table(
     """LDS of some methods by the length of the context and by what the sources are: of all
     statements, and of those that the context supports by so many nats a token."""
     methods = [method_named(name) for name in LDS_METHODS]
-    leads = [f"{methods[0].name} less {method.name}" for method in methods[1:]]
-    names = ["sources", "statements", *(method.name for method in methods), *leads]
+    leads = [f"{better} less {other}" for better, other in LEADS]
+    names = ["sources", "statements", *LDS_METHODS, *leads]
     lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     print(*lines, sep="\n", flush=True)
     settings = EvaluationSettings(num_masks=num_masks, top_k=(), ablations=("mask",))
@@ -219,11 +229,9 @@ def lds_table(
             asked = drawn(from_passages(), count)
         given = (EvaluationExample(one.task(model, tokenizer, source_type)) for one in asked)
         found = results(title, given, methods, estimator, settings, keep)
-        rows = [lds_row(title, summarise(found))]
+        rows = [lds_row(title, found)]
         if supported is not None:
-            rows.append(
-                lds_row("of these, supported", summarise(found, min_context_support=supported))
-            )
+            rows.append(lds_row("of these, supported", found, supported))
         print(*rows, sep="\n", flush=True)
         lines += rows
     return lines
