@@ -19,6 +19,7 @@ from at2.model.twin import same_weights, twin_for_pass
 from service.engine.batching import Batcher
 from service.engine.one_by_one import OneByOne
 from service.engine.sampling import Sampling
+from service.failures import EngineDownError
 
 logger = logging.getLogger("at2.service")
 
@@ -80,8 +81,11 @@ async def _fault(model: Any, batcher: Batcher, longest: int) -> str | None:
     written: list[int] = []
     with batcher.watched(batched.append):
         stream = batcher.submit(prompt, _NEW_TOKENS, Sampling(), 0, streaming=True)
-        async for new in stream:
-            written += new
+        try:
+            async for new in stream:
+                written += new
+        except EngineDownError:
+            return "the model fails in batches"
     expected = _logits(model, [*prompt, *written])[len(prompt) - 1 : -1]
     tolerance = _TOLERANCE.get(model.dtype, _FLOAT_TOLERANCE)
     for actual, reference in zip(torch.stack(batched)[: len(written)], expected, strict=True):

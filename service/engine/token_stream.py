@@ -1,6 +1,7 @@
 """The ids of a response, from the thread that makes them to the event loop that reads them."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
@@ -8,6 +9,8 @@ from at2.errors import is_out_of_memory
 from at2.model.paged import ScoreRecorder
 from service.failures import EngineDownError, NoMemoryError, ServerFailure
 from service.records import FinishReason
+
+logger = logging.getLogger("at2.service")
 
 
 class Batch(Protocol):
@@ -46,6 +49,7 @@ class TokenStream:
     def receive(self, output: Any) -> None:
         """Take what the loop reports: all ids so far, and whether that was the end."""
         if output.error is not None:
+            logger.error("a response cannot be finished: %s", output.error)
             self._end(NoMemoryError() if is_out_of_memory(output.error) else EngineDownError())
             return
         new = output.generated_tokens[self._given :]
