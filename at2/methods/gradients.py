@@ -97,6 +97,8 @@ class VisibilityGradientAttributor(Attributor):
         InputError: the visibility is out of range.
     """
 
+    name = "visibility_gradient"
+
     def __init__(self, task: AttributionTask, visibility: float = DEFAULT_VISIBILITY) -> None:
         super().__init__(task)
         check_visibility(visibility)
