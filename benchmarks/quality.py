@@ -175,11 +175,14 @@ def results(
     return found
 
 
-def lds_row(title: str, found: Sequence[ExampleResult], least: float | None = None) -> str:
+def lds_row(
+    title: str, found: Sequence[ExampleResult], min_context_support: float | None = None
+) -> str:
     """LDS of each method, and leads of some over others: of statements that the context supports by
-    `least` nats a token, if that is given."""
+    so many nats a token, if that is given."""
     by = {
-        better: summarise(found, reference=better, min_context_support=least) for better, _ in LEADS
+        better: summarise(found, reference=better, min_context_support=min_context_support)
+        for better, _ in LEADS
     }
     whole = next(iter(by.values()))
     if not whole.metrics:

@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.helpers.fork_server import ForkedProcess
 from tests.helpers.jobs import ROOT, fork, results, start, write_config
 from trainer_jobs import cli
 
@@ -135,6 +137,18 @@ def test_two_processes_at_once_make_the_same_bytes(tmp_path: Path, finished: Pat
     assert results(tmp_path / "out") == results(finished)
 
 
+@contextmanager
+def _worker_1(config: str, reached: Path) -> Iterator[ForkedProcess]:
+    """The second of two workers, from where it has written a file on."""
+    waiting = fork("run", "--config", config, RANK="1", WORLD_SIZE="2")
+    try:
+        while waiting.poll() is None and not reached.exists():
+            time.sleep(0.05)
+        yield waiting
+    finally:
+        waiting.kill()
+
+
 @pytest.mark.parametrize(
     ("fails_with", "reached", "stage"),
     [
@@ -156,16 +170,11 @@ def test_a_worker_that_fails_before_a_stage_is_not_waited_for_in_it(
         shutil.copytree(finished, out)
     # With another number of masks no evaluation is there, so worker 0 is waited for.
     other = write_config(tmp_path / "other.toml", out, evaluate_masks=7)
-    waiting = fork("run", "--config", other, RANK="1", WORLD_SIZE="2")
-    try:
-        while waiting.poll() is None and not (out / reached).exists():
-            time.sleep(0.05)
+    with _worker_1(other, out / reached) as waiting:
         monkeypatch.setenv("RANK", "0")
         monkeypatch.setenv("WORLD_SIZE", "2")
         assert run("run", evaluate_masks=7, **fails_with)[0] == 1
         output, _ = waiting.communicate(timeout=20)
-    finally:
-        waiting.kill()
     assert waiting.returncode == 1
     assert output.splitlines()[-1].startswith(f"error: {stage}: worker 0 of 2 stopped, on ")
 
@@ -180,15 +189,10 @@ def test_a_damaged_estimator_is_waited_for_while_worker_0_trains_it_again(
     shutil.copytree(finished, out)
     (out / "estimators/default/score_estimator.pt").write_bytes(b"cut off")
     config = write_config(tmp_path / "other.toml", out)
-    waiting = fork("run", "--config", config, RANK="1", WORLD_SIZE="2")
-    try:
-        while waiting.poll() is None and not (out / "status/compute-1-of-2.json").exists():
-            time.sleep(0.05)
+    with _worker_1(config, out / "status/compute-1-of-2.json") as waiting:
         monkeypatch.setenv("RANK", "0")
         monkeypatch.setenv("WORLD_SIZE", "2")
         assert run("run")[0] == 0
         output, _ = waiting.communicate(timeout=20)
-    finally:
-        waiting.kill()
     assert waiting.returncode == 0, output
     assert results(out) == results(finished)
